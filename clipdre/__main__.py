@@ -1,0 +1,5 @@
+"""``python -m clipdre``."""
+
+from clipdre.cli.main import main
+
+main()

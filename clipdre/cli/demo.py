@@ -1,0 +1,82 @@
+"""`clipdre demo`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from clipdre.stages.demo import DemoReport
+
+EXAMPLE = "Example:  clipdre demo /tmp/clipdre-demo"
+PLOT = "estimated-against-true.png"
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="New folder for the pools, scores and subset.")],
+    pairs: Annotated[int, typer.Option(min=500, help="Pairs in the noisy pool.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Another seed draws other pools.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """See for yourself: pools whose true density ratios are known, scored and filtered.
+
+    Draws two pools of simple scenes with captions: a clean one, to compare every estimate with the
+    truth, and one with planted noise, to see what each rule keeps of it.
+    """
+    from clipdre.cli.plots import plot_agreement
+    from clipdre.stages.demo import demo_encode_config, run_demo
+
+    report = run_demo(folder, pairs, seed, demo_encode_config(device, os.cpu_count() or 1))
+    plot_agreement(report.agreements, folder / PLOT)
+    _print_report(report)
+    typer.echo(str(folder))
+
+
+def _print_report(report: DemoReport) -> None:
+    from clipdre.cli.terminal import note, table
+
+    table(
+        f"Can the estimates be trusted? {report.clean.rows:,} clean pairs, truth known (nats)",
+        ("score", "estimated mean", "true mean", "Pearson"),
+        [
+            (
+                agreement.column,
+                f"{agreement.estimated.mean():.3f}",
+                f"{agreement.true.mean():.3f}",
+                f"{agreement.pearson:.3f}",
+            )
+            for agreement in report.agreements
+        ],
+    )
+    kinds = list(next(iter(report.kept.values())))
+    table(
+        f"What does each rule keep? {report.budget:,} of {report.pool.rows:,} pairs, noise planted "
+        "(share kept of each kind)",
+        ("rule", *kinds, "pure", "nats"),
+        [
+            (
+                rule,
+                *(f"{kept[kind]:.0%}" for kind in kinds),
+                f"{report.purity[rule]:.1%}",
+                f"{report.information[rule]:.2f}",
+            )
+            for rule, kept in report.kept.items()
+        ],
+    )
+    folder = report.folder
+    failed = report.pool.samples - report.pool.rows
+    note(
+        "mismatched: a caption of another image; uninformative: it says nothing; blank: an image "
+        "of one colour; duplicate: an exact copy of a clean pair, which no pairwise score can tell; "
+        "pure: clean pairs and copies among the kept; nats: what a kept pair truly tells."
+    )
+    note(f"{failed} planted files are no images: {folder}/scores-pool/failures/ says why, by key.")
+    note(f"the pools and scores are in {folder}, the kept shards in {folder}/subset,")
+    note(f"the picture of the first table in {folder}/{PLOT}.")
+    note("next, on your own shards:")
+    note(
+        "    clipdre filter $(clipdre score YOUR/SHARDS -o scores) --by log_ratio --top 30% -o kept"
+    )

@@ -1,0 +1,67 @@
+"""The `clipdre` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from clipdre import __version__
+from clipdre.cli.demo import EXAMPLE as DEMO_EXAMPLE
+from clipdre.cli.demo import demo
+from clipdre.cli.filter import EXAMPLE as FILTER_EXAMPLE
+from clipdre.cli.filter import filter_scores
+from clipdre.cli.score import EXAMPLE as SCORE_EXAMPLE
+from clipdre.cli.score import score
+from clipdre.errors import ClipdreError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="clipdre",
+    help="Which image-text pairs are worth keeping? Scores WebDataset shards, filters them.",
+    epilog="Example:  clipdre filter $(clipdre score pool -o s) --by log_ratio --top 30% -o kept",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("score", epilog=SCORE_EXAMPLE)(score)
+app.command("filter", epilog=FILTER_EXAMPLE)(filter_scores)
+app.command("demo", epilog=DEMO_EXAMPLE)(demo)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"clipdre {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; whatever a user can cause is one line on stderr and exit 1."""
+    warnings.formatwarning = lambda message, *_, **__: f"clipdre: warning: {message}\n"
+    try:
+        app()
+    except ClipdreError as error:
+        typer.echo(f"clipdre: error: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader has what it wanted; say nothing at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        typer.echo("clipdre: interrupted; the same command goes on where it was", err=True)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,162 @@
+"""`clipdre score`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipdre.config import (
+    DEFAULT_MODEL,
+    DEFAULT_PRETRAINED,
+    IMAGE_SUFFIXES,
+    TINY_MODEL,
+    EncodeConfig,
+    EstimateConfig,
+    Precision,
+    ReadConfig,
+    ReferenceMethod,
+)
+
+if TYPE_CHECKING:
+    from clipdre.formats.manifest import Manifest
+
+SHOWN = ("similarity", "log_ratio", "kl_image", "kl_text", "klr_image", "klr_text")
+PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
+EXAMPLE = (
+    "Example:  find pool -name '*.tar' | clipdre score - -o scores --model ViT-B-32 "
+    "--pretrained laion2b_s34b_b79k"
+)
+
+
+def score(
+    shards: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, tars, globs, {00..99} patterns, URLs, or '-' for a list on stdin."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Score folder to write.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help=f"open_clip model, local-dir:PATH, hf-hub:NAME, or {TINY_MODEL} (demos and tests)."
+        ),
+    ] = DEFAULT_MODEL,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            help="Registry tag or checkpoint file. "
+            f"[default for {DEFAULT_MODEL}: {DEFAULT_PRETRAINED}]",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto (cuda, then cpu), cpu, cuda, cuda:1, ...")
+    ] = "auto",
+    precision: Annotated[
+        Precision, typer.Option(help="Arithmetic of the encoder; auto: fp16 on cuda, else fp32.")
+    ] = Precision.AUTO,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1)] = 256,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Decoding threads.  [default: one per core]")
+    ] = None,
+    reference: Annotated[
+        ReferenceMethod,
+        typer.Option(
+            help="Whole pool (exact) or a uniform sample of it; auto: exact up to 32,768 pairs."
+        ),
+    ] = ReferenceMethod.AUTO,
+    bulk: Annotated[int, typer.Option(min=2, help="Pairs that --reference sample draws.")] = 4096,
+    image_key: Annotated[
+        str, typer.Option(help="Suffixes of image members, comma-separated.")
+    ] = ",".join(IMAGE_SUFFIXES),
+    text_key: Annotated[
+        str, typer.Option(help="Suffix of the caption member, or json:FIELD.")
+    ] = "txt",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Drop what another run left in the output.")
+    ] = False,
+) -> None:
+    """Score image-text pairs: alignment and information in nats, from one encoding pass.
+
+    Prints the score folder's path. A run that was stopped goes on where it was when the same
+    command is given again.
+    """
+    from clipdre.cli.terminal import note
+    from clipdre.formats.shards import expand_shards
+    from clipdre.stages.score import ScoreConfig
+    from clipdre.stages.score import score as run
+
+    if model == TINY_MODEL:
+        note(f"{TINY_MODEL} knows drawn shapes only: its scores of real images mean nothing")
+    config = ScoreConfig(
+        read=_read_config(image_key, text_key),
+        encode=EncodeConfig(
+            model=model,
+            pretrained=pretrained or (DEFAULT_PRETRAINED if model == DEFAULT_MODEL else None),
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            workers=workers or os.cpu_count() or 1,
+        ),
+        estimate=EstimateConfig(method=reference, bulk=bulk),
+    )
+    manifest = run(expand_shards(shards, sys.stdin), output, config, overwrite=overwrite)
+    print_summary(manifest, output)
+    typer.echo(str(output))
+
+
+def _read_config(image_key: str, text_key: str) -> ReadConfig:
+    suffixes = tuple(s.strip().lstrip(".").lower() for s in image_key.split(",") if s.strip())
+    kind, colon, field = text_key.partition(":")
+    if not suffixes:
+        raise typer.BadParameter("name at least one suffix, such as jpg", param_hint="--image-key")
+    if colon:
+        if kind != "json" or not field:
+            raise typer.BadParameter("give a suffix, or json:FIELD", param_hint="--text-key")
+        return ReadConfig(image_suffixes=suffixes, caption_field=field)
+    return ReadConfig(image_suffixes=suffixes, caption_suffix=kind.lstrip(".").lower())
+
+
+def print_summary(manifest: Manifest, output: Path) -> None:
+    """Samples, failures by reason, mutual information, and quantiles of each score."""
+    from collections import Counter
+
+    from clipdre.cli.terminal import note, table
+    from clipdre.formats.query import ScoreQuery
+    from clipdre.formats.score_folder import ScoreFolder
+
+    failures: Counter[str] = Counter()
+    for shard in manifest.shards:
+        failures.update(shard.failures)
+    reasons = [(f"  {reason}", f"{count:,}") for reason, count in failures.most_common()]
+    query = ScoreQuery(ScoreFolder(output), manifest)
+    table(
+        f"{manifest.samples:,} samples in {len(manifest.shards):,} shards",
+        ("", "samples"),
+        [("scored", f"{manifest.rows:,}"), ("failed", f"{failures.total():,}"), *reasons],
+    )
+    table(
+        "Scores (quantiles over the pool; nats, similarity is a cosine)",
+        ("score", *(f"{p:.0%}" for p in PROBABILITIES)),
+        [
+            (name, *(f"{value:.3f}" for value in query.quantiles(name, PROBABILITIES)))
+            for name in SHOWN
+        ],
+    )
+    model = manifest.model
+    note(
+        f"mutual information of the pool: {query.total('kl_contribution'):.3f} nats "
+        f"({model.name}, {model.precision}, logit scale {model.logit_scale:.1f}; "
+        f"{manifest.reference['method']} reference of {manifest.reference['pairs']:,} pairs)"
+    )
+    if manifest.reference["method"] == ReferenceMethod.SAMPLE.value:
+        note(
+            "a sampled reference: another draw would give other scores; --reference exact does not"
+        )
+    if failures:
+        note(f"why samples failed: {output}/failures/")

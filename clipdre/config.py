@@ -1,0 +1,106 @@
+"""One frozen settings object per stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
+DEFAULT_MODEL = "ViT-L-14"
+DEFAULT_PRETRAINED = "datacomp_xl_s13b_b90k"
+TINY_MODEL = "clipdre-tiny"
+
+
+class Precision(str, Enum):
+    """Arithmetic of the encoder."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class ReferenceMethod(str, Enum):
+    """How the pool's marginals are computed."""
+
+    AUTO = "auto"
+    EXACT = "exact"
+    SAMPLE = "sample"
+
+
+class SubsetFormat(str, Enum):
+    """What `filter` writes."""
+
+    TAR = "tar"
+    KEYS = "keys"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True)
+class ReadConfig:
+    """What of a shard is read.
+
+    Attributes
+    ----------
+    image_suffixes : tuple of str
+        Suffixes of members that hold the image.
+    caption_suffix : str
+        Suffix of the member that holds the caption.
+    caption_field : str or None
+        With a value, the caption is this field of the json member.
+    max_member_bytes, max_pixels, max_aspect_ratio
+        What is larger is not decoded but recorded as a failure: strangers made these files.
+    """
+
+    image_suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+    caption_suffix: str = "txt"
+    caption_field: str | None = None
+    max_member_bytes: int = 256 * 1024 * 1024
+    max_pixels: int = 89_478_485
+    max_aspect_ratio: float = 200.0
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """How samples become embeddings. Batch size, workers and device change no result."""
+
+    model: str = DEFAULT_MODEL
+    pretrained: str | None = DEFAULT_PRETRAINED
+    device: str = "auto"
+    precision: Precision = Precision.AUTO
+    batch_size: int = 256
+    workers: int = 4
+
+
+@dataclass(frozen=True)
+class EstimateConfig:
+    """How the pool's marginals are computed.
+
+    Attributes
+    ----------
+    method : ReferenceMethod
+    bulk : int
+        Pairs drawn from the pool by `sample`.
+    """
+
+    method: ReferenceMethod = ReferenceMethod.AUTO
+    bulk: int = 4096
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """What is kept: first `where`, then the top by `by` among what is left.
+
+    Attributes
+    ----------
+    where : str or None
+        SQL condition over the score columns.
+    by : str or None
+        Score column (or SQL expression) to rank by, largest first.
+    top : int, float or None
+        How many to keep: a count (int) or a fraction in (0, 1] of what `where` left (float).
+    """
+
+    where: str | None = None
+    by: str | None = None
+    top: int | float | None = None

@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: the estimators. No files, no logging, no globals."""

@@ -1,0 +1,1 @@
+"""The only place that knows bytes, column names and file layouts."""

@@ -1,0 +1,120 @@
+"""Stored embeddings in the layout of clip-retrieval: ``img_emb/``, ``text_emb/``, ``metadata/``."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from clipdre.core.density_ratio import unit
+from clipdre.formats.storage import committed
+from clipdre.formats.tables import CLIP_RETRIEVAL_KEY, SAMPLE_SCHEMA, read_facts, write_table
+
+Modality = Literal["img", "text"]
+Half = npt.NDArray[np.float16]
+NPY_HEADER_BYTES = 128
+
+
+@dataclass(frozen=True)
+class EmbeddingFiles:
+    """Paths of one shard's embeddings: number `index` of `count`."""
+
+    folder: Path
+    index: int
+    count: int
+
+    @property
+    def _number(self) -> str:
+        return str(self.index).zfill(len(str(self.count)))
+
+    def array(self, modality: Modality) -> Path:
+        """The unit vectors, fp16 of shape (rows, d)."""
+        return self.folder / f"{modality}_emb" / f"{modality}_emb_{self._number}.npy"
+
+    @property
+    def metadata(self) -> Path:
+        """The rows' sample columns; written last, it marks the shard as encoded."""
+        return self.folder / "metadata" / f"metadata_{self._number}.parquet"
+
+    def write(self, images: Half, texts: Half, samples: pa.Table, facts: Mapping[str, str]) -> None:
+        """Commit one shard's embeddings; `facts` say of which shard and settings they are."""
+        for modality, vectors in (("img", images), ("text", texts)):
+            with (
+                committed(self.array(cast("Modality", modality))) as temporary,
+                open(temporary, "wb") as file,
+            ):
+                np.save(file, vectors)
+        names = [CLIP_RETRIEVAL_KEY if n == "key" else n for n in samples.column_names]
+        write_table(samples.rename_columns(names), self.metadata, facts)
+
+    def facts(self) -> dict[str, str]:
+        """What `write` was told; empty when the shard is not encoded yet."""
+        return read_facts(self.metadata)
+
+    def samples(self) -> pa.Table:
+        """The sample columns of the shard's rows."""
+        table = pq.read_table(self.metadata)
+        return table.rename_columns(SAMPLE_SCHEMA.names).replace_schema_metadata(None)
+
+
+class Pool:
+    """All pairs of a run, shard behind shard, read from disk as they are needed."""
+
+    def __init__(self, shards: Sequence[EmbeddingFiles]) -> None:
+        self.shards = shards
+        self._arrays: dict[Modality, list[Half]] = {
+            "img": [_mapped(shard.array("img")) for shard in shards],
+            "text": [_mapped(shard.array("text")) for shard in shards],
+        }
+        self.starts = [0, *accumulate(len(array) for array in self._arrays["img"])]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def read(self, modality: Modality, start: int, stop: int) -> torch.Tensor:
+        """Unit vectors of rows `start` to `stop`, float32 of shape (stop - start, d)."""
+        arrays = self._arrays[modality]
+        parts: list[Half] = []
+        shard = bisect_right(self.starts, start) - 1
+        while start < stop:
+            first = self.starts[shard]
+            part = arrays[shard][start - first : stop - first]
+            parts.append(part)
+            start += len(part)
+            shard += 1
+        return _unit_rows(np.concatenate(parts))
+
+    def take(self, modality: Modality, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Unit vectors of the given ascending rows, float32 of shape (len(rows), d)."""
+        bounds = np.searchsorted(rows, self.starts)
+        parts = [
+            array[rows[low:high] - first]
+            for array, first, low, high in zip(
+                self._arrays[modality], self.starts, bounds[:-1], bounds[1:], strict=False
+            )
+        ]
+        return _unit_rows(np.concatenate(parts))
+
+    def tiles(self, modality: Modality, size: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """All rows in order, `size` at a time, each tile with the index of its first row."""
+        for start in range(0, len(self), size):
+            yield start, self.read(modality, start, min(start + size, len(self)))
+
+
+def _mapped(path: Path) -> Half:
+    empty = path.stat().st_size <= NPY_HEADER_BYTES  # numpy cannot map an array without elements
+    return cast("Half", np.load(path, mmap_mode=None if empty else "r", allow_pickle=False))
+
+
+def _unit_rows(vectors: Half) -> torch.Tensor:
+    # Rounding to fp16 moves a norm by 1e-4; at a logit scale of 100 that would be seen.
+    return unit(torch.from_numpy(vectors.astype(np.float32)))

@@ -1,0 +1,73 @@
+"""Decodes an image of a web-scale shard to upright RGB on white."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from clipdre.formats.samples import Reason
+
+# Pillow guesses the format from the content; only these decoders may ever see it.
+DECODERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+ORIENTATION = 0x0112
+
+
+class ImageError(Exception):
+    """An image that cannot be used, with its reason."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def decode_image(data: bytes, *, max_pixels: int, max_aspect_ratio: float) -> Image.Image:
+    """First frame of an encoded image: upright (EXIF), RGB, transparency composited on white.
+
+    Raises
+    ------
+    ImageError
+        With the reason, whatever the decoder makes of the bytes.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=DECODERS)
+        _check_size(image.width, image.height, max_pixels, max_aspect_ratio)
+        image.load()
+        return _to_rgb(_upright(image))
+    except (ImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(Reason.IMAGE_TOO_LARGE, str(error)) from error
+    except Exception as error:  # decoders of hostile bytes raise nearly anything
+        message = f"{type(error).__name__}: {error}"
+        raise ImageError(Reason.UNREADABLE_IMAGE, message) from error
+
+
+def _check_size(width: int, height: int, max_pixels: int, max_aspect_ratio: float) -> None:
+    if width * height > max_pixels:
+        message = f"{width} x {height} pixels; at most {max_pixels} are decoded"
+        raise ImageError(Reason.IMAGE_TOO_LARGE, message)
+    if max(width, height) > max_aspect_ratio * min(width, height):
+        # Scaling the shorter side to the model's size would make the longer one enormous.
+        message = f"{width} x {height} pixels; sides may differ {max_aspect_ratio:g}-fold at most"
+        raise ImageError(Reason.EXTREME_ASPECT_RATIO, message)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turned = image.getexif().get(ORIENTATION, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip at 255, not scale
+        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,70 @@
+"""What a shard holds, sample by sample, and the reasons why one may not be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Reason(str, Enum):
+    """Why a sample has no scores."""
+
+    BROKEN_TAR = "broken_tar"
+    DUPLICATE_MEMBER = "duplicate_member"
+    MEMBER_TOO_LARGE = "member_too_large"
+    MISSING_IMAGE = "missing_image"
+    MISSING_CAPTION = "missing_caption"
+    EMPTY_CAPTION = "empty_caption"
+    INVALID_CAPTION = "invalid_caption"
+    UNREADABLE_IMAGE = "unreadable_image"
+    IMAGE_TOO_LARGE = "image_too_large"
+    EXTREME_ASPECT_RATIO = "extreme_aspect_ratio"
+    NON_FINITE_EMBEDDING = "non_finite_embedding"
+
+
+class Stage(str, Enum):
+    """Where a sample failed."""
+
+    READ = "read"
+    DECODE = "decode"
+    ENCODE = "encode"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sample that gets no scores, or the rest of a shard that cannot be read."""
+
+    key: str
+    offset: int
+    stage: Stage
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample as it lies in its shard.
+
+    Attributes
+    ----------
+    key : str
+    offset, nbytes : int
+        Byte span of the sample's members in the (uncompressed) tar, headers and padding included.
+    image : bytes
+        The encoded image.
+    caption : str
+    uid : str or None
+        ``uid`` of the sample's json member, when there.
+    """
+
+    key: str
+    offset: int
+    nbytes: int
+    image: bytes
+    caption: str
+    uid: str | None
+
+
+def printable(text: str) -> str:
+    """`text` as valid UTF-8: a lone surrogate or a byte of a name that was none is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

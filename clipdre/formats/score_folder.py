@@ -1,0 +1,53 @@
+"""Where the files of a score folder lie."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from clipdre.formats.embeddings import EmbeddingFiles
+from clipdre.formats.manifest import MANIFEST, ShardRecord
+
+
+@dataclass(frozen=True)
+class ScoreFolder:
+    """A folder that `clipdre score` writes: manifest, scores, failures, embeddings."""
+
+    path: Path
+
+    def scores(self, shard: str) -> Path:
+        """One row per scored sample of the shard, in shard order."""
+        return self.path / "scores" / f"{shard}.parquet"
+
+    def failures(self, shard: str) -> Path:
+        """One row per sample of the shard that has no scores."""
+        return self.path / "failures" / f"{shard}.parquet"
+
+    def embeddings(self, shards: Sequence[ShardRecord]) -> list[EmbeddingFiles]:
+        """The embedding files of all shards, in order."""
+        folder = self.path / "embeddings"
+        return [EmbeddingFiles(folder, index, len(shards)) for index in range(len(shards))]
+
+    def failure_counts(self, shard: str) -> dict[str, int]:
+        """How many samples of the shard failed, by reason."""
+        reasons = pq.read_table(self.failures(shard), columns=["reason"])["reason"].to_pylist()
+        return dict(sorted(Counter(reasons).items()))
+
+    def is_foreign(self) -> bool:
+        """Whether the path holds something that `clipdre score` did not make."""
+        if not self.path.exists():
+            return False
+        if not self.path.is_dir():
+            return True
+        return not (self.path / MANIFEST).exists() and any(self.path.iterdir())
+
+    def clear(self) -> None:
+        """Remove the files of a run; whatever else lies in the folder stays."""
+        for name in ("scores", "failures", "embeddings"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        (self.path / MANIFEST).unlink(missing_ok=True)

@@ -1,0 +1,101 @@
+"""Schemas of the Parquet files: samples, failures and scores, one file per shard."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipdre.formats.samples import Failure, printable
+from clipdre.formats.storage import committed
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("uid", pa.string()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("nbytes", pa.int64()),
+        ("caption", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("key_hash", pa.uint64()),
+    ]
+)
+FAILURE_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("offset", pa.int64()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+SCORE_COLUMNS = (
+    "similarity",
+    "log_partition_image",
+    "log_partition_text",
+    "log_ratio_image",
+    "log_ratio_text",
+    "log_ratio",
+    "kl_contribution",
+    "kl_image",
+    "kl_text",
+    "klr_image",
+    "klr_text",
+    "ess_image",
+    "ess_text",
+)
+# clip-retrieval's name for a sample's key in its metadata.
+CLIP_RETRIEVAL_KEY = "image_path"
+
+MAX_MESSAGE = 500
+
+
+def key_hash(shard: str, key: str) -> int:
+    """64 bits that order samples at random, the same on any machine."""
+    name = f"{shard}/{key}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
+
+
+def failures_table(failures: Sequence[Failure]) -> pa.Table:
+    """One row per failed sample, in shard order."""
+    rows = [
+        {
+            "key": printable(failure.key),
+            "offset": failure.offset,
+            "stage": failure.stage.value,
+            "reason": failure.reason.value,
+            "message": printable(failure.message)[:MAX_MESSAGE],
+        }
+        for failure in failures
+    ]
+    return pa.Table.from_pylist(rows, schema=FAILURE_SCHEMA)
+
+
+def scores_table(samples: pa.Table, columns: Mapping[str, npt.NDArray[np.floating]]) -> pa.Table:
+    """The rows of `samples` with the score `columns` behind them, as float32."""
+    for name in SCORE_COLUMNS:
+        samples = samples.append_column(name, pa.array(columns[name].astype(np.float32)))
+    return samples
+
+
+def write_table(table: pa.Table, path: Path, facts: Mapping[str, str] | None = None) -> None:
+    """Write Parquet atomically; `facts` go into the file's own metadata."""
+    metadata = {**(table.schema.metadata or {}), **(facts or {})}
+    with committed(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+
+
+def read_facts(path: Path) -> dict[str, str]:
+    """What `write_table` was told of a file; empty when there is no such whole file."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return {}
+    return {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}

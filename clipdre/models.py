@@ -1,0 +1,201 @@
+"""Encoders: what clipdre needs of a contrastive model, and open_clip behind it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipdre.config import TINY_MODEL, EncodeConfig, Precision
+from clipdre.core.density_ratio import unit
+from clipdre.errors import ModelError
+from clipdre.formats.manifest import ModelRecord
+
+DTYPES = {
+    Precision.FP32: torch.float32,
+    Precision.BF16: torch.bfloat16,
+    Precision.FP16: torch.float16,
+}
+WEIGHT_SUFFIXES = ("safetensors", "bin", "pt", "pth", "npz")
+SCHEMAS = ("local-dir:", "hf-hub:")
+
+
+class Encoder(Protocol):
+    """A contrastive model: images and captions to unit vectors, with its own scale and bias."""
+
+    @property
+    def record(self) -> ModelRecord:
+        """What the model is, for the manifest."""
+        ...
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """The model's own transform of an RGB image, float32 of shape (3, height, width)."""
+        ...
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Shape (n, 3, height, width) to unit vectors, float32 of shape (n, d), on the CPU."""
+        ...
+
+    def encode_texts(self, captions: Sequence[str]) -> Tensor:
+        """`n` captions to unit vectors, float32 of shape (n, d), on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class OpenClipEncoder:
+    """An open_clip model on a device."""
+
+    model: Any
+    transform: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    record: ModelRecord
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """See `Encoder`."""
+        pixels: Tensor = self.transform(image)
+        return pixels
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """See `Encoder`."""
+        features = self.model.encode_image(pixels.to(self.device, self.dtype))
+        return unit(features.float()).cpu()
+
+    @torch.inference_mode()
+    def encode_texts(self, captions: Sequence[str]) -> Tensor:
+        """See `Encoder`."""
+        tokens = self.tokenizer(list(captions)).to(self.device)
+        return unit(self.model.encode_text(tokens).float()).cpu()
+
+
+def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
+    """Load the model that `config` names: open_clip's registry, a checkpoint, or the embedded one.
+
+    Raises
+    ------
+    ModelError
+        When the model or its weights are unknown, missing or do not fit, or have no logit scale.
+    """
+    device = _device(config.device)
+    precision = _precision(config.precision, device)
+    name, pretrained = _source(config)
+    model, transform, tokenizer = _load(name, pretrained)
+    scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
+    if scale is None:
+        raise ModelError(
+            f"model {config.model} has no logit scale, so its logits are no log density ratios: "
+            "choose a contrastive model"
+        )
+    record = ModelRecord(
+        name=config.model,
+        pretrained=pretrained,
+        digest=weights_digest(model),
+        embedding_dim=_embedding_dim(model, tokenizer),
+        logit_scale=float(scale.detach().exp()),
+        logit_bias=float(bias.detach()) if bias is not None else 0.0,
+        precision=precision.value,
+        preprocessing=json.loads(json.dumps(open_clip.get_model_preprocess_cfg(model))),
+    )
+    model = model.to(device, DTYPES[precision]).eval()
+    return OpenClipEncoder(model, transform, tokenizer, device, DTYPES[precision], record)
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """SHA-256 over the names and values of the weights as loaded."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _embedding_dim(model: Any, tokenizer: Any) -> int:
+    with torch.inference_mode():
+        return int(model.eval().encode_text(tokenizer(["a photo"])).shape[1])
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"--device {name} cannot be used ({reason}): try --device cpu") from error
+    return device
+
+
+def _precision(precision: Precision, device: torch.device) -> Precision:
+    if precision is not Precision.AUTO:
+        return precision
+    # bf16 would blur a logit of scale 100 by 0.2 nats and more; fp16 keeps three bits more.
+    return Precision.FP16 if device.type == "cuda" else Precision.FP32
+
+
+def _source(config: EncodeConfig) -> tuple[str, str | None]:
+    """open_clip's names for the model and its weights."""
+    if config.model == TINY_MODEL:
+        folder = resources.files("clipdre") / "tiny"
+        return f"local-dir:{folder}", None
+    if config.model.startswith(SCHEMAS):
+        return config.model, None
+    known = open_clip.list_models()
+    if config.model.replace("/", "-") not in known:
+        close = difflib.get_close_matches(config.model, known, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(close)}?" if close else "see open_clip.list_models()"
+        raise ModelError(f"unknown model {config.model}: {hint}")
+    tags = open_clip.list_pretrained_tags_by_model(config.model)
+    listed = f"a checkpoint file, or one of {', '.join(tags)}" if tags else "a checkpoint file"
+    if config.pretrained is None:
+        raise ModelError(f"model {config.model} needs weights: give --pretrained {listed}")
+    if config.pretrained not in tags and not Path(config.pretrained).is_file():
+        kind = "checkpoint" if _looks_like_path(config.pretrained) else "pretrained tag"
+        raise ModelError(
+            f"no {kind} {config.pretrained} for model {config.model}: give --pretrained {listed}"
+        )
+    return config.model, config.pretrained
+
+
+def _looks_like_path(name: str) -> bool:
+    return "/" in name or name.rpartition(".")[2] in WEIGHT_SUFFIXES
+
+
+def _load(name: str, pretrained: str | None) -> tuple[Any, Any, Any]:
+    try:
+        with _quiet_open_clip():
+            model, _, transform = open_clip.create_model_and_transforms(
+                name, pretrained=pretrained, require_pretrained=True, weights_only=True
+            )
+            return model, transform, open_clip.get_tokenizer(name)
+    except Exception as error:  # open_clip, torch and the hub each raise their own
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"cannot load model {name} with weights {pretrained}: {reason or repr(error)}; "
+            "check that the checkpoint is of this model, or that its hub can be reached"
+        ) from error
+
+
+@contextmanager
+def _quiet_open_clip() -> Iterator[None]:
+    """open_clip logs what it then raises; the error is said once, by us."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(previous)

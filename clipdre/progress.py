@@ -1,0 +1,40 @@
+"""Progress on stderr: quiet when that is not a terminal."""
+
+from __future__ import annotations
+
+import time
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A bar over work of known size (bytes, tiles) that tells the rate in samples.
+
+    How many samples a tar holds is known at its end only, so time left comes from the work and the
+    rate from the samples.
+    """
+
+    def __init__(self, label: str, total: int) -> None:
+        self._bar = tqdm(
+            total=total,
+            desc=label,
+            disable=None,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]",
+            mininterval=0.5,
+        )
+        self._samples = 0
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self, work: int, samples: int = 0) -> None:
+        """`work` units and `samples` samples more are done."""
+        self._samples += samples
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        rate = self._samples / elapsed
+        self._bar.set_postfix_str(f" {self._samples:,} samples, {rate:,.0f}/s", refresh=False)
+        self._bar.update(work)

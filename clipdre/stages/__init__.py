@@ -1,0 +1,1 @@
+"""Each stage reads what the one before wrote: encode, estimate, select, emit."""

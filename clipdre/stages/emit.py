@@ -1,0 +1,183 @@
+"""A selection to a subset: tars by byte span, keys, or Parquet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipdre.errors import OutputError
+from clipdre.formats.manifest import Manifest
+from clipdre.formats.score_folder import ScoreFolder
+from clipdre.formats.spans import Source, copy_spans, end_archive
+from clipdre.formats.storage import committed, remove_unfinished
+from clipdre.formats.tables import write_table
+from clipdre.progress import Progress
+from clipdre.stages.select import Selection
+
+SUMMARY = "summary.json"
+KEY_SEPARATOR = "/"
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A selection of a score folder, as rows to write."""
+
+    folder: ScoreFolder
+    manifest: Manifest
+    selection: Selection
+
+    def tables(self) -> Iterator[tuple[int, pa.Table]]:
+        """For each shard that keeps rows: its index in the manifest, and the kept rows' table."""
+        rows = self.selection.rows
+        bounds = np.searchsorted(rows.shard, np.arange(len(self.manifest.shards) + 1))
+        for shard, (low, high) in enumerate(pairwise(bounds)):
+            if low < high:
+                table = pq.read_table(self.folder.scores(self.manifest.shards[shard].name))
+                yield shard, table.take(pa.array(rows.row[low:high])).replace_schema_metadata(None)
+
+    def source(self, shard: int) -> Source:
+        """The tar behind a shard."""
+        record = self.manifest.shards[shard]
+        return Source(record.url, record.nbytes, record.modified)
+
+    def summary(self) -> dict[str, Any]:
+        """What was asked and kept, by which rule, from what; the digest names the subset."""
+        selection, model = self.selection, self.manifest.model
+        digest = hashlib.sha256(model.digest.encode() + self.manifest.reference["digest"].encode())
+        digest.update(selection.rows.shard.tobytes() + selection.rows.row.tobytes())
+        return {
+            "clipdre_version": self.manifest.clipdre_version,
+            "rule": asdict(selection.rule),
+            "pool": selection.pool,
+            "after_where": selection.after_where,
+            "unranked": selection.unranked,
+            "asked": selection.asked,
+            "kept": len(selection),
+            "scores": str(self.folder.path.resolve()),
+            "model": {"name": model.name, "pretrained": model.pretrained, "digest": model.digest},
+            "reference": self.manifest.reference,
+            "digest": digest.hexdigest(),
+        }
+
+
+def write_keys(subset: Subset, out: BinaryIO) -> None:
+    """One ``shard/key`` per line: keys alone may repeat from shard to shard."""
+    for _, table in subset.tables():
+        shards, keys = table["shard"].to_pylist(), table["key"].to_pylist()
+        for shard, key in zip(shards, keys, strict=True):
+            out.write(f"{shard}{KEY_SEPARATOR}{key}\n".encode())
+
+
+def write_parquet(subset: Subset, out: BinaryIO) -> None:
+    """The kept rows of all shards as one Parquet file."""
+    schema = pq.read_schema(subset.folder.scores(subset.manifest.shards[0].name))
+    with pq.ParquetWriter(out, schema.remove_metadata(), compression="zstd") as writer:
+        for _, table in subset.tables():
+            writer.write_table(table)
+
+
+def write_tar_stream(subset: Subset, out: BinaryIO) -> None:
+    """The kept samples as one tar, in pool order."""
+    written = 0
+    for shard, table in subset.tables():
+        with subset.source(shard).opened() as source:
+            written += copy_spans(source, _spans(table), out)
+    end_archive(out, written)
+
+
+def write_tar_folder(
+    subset: Subset, output: Path, shard_size: int, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Tars of `shard_size` samples with their scores beside them, and ``summary.json`` last.
+
+    Returns
+    -------
+    dict
+        The summary as written.
+
+    Raises
+    ------
+    OutputError
+        When `output` holds something already.
+    InputError
+        When a source shard is gone or has changed since it was scored.
+    """
+    _prepare(output, overwrite)
+    shards = []
+    with Progress("emit", len(subset.selection)) as progress:
+        for index, parts in enumerate(_shards(subset, shard_size)):
+            shards.append(_write_shard(subset, output, index, parts))
+            samples = sum(len(table) for _, table in parts)
+            progress.advance(samples, samples)
+    summary = {**subset.summary(), "shards": shards}
+    with committed(output / SUMMARY) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def _prepare(output: Path, overwrite: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file: choose another --output")
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if not overwrite:
+        raise OutputError(f"{output} is not empty: choose another --output, or give --overwrite")
+    (output / SUMMARY).unlink(missing_ok=True)
+    for pattern in ("[0-9]" * 8 + ".tar", "[0-9]" * 8 + ".parquet"):
+        for path in output.glob(pattern):
+            path.unlink()
+    remove_unfinished(output)
+
+
+Part = tuple[int, pa.Table]
+
+
+def _shards(subset: Subset, shard_size: int) -> Iterator[list[Part]]:
+    """The kept rows in portions of `shard_size`; a portion holds no key twice.
+
+    Keys repeat from shard to shard in many pools. In one tar, loaders would take two samples of one
+    key for one, so the second one opens the next tar.
+    """
+    parts: list[Part] = []
+    keys: set[str] = set()
+    for shard, table in subset.tables():
+        start = 0
+        for row, key in enumerate(table["key"].to_pylist()):
+            if len(keys) == shard_size or key in keys:
+                if row > start:
+                    parts.append((shard, table.slice(start, row - start)))
+                yield parts
+                parts, keys, start = [], set(), row
+            keys.add(key)
+        parts.append((shard, table.slice(start)))
+    if parts:
+        yield parts
+
+
+def _write_shard(
+    subset: Subset, output: Path, index: int, parts: Sequence[Part]
+) -> dict[str, object]:
+    path = output / f"{index:08d}.tar"
+    write_table(pa.concat_tables([table for _, table in parts]), path.with_suffix(".parquet"))
+    written = 0
+    with committed(path) as temporary, open(temporary, "wb") as out:
+        for shard, table in parts:
+            with subset.source(shard).opened() as source:
+                written += copy_spans(source, _spans(table), out)
+        end_archive(out, written)
+    samples = sum(len(table) for _, table in parts)
+    return {"name": path.name, "samples": samples, "nbytes": path.stat().st_size}
+
+
+def _spans(table: pa.Table) -> list[tuple[int, int]]:
+    offsets, sizes = table["offset"].to_pylist(), table["nbytes"].to_pylist()
+    return list(zip(offsets, sizes, strict=True))

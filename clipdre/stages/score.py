@@ -1,0 +1,200 @@
+"""Shards to a score folder: encode what is not encoded yet, estimate, write one file per shard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from clipdre import __version__
+from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig
+from clipdre.errors import OutputError, ScoresError
+from clipdre.formats.embeddings import EmbeddingFiles, Pool
+from clipdre.formats.manifest import Manifest, ShardRecord, read_manifest
+from clipdre.formats.score_folder import ScoreFolder
+from clipdre.formats.shards import shard_name
+from clipdre.formats.storage import identify, remove_unfinished
+from clipdre.formats.tables import SCORE_COLUMNS, read_facts, scores_table, write_table
+from clipdre.models import Encoder, load_encoder
+from clipdre.progress import Progress
+from clipdre.stages.encode import commit_shard, encode_shard
+from clipdre.stages.estimate import QUERY_ROWS, Columns, Reference, build_reference, estimate
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """All settings of a run."""
+
+    read: ReadConfig = field(default_factory=ReadConfig)
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+    estimate: EstimateConfig = field(default_factory=EstimateConfig)
+
+
+def score(
+    urls: Sequence[str], output: Path, config: ScoreConfig, *, overwrite: bool = False
+) -> Manifest:
+    """Score the pairs of the shards `urls` against their own pool.
+
+    A run that was killed goes on where it was; a finished one is not run again.
+
+    Returns
+    -------
+    Manifest
+        Of the finished folder `output`.
+
+    Raises
+    ------
+    InputError, ModelError
+        Before anything is written, when a shard is missing or the model cannot be loaded.
+    OutputError, ScoresError
+        When `output` holds something else, or a run with other settings.
+    """
+    folder = ScoreFolder(output)
+    if folder.is_foreign():
+        raise OutputError(f"{output} exists and is no score folder: choose another --output")
+    shards = tuple(_shard_record(url) for url in urls)
+    encoder = load_encoder(config.encode)
+    planned = Manifest(
+        clipdre_version=__version__,
+        model=encoder.record,
+        settings={"read": asdict(config.read), "estimate": asdict(config.estimate)},
+        shards=shards,
+    )
+    found = None if overwrite else _same_run(folder, planned)
+    if found is not None and found.complete:
+        return found
+    if overwrite:
+        folder.clear()
+    remove_unfinished(output)
+    planned.write(output)
+    encoded = planned.with_shards(_encode_shards(folder, planned, encoder, config))
+    finished = _estimate_shards(folder, encoded, config.estimate)
+    finished.write(output)
+    return finished
+
+
+def _shard_record(url: str) -> ShardRecord:
+    identity = identify(url)
+    return ShardRecord(shard_name(url), url, identity.nbytes, identity.modified)
+
+
+def _same_run(folder: ScoreFolder, planned: Manifest) -> Manifest | None:
+    """The manifest in `folder`, when there is one and it is of the run that is planned."""
+    if not folder.path.exists() or not any(folder.path.iterdir()):
+        return None
+    found = read_manifest(folder.path)
+    differences = [
+        f"{name} ({before} then, {now} now)"
+        for name, before, now in _compared(found, planned)
+        if before != now
+    ]
+    if differences:
+        raise ScoresError(
+            f"{folder.path} holds a run that differs in {'; '.join(differences[:3])}: "
+            "choose another --output, or give --overwrite"
+        )
+    return found
+
+
+def _compared(found: Manifest, planned: Manifest) -> Iterator[tuple[str, object, object]]:
+    for name in ("name", "pretrained", "digest", "precision"):
+        yield f"model {name}", getattr(found.model, name), getattr(planned.model, name)
+    for stage, settings in json.loads(json.dumps(planned.settings)).items():
+        for name, value in settings.items():
+            yield f"{stage} {name}", found.settings.get(stage, {}).get(name), value
+    yield "number of shards", len(found.shards), len(planned.shards)
+    for before, now in zip(found.shards, planned.shards, strict=False):
+        yield f"shard {now.name}", _identity(before), _identity(now)
+
+
+def _identity(shard: ShardRecord) -> tuple[str, int, str]:
+    return shard.name, shard.nbytes, shard.modified
+
+
+def _encode_shards(
+    folder: ScoreFolder, manifest: Manifest, encoder: Encoder, config: ScoreConfig
+) -> tuple[ShardRecord, ...]:
+    done: list[ShardRecord] = []
+    files = folder.embeddings(manifest.shards)
+    with Progress("encode", sum(shard.nbytes for shard in manifest.shards)) as progress:
+        for shard, shard_files in zip(manifest.shards, files, strict=True):
+            facts = _encoding_facts(manifest, shard)
+            if facts.items() <= shard_files.facts().items():
+                done.append(_recounted(folder, shard, shard_files))
+                progress.advance(shard.nbytes)
+                continue
+            encoded = encode_shard(shard, encoder, config.read, config.encode, progress)
+            failures, dim = folder.failures(shard.name), encoder.record.embedding_dim
+            done.append(commit_shard(encoded, shard, shard_files, failures, dim, facts))
+    return tuple(done)
+
+
+def _encoding_facts(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
+    """What decides a shard's embeddings, kept in its metadata file: the record that it is done."""
+    decided_by = {
+        "model": asdict(manifest.model),
+        "read": manifest.settings["read"],
+        "shard": _identity(shard),
+    }
+    return {"clipdre.encoded": _digest(decided_by)}
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _recounted(folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles) -> ShardRecord:
+    rows = pq.read_metadata(files.metadata).num_rows
+    return replace(shard, rows=rows, failures=folder.failure_counts(shard.name))
+
+
+def _estimate_shards(folder: ScoreFolder, manifest: Manifest, config: EstimateConfig) -> Manifest:
+    files = folder.embeddings(manifest.shards)
+    pool = Pool(files)
+    hashes = [pq.read_table(f.metadata, columns=["key_hash"])["key_hash"].to_numpy() for f in files]
+    reference = build_reference(pool, np.concatenate(hashes), config)
+    facts = {"clipdre.reference": reference.digest}
+    with Progress("estimate", len(pool)) as progress:
+        for group in _groups(manifest.shards):
+            paths = [folder.scores(manifest.shards[n].name) for n in group]
+            start, stop = pool.starts[group.start], pool.starts[group.stop]
+            if all(facts.items() <= read_facts(path).items() for path in paths):
+                progress.advance(stop - start)
+                continue
+            columns = _joined(estimate(pool, reference, manifest.model, start, stop, progress))
+            for n, path in zip(group, paths, strict=True):
+                low, high = pool.starts[n] - start, pool.starts[n + 1] - start
+                part = {name: column[low:high] for name, column in columns.items()}
+                write_table(scores_table(files[n].samples(), part), path, facts)
+    return replace(manifest, reference=_described(reference), complete=True)
+
+
+def _groups(shards: Sequence[ShardRecord]) -> Iterator[range]:
+    """Ranges of shards that are estimated together: each costs a pass over the pool."""
+    start = rows = 0
+    for n, shard in enumerate(shards):
+        rows += shard.rows
+        if rows >= QUERY_ROWS or n == len(shards) - 1:
+            yield range(start, n + 1)
+            start, rows = n + 1, 0
+
+
+def _joined(blocks: Iterator[Columns]) -> Columns:
+    listed = list(blocks)
+    return {
+        name: np.concatenate([block[name] for block in listed]) if listed else np.empty(0)
+        for name in SCORE_COLUMNS
+    }
+
+
+def _described(reference: Reference) -> dict[str, object]:
+    return {
+        "method": reference.method.value,
+        "pairs": len(reference),
+        "digest": reference.digest,
+    }
