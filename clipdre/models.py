@@ -29,6 +29,7 @@ DTYPES = {
     Precision.FP16: torch.float16,
 }
 WEIGHT_SUFFIXES = ("safetensors", "bin", "pt", "pth", "npz")
+SHOWN_TAGS = 6
 SCHEMAS = ("local-dir:", "hf-hub:")
 
 
@@ -160,7 +161,8 @@ def _source(config: EncodeConfig) -> tuple[str, str | None]:
         hint = f"did you mean {', '.join(close)}?" if close else "see open_clip.list_models()"
         raise ModelError(f"unknown model {config.model}: {hint}")
     tags = open_clip.list_pretrained_tags_by_model(config.model)
-    listed = f"a checkpoint file, or one of {', '.join(tags)}" if tags else "a checkpoint file"
+    shown = ", ".join(tags[:SHOWN_TAGS]) + (", ..." if len(tags) > SHOWN_TAGS else "")
+    listed = f"a checkpoint file, or a tag such as {shown}" if tags else "a checkpoint file"
     if config.pretrained is None:
         raise ModelError(f"model {config.model} needs weights: give --pretrained {listed}")
     if config.pretrained not in tags and not Path(config.pretrained).is_file():

@@ -70,7 +70,7 @@ def _print_report(report: DemoReport) -> None:
     failed = report.pool.samples - report.pool.rows
     note(
         "mismatched: a caption of another image; uninformative: it says nothing; blank: an image "
-        "of one colour; duplicate: an exact copy of a clean pair, which no pairwise score can tell; "
+        "of one colour; duplicate: a copy of a clean pair, which no pairwise score can tell; "
         "pure: clean pairs and copies among the kept; nats: what a kept pair truly tells."
     )
     note(f"{failed} planted files are no images: {folder}/scores-pool/failures/ says why, by key.")

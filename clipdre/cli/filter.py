@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from clipdre.stages.emit import Subset
 
 STDOUT = "-"
-EXAMPLE = (
-    'Example:  clipdre filter scores --where "width >= 200" --by log_ratio --top 30% -o kept    '
-    "clipdre filter scores --by kl_text --top 10 -o - | tar t"
-)
+EXAMPLE = "Example:  clipdre filter scores --where 'width >= 200' --by log_ratio --top 30% -o kept"
 
 
 def filter_scores(

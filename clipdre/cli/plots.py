@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def plot_agreement(agreements: Sequence[Agreement], path: Path) -> None:
     """Estimated against true, one panel per score, with the line on which both are equal."""
-    figure = Figure(figsize=(4 * len(agreements), 4), layout="constrained")
+    figure = Figure(figsize=(4 * len(agreements), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     for agreement, axes in zip(
         agreements, np.atleast_1d(figure.subplots(1, len(agreements))), strict=True
@@ -28,5 +28,5 @@ def plot_agreement(agreements: Sequence[Agreement], path: Path) -> None:
         axes.set_title(f"{agreement.column}: Pearson {agreement.pearson:.3f}", fontsize=11)
         axes.set_xlabel("true (nats)")
         axes.set_ylabel("estimated (nats)")
-        axes.set_aspect("equal")
+        axes.set_box_aspect(1)
     figure.savefig(path, dpi=110)

@@ -60,7 +60,9 @@ def score(
     precision: Annotated[
         Precision, typer.Option(help="Arithmetic of the encoder; auto: fp16 on cuda, else fp32.")
     ] = Precision.AUTO,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1)] = 256,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, help="Pairs encoded together.")
+    ] = 256,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding threads.  [default: one per core]")
     ] = None,

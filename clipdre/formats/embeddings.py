@@ -66,6 +66,11 @@ class EmbeddingFiles:
         return table.rename_columns(SAMPLE_SCHEMA.names).replace_schema_metadata(None)
 
 
+def embedding_files(folder: Path, count: int) -> list[EmbeddingFiles]:
+    """The files of all `count` shards in a folder, in order."""
+    return [EmbeddingFiles(folder, index, count) for index in range(count)]
+
+
 class Pool:
     """All pairs of a run, shard behind shard, read from disk as they are needed."""
 

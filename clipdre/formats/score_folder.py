@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from clipdre.formats.embeddings import EmbeddingFiles
-from clipdre.formats.manifest import MANIFEST, ShardRecord
+from clipdre.formats.manifest import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -28,10 +26,10 @@ class ScoreFolder:
         """One row per sample of the shard that has no scores."""
         return self.path / "failures" / f"{shard}.parquet"
 
-    def embeddings(self, shards: Sequence[ShardRecord]) -> list[EmbeddingFiles]:
-        """The embedding files of all shards, in order."""
-        folder = self.path / "embeddings"
-        return [EmbeddingFiles(folder, index, len(shards)) for index in range(len(shards))]
+    @property
+    def embeddings(self) -> Path:
+        """The embeddings of all shards, in clip-retrieval's layout."""
+        return self.path / "embeddings"
 
     def failure_counts(self, shard: str) -> dict[str, int]:
         """How many samples of the shard failed, by reason."""

@@ -167,15 +167,15 @@ def _write_shard(
     subset: Subset, output: Path, index: int, parts: Sequence[Part]
 ) -> dict[str, object]:
     path = output / f"{index:08d}.tar"
-    write_table(pa.concat_tables([table for _, table in parts]), path.with_suffix(".parquet"))
     written = 0
     with committed(path) as temporary, open(temporary, "wb") as out:
         for shard, table in parts:
             with subset.source(shard).opened() as source:
                 written += copy_spans(source, _spans(table), out)
         end_archive(out, written)
-    samples = sum(len(table) for _, table in parts)
-    return {"name": path.name, "samples": samples, "nbytes": path.stat().st_size}
+    scores = pa.concat_tables([table for _, table in parts])
+    write_table(scores, path.with_suffix(".parquet"))
+    return {"name": path.name, "samples": len(scores), "nbytes": path.stat().st_size}
 
 
 def _spans(table: pa.Table) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from clipdre import __version__
 from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig
 from clipdre.errors import OutputError, ScoresError
-from clipdre.formats.embeddings import EmbeddingFiles, Pool
+from clipdre.formats.embeddings import EmbeddingFiles, Pool, embedding_files
 from clipdre.formats.manifest import Manifest, ShardRecord, read_manifest
 from clipdre.formats.score_folder import ScoreFolder
 from clipdre.formats.shards import shard_name
@@ -120,7 +120,7 @@ def _encode_shards(
     folder: ScoreFolder, manifest: Manifest, encoder: Encoder, config: ScoreConfig
 ) -> tuple[ShardRecord, ...]:
     done: list[ShardRecord] = []
-    files = folder.embeddings(manifest.shards)
+    files = embedding_files(folder.embeddings, len(manifest.shards))
     with Progress("encode", sum(shard.nbytes for shard in manifest.shards)) as progress:
         for shard, shard_files in zip(manifest.shards, files, strict=True):
             facts = _encoding_facts(manifest, shard)
@@ -154,7 +154,7 @@ def _recounted(folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles) -
 
 
 def _estimate_shards(folder: ScoreFolder, manifest: Manifest, config: EstimateConfig) -> Manifest:
-    files = folder.embeddings(manifest.shards)
+    files = embedding_files(folder.embeddings, len(manifest.shards))
     pool = Pool(files)
     hashes = [pq.read_table(f.metadata, columns=["key_hash"])["key_hash"].to_numpy() for f in files]
     reference = build_reference(pool, np.concatenate(hashes), config)

@@ -1,0 +1,94 @@
+"""Shared fixtures: small shards made on the spot, and one scored pool for all who only read it."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from clipdre.config import TINY_MODEL, EncodeConfig
+from clipdre.formats.manifest import Manifest
+from clipdre.formats.score_folder import ScoreFolder
+from clipdre.formats.shards import expand_shards
+from clipdre.stages.score import ScoreConfig, score
+from clipdre.truth.pool import write_pool
+
+REAL_SHARDS = Path(__file__).parents[2] / "shared" / "data"
+Members = Sequence[tuple[str, bytes]]
+
+
+def png(seed: int = 0, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> bytes:
+    """A small random PNG."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: Members, format: int = tarfile.USTAR_FORMAT) -> Path:
+    """A tar of (name, content), as any stranger would write it."""
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def pair(key: str, caption: str = "red circle", seed: int = 0, **metadata: object) -> Members:
+    """Members of one good sample."""
+    members = [(f"{key}.png", png(seed)), (f"{key}.txt", caption.encode())]
+    if metadata:
+        members.append((f"{key}.json", json.dumps(metadata).encode()))
+    return members
+
+
+def read_scores(folder: Path, manifest: Manifest) -> pa.Table:
+    """All score rows in pool order."""
+    files = [ScoreFolder(folder).scores(shard.name) for shard in manifest.shards]
+    return pa.concat_tables([pq.read_table(f).replace_schema_metadata(None) for f in files])
+
+
+def read_failures(folder: Path, manifest: Manifest) -> list[Mapping[str, object]]:
+    """All failure rows in pool order."""
+    files = [ScoreFolder(folder).failures(shard.name) for shard in manifest.shards]
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+TINY = ScoreConfig(encode=EncodeConfig(model=TINY_MODEL, device="cpu", batch_size=64, workers=2))
+
+
+def tiny_score(pool: Path, output: Path, config: ScoreConfig = TINY, **options: bool) -> Manifest:
+    """Score all shards of a folder with the embedded model."""
+    return score(expand_shards([str(pool)]), output, config, **options)
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 clean pairs of the truth world in three shards."""
+    folder = tmp_path_factory.mktemp("pool")
+    write_pool(folder, 300, seed=5, noise={}, shard_size=100)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scored(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """`pool`, scored."""
+    folder = tmp_path_factory.mktemp("scored") / "scores"
+    return folder, tiny_score(pool, folder)
+
+
+@pytest.fixture(scope="session")
+def real_shards() -> Path:
+    """Shards that no one made for clipdre."""
+    if not list(REAL_SHARDS.glob("*.tar")):
+        pytest.skip(f"no real shards at {REAL_SHARDS}")
+    return REAL_SHARDS

@@ -1,0 +1,66 @@
+"""Every quantity straight from its definition, in float64, with loops where they are clearer."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+def scores(images: Floats, texts: Floats, scale: float, bias: float = 0.0) -> dict[str, Floats]:
+    """All columns of a pool of n pairs, whole pool as reference, own counterpart left out."""
+    logits = scale * images @ texts.T + bias
+    by_image, by_text = _one_side(logits), _one_side(logits.T)
+    pairs = np.diag(logits)
+    ratio_image = pairs - by_image["log_partition"]
+    ratio_text = pairs - by_text["log_partition"]
+    columns = {
+        "similarity": (images * texts).sum(axis=1),
+        "log_ratio_image": ratio_image,
+        "log_ratio_text": ratio_text,
+        "log_ratio": (ratio_image + ratio_text) / 2,
+        "kl_contribution": (ratio_image + ratio_text) / 2 / len(images),
+    }
+    for side, found in (("image", by_image), ("text", by_text)):
+        columns |= {f"{name}_{side}": values for name, values in found.items()}
+    return columns
+
+
+def _one_side(logits: Floats) -> dict[str, Floats]:
+    rows = [_one_query(np.delete(row, n)) for n, row in enumerate(logits)]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _one_query(s: Floats) -> dict[str, float]:
+    """`s` holds the logits of one query with its M references."""
+    top = s.max()
+    log_partition = top + np.log(np.mean(np.exp(s - top)))
+    weights = np.exp(s - top) / np.exp(s - top).sum()
+    return {
+        "log_partition": log_partition,
+        "kl": (weights * s).sum() - log_partition,
+        "klr": log_partition - s.mean(),
+        "ess": 1 / (weights**2).sum(),
+    }
+
+
+def unit_rows(rng: np.random.Generator, n: int, d: int) -> Floats:
+    """Random unit vectors."""
+    vectors = rng.standard_normal((n, d))
+    unit: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
+
+
+def clustered_pool(
+    seed: int, n: int, d: int, noise: float, clusters: int = 20, gap: float = 0.5
+) -> tuple[Floats, Floats]:
+    """Matched pairs around shared centres, the modalities a constant vector apart, as in CLIP."""
+    rng = np.random.default_rng(seed)
+    centres = unit_rows(rng, clusters, d)[rng.integers(clusters, size=n)]
+    away = gap * unit_rows(rng, 1, d)
+    sides = []
+    for sign in (1, -1):
+        vectors = centres + noise * unit_rows(rng, n, d) + sign * away
+        sides.append(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    return sides[0], sides[1]

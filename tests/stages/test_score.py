@@ -1,0 +1,305 @@
+import dataclasses
+import json
+import tarfile
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from clipdre.config import EncodeConfig, EstimateConfig, Precision, ReadConfig, ReferenceMethod
+from clipdre.errors import InputError, OutputError, ScoresError
+from clipdre.formats.embeddings import Pool, embedding_files
+from clipdre.formats.manifest import MANIFEST, read_manifest
+from clipdre.formats.tables import SAMPLE_SCHEMA, SCORE_COLUMNS
+from clipdre.stages import score as score_stage
+from clipdre.truth.pool import NOISE, write_pool
+from tests.conftest import (
+    TINY,
+    pair,
+    png,
+    read_failures,
+    read_scores,
+    tiny_score,
+    write_tar,
+)
+from tests.core import oracle
+
+
+def stored_files(folder):
+    return embedding_files(folder / "embeddings", 3)
+
+
+def all_files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def assert_same_scores(first, second, atol=1e-4):
+    assert first.column_names == second.column_names
+    for name in first.column_names:
+        if name in SCORE_COLUMNS:
+            np.testing.assert_allclose(first[name], second[name], atol=atol, rtol=1e-3)
+        else:
+            assert first[name].equals(second[name]), name
+
+
+def test_scores_against_the_oracle_on_the_stored_embeddings(scored):
+    folder, manifest = scored
+    pool = Pool(stored_files(folder))
+    images, texts = (pool.read(side, 0, len(pool)).double().numpy() for side in ("img", "text"))
+    expected = oracle.scores(images, texts, manifest.model.logit_scale)
+    table = read_scores(folder, manifest)
+    assert table.column_names == [*SAMPLE_SCHEMA.names, *SCORE_COLUMNS]
+    for name in SCORE_COLUMNS:
+        np.testing.assert_allclose(table[name], expected[name], atol=1e-4, rtol=1e-4, err_msg=name)
+
+
+def test_rows_say_where_each_sample_lies(scored, pool):
+    folder, manifest = scored
+    table = read_scores(folder, manifest).to_pylist()
+    assert len(table) == 300
+    for row in table[::37]:
+        with (pool / f"{row['shard']}.tar").open("rb") as file:
+            file.seek(row["offset"])
+            span = file.read(row["nbytes"])
+        (pool.parent / "span.tar").write_bytes(span)
+        with tarfile.open(pool.parent / "span.tar") as tar:
+            members = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+        assert set(members) == {f"{row['key']}.{suffix}" for suffix in ("png", "txt", "json")}
+        assert members[f"{row['key']}.txt"].decode() == row["caption"]
+        assert json.loads(members[f"{row['key']}.json"])["uid"] == row["uid"]
+        assert (row["width"], row["height"]) == (64, 64)
+
+
+def test_the_result_does_not_depend_on_batch_size_or_workers(scored, pool, tmp_path):
+    other = dataclasses.replace(
+        TINY, encode=dataclasses.replace(TINY.encode, batch_size=7, workers=5)
+    )
+    manifest = tiny_score(pool, tmp_path / "s", other)
+    assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+
+def test_small_tiles_and_groups_change_nothing(scored, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr("clipdre.stages.estimate.QUERY_ROWS", 32)
+    monkeypatch.setattr("clipdre.stages.estimate.TILE_ROWS", 17)
+    monkeypatch.setattr("clipdre.stages.score.QUERY_ROWS", 150)
+    manifest = tiny_score(pool, tmp_path / "s")
+    assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+
+@pytest.fixture(scope="module")
+def messy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("messy")
+    good = [m for n in range(20) for m in pair(f"g{n:02d}", f"red circle {n}", seed=n)]
+    bad = [
+        ("b0.png", b"<html>"),
+        ("b0.txt", b"x"),
+        ("b1.png", png(1)),
+        ("b2.png", png(1)),
+        ("b2.txt", b"  "),
+        ("b3.txt", b"alone"),
+        ("b4.png", png(1)[:70]),
+        ("b4.txt", b"cut"),
+    ]
+    write_tar(folder / "a.tar", [*good[:20], *bad, *good[20:]])
+    write_tar(folder / "b.tar", [*pair("x"), *pair("y")])
+    data = (folder / "b.tar").read_bytes()
+    (folder / "b.tar").write_bytes(data[: 4 * 512 + 700])
+    (folder / "c.tar").write_bytes(b"no tar at all" * 100)
+    (folder / "d.tar").write_bytes(b"")
+    write_tar(folder / "e.tar", [])
+    return folder
+
+
+def test_bad_samples_and_shards_are_recorded_and_the_run_goes_on(messy, tmp_path):
+    manifest = tiny_score(messy, tmp_path / "s")
+    by_shard = {shard.name: (shard.rows, shard.failures) for shard in manifest.shards}
+    assert by_shard == {
+        "a": (
+            20,
+            {"empty_caption": 1, "missing_caption": 1, "missing_image": 1, "unreadable_image": 2},
+        ),
+        "b": (1, {"broken_tar": 1}),
+        "c": (0, {"broken_tar": 1}),
+        "d": (0, {"broken_tar": 1}),
+        "e": (0, {}),
+    }
+    failures = read_failures(tmp_path / "s", manifest)
+    assert [f["key"] for f in failures] == ["b0", "b1", "b2", "b3", "b4", "y", "", ""]
+    assert [f["offset"] for f in failures[:5]] == sorted(f["offset"] for f in failures[:5])
+    assert manifest.rows + len(failures) == manifest.samples
+    assert len(read_scores(tmp_path / "s", manifest)) == manifest.rows == 21
+
+
+def test_captions_from_json_and_chosen_image_suffixes(tmp_path):
+    members = [
+        m
+        for n in range(3)
+        for m in [
+            *pair(f"k{n}", "txt", seed=n, title=f"title {n}"),
+            (f"k{n}.thumb", png(n + 9, (3, 3))),
+        ]
+    ]
+    write_tar(tmp_path / "a.tar", members)
+    read = ReadConfig(image_suffixes=("thumb",), caption_field="title")
+    manifest = tiny_score(tmp_path, tmp_path / "s", dataclasses.replace(TINY, read=read))
+    table = read_scores(tmp_path / "s", manifest)
+    assert table["caption"].to_pylist() == ["title 0", "title 1", "title 2"]
+    assert set(table["width"].to_pylist()) == {3}
+
+
+class TestSampleReference:
+    def test_is_a_uniform_draw_by_key_hash_without_own_counterparts(self, scored, pool, tmp_path):
+        config = dataclasses.replace(TINY, estimate=EstimateConfig(ReferenceMethod.SAMPLE, bulk=50))
+        manifest = tiny_score(pool, tmp_path / "s", config)
+        assert manifest.reference["method"] == "sample"
+        assert manifest.reference["pairs"] == 50
+        table, exact = read_scores(tmp_path / "s", manifest), read_scores(*scored)
+        drawn = np.sort(np.argsort(exact["key_hash"].to_numpy())[:50])
+        vectors = Pool(stored_files(tmp_path / "s"))
+        images, texts = (vectors.read(side, 0, 300).double().numpy() for side in ("img", "text"))
+        logits = manifest.model.logit_scale * images @ texts.T
+        for row in (0, int(drawn[3]), 299):
+            others = [m for m in drawn if m != row]
+            expected = np.log(np.mean(np.exp(logits[row, others])))
+            assert table["log_partition_image"][row].as_py() == pytest.approx(expected, abs=1e-4)
+
+    def test_of_the_whole_pool_is_exact(self, scored, pool, tmp_path):
+        config = dataclasses.replace(
+            TINY, estimate=EstimateConfig(ReferenceMethod.SAMPLE, bulk=10_000)
+        )
+        manifest = tiny_score(pool, tmp_path / "s", config)
+        assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+    def test_is_the_default_for_large_pools(self, pool, tmp_path, monkeypatch):
+        monkeypatch.setattr("clipdre.stages.estimate.EXACT_UP_TO", 299)
+        assert tiny_score(pool, tmp_path / "s").reference["method"] == "sample"
+
+
+class TestAgain:
+    def test_a_finished_run_is_not_run_again(self, scored, pool, monkeypatch):
+        folder, manifest = scored
+        before = all_files(folder)
+        monkeypatch.setattr(score_stage, "encode_shard", None)
+        again = tiny_score(pool, folder)
+        assert again == read_manifest(folder)
+        assert again.rows == manifest.rows
+        assert all_files(folder) == before
+
+    @pytest.mark.parametrize("stop_in", ["encode", "estimate"])
+    def test_a_stopped_run_goes_on_and_ends_the_same(
+        self, scored, pool, tmp_path, monkeypatch, stop_in
+    ):
+        name = {"encode": "encode_shard", "estimate": "scores_table"}[stop_in]
+        original, calls = getattr(score_stage, name), []
+
+        def stopping(*args, **kwargs):
+            calls.append(args)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(score_stage, name, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_score(pool, tmp_path / "s")
+        assert not read_manifest(tmp_path / "s").complete
+        (tmp_path / "s" / "scores" / ".unfinished-1-x.parquet").parent.mkdir(exist_ok=True)
+        (tmp_path / "s" / "scores" / ".unfinished-1-x.parquet").write_text("half")
+        manifest = tiny_score(pool, tmp_path / "s")
+        assert manifest.complete
+        if stop_in == "encode":
+            assert (
+                len(calls) == 4
+            )  # one done, one stopped, two more: the first is not encoded again
+        assert set(all_files(tmp_path / "s")) == set(all_files(scored[0]))
+        assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+    @pytest.mark.parametrize(
+        ("config", "difference"),
+        [
+            (
+                dataclasses.replace(TINY, read=ReadConfig(caption_field="title")),
+                "read caption_field",
+            ),
+            (
+                dataclasses.replace(TINY, estimate=EstimateConfig(ReferenceMethod.EXACT)),
+                "estimate method",
+            ),
+            (
+                dataclasses.replace(
+                    TINY, encode=dataclasses.replace(TINY.encode, precision=Precision.BF16)
+                ),
+                "model precision",
+            ),
+        ],
+    )
+    def test_other_settings_are_refused_with_the_difference(self, scored, pool, config, difference):
+        folder, _ = scored
+        before = all_files(folder)
+        with pytest.raises(ScoresError, match=f"holds a run that differs in {difference}"):
+            tiny_score(pool, folder, config)
+        assert all_files(folder) == before
+
+    def test_a_changed_shard_is_refused_and_overwrite_starts_anew(self, tmp_path):
+        write_pool(tmp_path / "p", 60, seed=1, noise={}, shard_size=30)
+        tiny_score(tmp_path / "p", tmp_path / "s")
+        write_pool(tmp_path / "p", 60, seed=2, noise=NOISE, shard_size=30)
+        with pytest.raises(ScoresError, match="shard 00000"):
+            tiny_score(tmp_path / "p", tmp_path / "s")
+        (tmp_path / "s" / "notes.txt").write_text("mine")
+        manifest = tiny_score(tmp_path / "p", tmp_path / "s", overwrite=True)
+        assert manifest.samples == 60
+        assert (tmp_path / "s" / "notes.txt").read_text() == "mine"
+
+
+class TestRefusals:
+    def test_a_folder_of_something_else_is_left_alone(self, pool, tmp_path):
+        (tmp_path / "thesis.tex").write_text("years of work")
+        with pytest.raises(OutputError, match="is no score folder"):
+            tiny_score(pool, tmp_path, overwrite=True)
+        assert set(all_files(tmp_path)) == {"thesis.tex"}
+
+    @pytest.mark.parametrize("pairs", [0, 1])
+    def test_a_pool_without_counterparts_has_no_ratio(self, tmp_path, pairs):
+        write_tar(tmp_path / "a.tar", [m for n in range(pairs) for m in pair(str(n))])
+        with pytest.raises(InputError, match=rf"hold {pairs} usable pair\(s\)"):
+            tiny_score(tmp_path, tmp_path / "s")
+
+    def test_a_pool_of_two_is_scored(self, tmp_path):
+        write_tar(tmp_path / "a.tar", [*pair("a", seed=1), *pair("b", "blue star", seed=2)])
+        table = read_scores(tmp_path / "s", tiny_score(tmp_path, tmp_path / "s"))
+        assert all(np.isfinite(table[name]).all() for name in SCORE_COLUMNS)
+
+    def test_nothing_is_written_when_a_shard_or_the_model_is_missing(self, tmp_path):
+        write_tar(tmp_path / "a.tar", pair("a"))
+        config = dataclasses.replace(TINY, encode=EncodeConfig(model="local-dir:/nowhere"))
+        with pytest.raises(Exception, match="cannot load model"):
+            tiny_score(tmp_path, tmp_path / "s", config)
+        assert not (tmp_path / "s").exists()
+
+
+def test_a_vector_that_is_not_finite_is_a_failure(tmp_path, monkeypatch):
+    from clipdre.models import OpenClipEncoder
+
+    write_tar(tmp_path / "a.tar", [m for n in range(5) for m in pair(str(n), f"c{n}", seed=n)])
+    original = OpenClipEncoder.encode_texts
+
+    def spoilt(self, captions):
+        vectors = original(self, captions).clone()
+        vectors[captions.index("c3")] = float("nan")
+        return vectors
+
+    monkeypatch.setattr(OpenClipEncoder, "encode_texts", spoilt)
+    manifest = tiny_score(tmp_path, tmp_path / "s")
+    (failure,) = read_failures(tmp_path / "s", manifest)
+    assert (failure["key"], failure["reason"]) == ("3", "non_finite_embedding")
+    assert read_scores(tmp_path / "s", manifest)["key"].to_pylist() == ["0", "1", "2", "4"]
+
+
+def test_embeddings_are_left_in_clip_retrievals_layout(scored):
+    folder, _ = scored
+    images = np.load(folder / "embeddings" / "img_emb" / "img_emb_1.npy")
+    metadata = pq.read_table(folder / "embeddings" / "metadata" / "metadata_1.parquet")
+    assert images.dtype == np.float16
+    assert images.shape == (100, 128)
+    assert {"image_path", "caption"} <= set(metadata.column_names)
+    assert (folder / MANIFEST).exists()

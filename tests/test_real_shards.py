@@ -1,0 +1,71 @@
+"""Shards that no one made for clipdre: palette, grey and RGBA PNGs, odd sizes, repeated uids."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+
+from clipdre.config import SelectConfig
+from clipdre.formats.query import ScoreQuery
+from clipdre.formats.score_folder import ScoreFolder
+from clipdre.formats.tables import SCORE_COLUMNS
+from clipdre.stages.emit import Subset, write_tar_folder
+from clipdre.stages.select import select
+from tests.conftest import read_failures, read_scores, tiny_score
+
+SAMPLES = 5111
+
+
+@pytest.fixture(scope="module")
+def scored_real(real_shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real") / "scores"
+    return folder, tiny_score(real_shards, folder)
+
+
+def test_every_sample_is_a_row_or_a_failure(scored_real):
+    folder, manifest = scored_real
+    table = read_scores(folder, manifest)
+    assert len(table) + len(read_failures(folder, manifest)) == SAMPLES == manifest.samples
+    assert all(np.isfinite(table[name]).all() for name in SCORE_COLUMNS)
+    uids = table["uid"].to_pylist()
+    assert all(uid is not None and len(uid) == 32 for uid in uids)
+    assert len(set(uids)) < len(uids)
+
+
+def test_each_span_gives_back_exactly_its_samples_members(scored_real, real_shards):
+    folder, manifest = scored_real
+    table = read_scores(folder, manifest)
+    for shard in manifest.shards:
+        data = (real_shards / f"{shard.name}.tar").read_bytes()
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            source = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+        seen = {}
+        for row in table.filter([s == shard.name for s in table["shard"].to_pylist()]).to_pylist():
+            span = data[row["offset"] : row["offset"] + row["nbytes"]]
+            with tarfile.open(fileobj=io.BytesIO(span)) as tar:
+                members = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+            assert {name.partition(".")[0] for name in members} == {row["key"]}
+            assert members[f"{row['key']}.txt"].decode() == row["caption"]
+            seen |= members
+        if not shard.failures:
+            assert seen == source
+
+
+def test_a_subset_is_the_same_bytes(scored_real, real_shards, tmp_path):
+    folder, manifest = scored_real
+    scores = ScoreFolder(folder)
+    rule = SelectConfig(where="width >= 64", by="log_ratio", top=0.2)
+    selection = select(ScoreQuery(scores, manifest), manifest.rows, rule)
+    write_tar_folder(Subset(scores, manifest, selection), tmp_path / "kept", shard_size=300)
+    source = {}
+    for path in real_shards.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            source |= {(m.name, m.size): tar.extractfile(m).read() for m in tar.getmembers()}
+    count = 0
+    for path in sorted((tmp_path / "kept").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for m in tar.getmembers():
+                assert source[m.name, m.size] == tar.extractfile(m).read()
+                count += 1
+    assert count == 3 * len(selection)
