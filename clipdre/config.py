@@ -25,7 +25,15 @@ class ReferenceMethod(str, Enum):
 
     AUTO = "auto"
     EXACT = "exact"
+    STRATIFIED = "stratified"
     SAMPLE = "sample"
+
+
+class Normalization(str, Enum):
+    """How a ratio's normalisation is had: from the reference, or from the model's training."""
+
+    REFERENCE = "reference"
+    TAU = "tau"
 
 
 class SubsetFormat(str, Enum):
@@ -79,12 +87,21 @@ class EstimateConfig:
     Attributes
     ----------
     method : ReferenceMethod
+    neighbors : int
+        Nearest counterparts that `stratified` evaluates exactly (99 % of their mass, measured).
     bulk : int
-        Pairs drawn from the pool by `sample`.
+        Pairs of the uniform sample that stands for the rest of the pool (`sample`: for all of it).
+    saved : str or None
+        Path of another run's score folder: its reference is used, whatever the rest says.
+    tau : int or None
+        Negatives per positive that the model was trained against: adds `log_ratio_tau`.
     """
 
     method: ReferenceMethod = ReferenceMethod.AUTO
-    bulk: int = 4096
+    neighbors: int = 256
+    bulk: int = 2048
+    saved: str | None = None
+    tau: int | None = None
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,12 @@ def demo(
     Draws two pools of simple scenes with captions: a clean one, to compare every estimate with the
     truth, and one with planted noise, to see what each rule keeps of it.
     """
-    from clipdre.cli.plots import plot_agreement
+    from clipdre.cli.plots import Panel, plot_agreement
     from clipdre.stages.demo import demo_encode_config, run_demo
 
     report = run_demo(folder, pairs, seed, demo_encode_config(device, os.cpu_count() or 1))
-    plot_agreement(report.agreements, folder / PLOT)
+    panels = [Panel(a.column, "true", a.true, a.estimated) for a in report.agreements]
+    plot_agreement(panels, folder / PLOT)
     _print_report(report)
     typer.echo(str(folder))
 

@@ -14,6 +14,8 @@ from clipdre.cli.demo import EXAMPLE as DEMO_EXAMPLE
 from clipdre.cli.demo import demo
 from clipdre.cli.filter import EXAMPLE as FILTER_EXAMPLE
 from clipdre.cli.filter import filter_scores
+from clipdre.cli.reference import EXAMPLE as REFERENCE_EXAMPLE
+from clipdre.cli.reference import reference
 from clipdre.cli.score import EXAMPLE as SCORE_EXAMPLE
 from clipdre.cli.score import score
 from clipdre.errors import ClipdreError
@@ -32,6 +34,7 @@ app = typer.Typer(
 )
 app.command("score", epilog=SCORE_EXAMPLE)(score)
 app.command("filter", epilog=FILTER_EXAMPLE)(filter_scores)
+app.command("reference", epilog=REFERENCE_EXAMPLE)(reference)
 app.command("demo", epilog=DEMO_EXAMPLE)(demo)
 
 

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from clipdre.stages.demo import Agreement
+
+@dataclass(frozen=True)
+class Panel:
+    """One score: what it is compared with, the values of that, the estimates (both in nats)."""
+
+    column: str
+    against: str
+    expected: npt.NDArray[np.float64]
+    estimated: npt.NDArray[np.float64]
 
 
-def plot_agreement(agreements: Sequence[Agreement], path: Path) -> None:
-    """Estimated against true, one panel per score, with the line on which both are equal."""
-    figure = Figure(figsize=(4 * len(agreements), 4.4), layout="constrained")
+def plot_agreement(panels: Sequence[Panel], path: Path) -> None:
+    """Estimated against expected, one panel per score, with the line on which both are equal."""
+    figure = Figure(figsize=(4 * len(panels), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
-    for agreement, axes in zip(
-        agreements, np.atleast_1d(figure.subplots(1, len(agreements))), strict=True
-    ):
-        low = min(agreement.true.min(), agreement.estimated.min())
-        high = max(agreement.true.max(), agreement.estimated.max())
-        axes.scatter(agreement.true, agreement.estimated, s=4, alpha=0.15, linewidths=0)
+    for panel, axes in zip(panels, np.atleast_1d(figure.subplots(1, len(panels))), strict=True):
+        low = min(panel.expected.min(), panel.estimated.min())
+        high = max(panel.expected.max(), panel.estimated.max())
+        axes.scatter(panel.expected, panel.estimated, s=4, alpha=0.15, linewidths=0)
         axes.plot([low, high], [low, high], color="black", linewidth=0.8)
-        axes.set_title(f"{agreement.column}: Pearson {agreement.pearson:.3f}", fontsize=11)
-        axes.set_xlabel("true (nats)")
+        pearson = np.corrcoef(panel.expected, panel.estimated)[0, 1]
+        axes.set_title(f"{panel.column}: Pearson {pearson:.3f}", fontsize=11)
+        axes.set_xlabel(f"{panel.against} (nats)")
         axes.set_ylabel("estimated (nats)")
         axes.set_box_aspect(1)
     figure.savefig(path, dpi=110)

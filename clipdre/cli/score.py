@@ -16,6 +16,7 @@ from clipdre.config import (
     TINY_MODEL,
     EncodeConfig,
     EstimateConfig,
+    Normalization,
     Precision,
     ReadConfig,
     ReferenceMethod,
@@ -23,6 +24,7 @@ from clipdre.config import (
 
 if TYPE_CHECKING:
     from clipdre.formats.manifest import Manifest
+    from clipdre.formats.query import ScoreQuery
 
 SHOWN = ("similarity", "log_ratio", "kl_image", "kl_text", "klr_image", "klr_text")
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -67,18 +69,37 @@ def score(
         int | None, typer.Option(min=1, help="Decoding threads.  [default: one per core]")
     ] = None,
     reference: Annotated[
-        ReferenceMethod,
+        str,
         typer.Option(
-            help="Whole pool (exact) or a uniform sample of it; auto: exact up to 32,768 pairs."
+            help="exact: the whole pool; stratified: near counterparts exactly, a sample for the "
+            "rest; sample: a uniform sample; auto: exact up to 32,768 pairs, else stratified; or "
+            "the PATH of another run's score folder, whose pool is the reference."
         ),
-    ] = ReferenceMethod.AUTO,
-    bulk: Annotated[int, typer.Option(min=2, help="Pairs that --reference sample draws.")] = 4096,
+    ] = "auto",
+    neighbors: Annotated[
+        int, typer.Option(min=1, help="Nearest counterparts that stratified evaluates exactly.")
+    ] = EstimateConfig.neighbors,
+    bulk: Annotated[
+        int, typer.Option(min=2, help="Pairs of the uniform sample of stratified and sample.")
+    ] = EstimateConfig.bulk,
+    normalize: Annotated[
+        Normalization,
+        typer.Option(
+            help="tau: also write log_ratio_tau = logit + log tau, as SigLIP was trained."
+        ),
+    ] = Normalization.REFERENCE,
+    tau: Annotated[
+        int | None, typer.Option(min=1, help="Negatives per positive in the model's training.")
+    ] = None,
     image_key: Annotated[
         str, typer.Option(help="Suffixes of image members, comma-separated.")
     ] = ",".join(IMAGE_SUFFIXES),
     text_key: Annotated[
         str, typer.Option(help="Suffix of the caption member, or json:FIELD.")
     ] = "txt",
+    discard_embeddings: Annotated[
+        bool, typer.Option("--discard-embeddings", help="Keep no embeddings once all is scored.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Drop what another run left in the output.")
     ] = False,
@@ -105,9 +126,15 @@ def score(
             batch_size=batch_size,
             workers=workers or os.cpu_count() or 1,
         ),
-        estimate=EstimateConfig(method=reference, bulk=bulk),
+        estimate=_estimate_config(reference, neighbors, bulk, normalize, tau),
     )
-    manifest = run(expand_shards(shards, sys.stdin), output, config, overwrite=overwrite)
+    manifest = run(
+        expand_shards(shards, sys.stdin),
+        output,
+        config,
+        overwrite=overwrite,
+        discard_embeddings=discard_embeddings,
+    )
     print_summary(manifest, output)
     typer.echo(str(output))
 
@@ -122,6 +149,22 @@ def _read_config(image_key: str, text_key: str) -> ReadConfig:
             raise typer.BadParameter("give a suffix, or json:FIELD", param_hint="--text-key")
         return ReadConfig(image_suffixes=suffixes, caption_field=field)
     return ReadConfig(image_suffixes=suffixes, caption_suffix=kind.lstrip(".").lower())
+
+
+def _estimate_config(
+    reference: str, neighbors: int, bulk: int, normalize: Normalization, tau: int | None
+) -> EstimateConfig:
+    if (normalize is Normalization.TAU) != (tau is not None):
+        raise typer.BadParameter("--normalize tau and --tau N belong together", param_hint="--tau")
+    methods = [method.value for method in ReferenceMethod]
+    if reference in methods:
+        return EstimateConfig(ReferenceMethod(reference), neighbors, bulk, tau=tau)
+    if not Path(reference).exists():
+        raise typer.BadParameter(
+            f"{reference} is none of {', '.join(methods)}, and no such folder exists",
+            param_hint="--reference",
+        )
+    return EstimateConfig(saved=reference, tau=tau)
 
 
 def print_summary(manifest: Manifest, output: Path) -> None:
@@ -156,9 +199,25 @@ def print_summary(manifest: Manifest, output: Path) -> None:
         f"({model.name}, {model.precision}, logit scale {model.logit_scale:.1f}; "
         f"{manifest.reference['method']} reference of {manifest.reference['pairs']:,} pairs)"
     )
-    if manifest.reference["method"] == ReferenceMethod.SAMPLE.value:
-        note(
-            "a sampled reference: another draw would give other scores; --reference exact does not"
-        )
+    _note_reliability(query, manifest, output)
     if failures:
         note(f"why samples failed: {output}/failures/")
+
+
+def _note_reliability(query: ScoreQuery, manifest: Manifest, output: Path) -> None:
+    from clipdre.cli.terminal import note
+
+    method = manifest.reference["method"]
+    if method == ReferenceMethod.EXACT.value:
+        note("reliability: 1 for every score, all are exact for this pool")
+        return
+    worst = min(SHOWN[1:], key=lambda name: query.errors(name)[3])
+    note(
+        f"reliability: {query.errors(worst)[3]:.3f} or more ({worst}); "
+        f"'clipdre reference {output}' tells all, and checks it against exact"
+    )
+    if method == ReferenceMethod.SAMPLE.value:
+        note(
+            "a uniform sample's own errors are not to be trusted: another draw would give other "
+            "scores; use --reference stratified or exact"
+        )

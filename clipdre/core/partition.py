@@ -24,7 +24,10 @@ NEGATIVE_INFINITY = float("-inf")
 
 @dataclass
 class RunningPartition:
-    """Sums over references for a batch of queries; each field is a float64 tensor of shape (n,)."""
+    """Sums over references for many queries; all fields are float64 tensors of one shape.
+
+    The shape is (n,) for n queries, or (n, f) where the references are kept apart in f folds.
+    """
 
     max: Tensor
     weight: Tensor
@@ -34,51 +37,50 @@ class RunningPartition:
     s: Tensor
 
     @classmethod
-    def empty(cls, n: int, device: torch.device | str = "cpu") -> RunningPartition:
-        """The partition of `n` queries that have seen no reference."""
-        sums = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(5))
-        start = torch.full((n,), NEGATIVE_INFINITY, dtype=torch.float64, device=device)
+    def empty(cls, *shape: int, device: torch.device | str = "cpu") -> RunningPartition:
+        """The partition of queries that have seen no reference."""
+        sums = (torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(5))
+        start = torch.full(shape, NEGATIVE_INFINITY, dtype=torch.float64, device=device)
         return cls(start, *sums)
 
     @classmethod
-    def of(cls, logits: Tensor, exclude: Tensor | None = None) -> RunningPartition:
+    def of(cls, logits: Tensor, left_out: Tensor | None = None) -> RunningPartition:
         """The partition of one tile.
 
         Parameters
         ----------
-        logits : Tensor of shape (n, m), float32 or float64
+        logits : Tensor of shape (n, m) or (n, f, m), float32 or float64
             Overwritten: at full speed there is room for one tile, not for two.
-        exclude : int64 Tensor of shape (n,), optional
-            Per query, the column that is its own counterpart; -1 where the tile does not hold it.
+        left_out : bool Tensor of the same shape, optional
+            References that do not count: a query's own counterpart, those counted elsewhere.
         """
-        n, m = logits.shape
-        rows = columns = torch.empty(0, dtype=torch.int64, device=logits.device)
-        if exclude is not None:
-            rows = torch.nonzero(exclude >= 0).squeeze(1)
-            columns = exclude[rows]
-        logits[rows, columns] = NEGATIVE_INFINITY
-        top = logits.amax(dim=1) if m else logits.new_full((n,), NEGATIVE_INFINITY)
-        # A query that sees nothing but itself has no maximum; its sums are all empty.
+        if logits.shape[-1] == 0:
+            return cls.empty(*logits.shape[:-1], device=logits.device)
+        weight = torch.full(logits.shape[:-1], float(logits.shape[-1]), dtype=torch.float64)
+        weight = weight.to(logits.device)
+        if left_out is not None:
+            logits.masked_fill_(left_out, NEGATIVE_INFINITY)
+            weight -= left_out.sum(dim=-1)
+        top = logits.amax(dim=-1)
+        # A query that sees nothing but what is left out has no maximum; its sums are all empty.
         shift = torch.where(torch.isneginf(top), torch.zeros_like(top), top)
-        logits -= shift[:, None]
-        logits[rows, columns] = 0.0
+        logits -= shift[..., None]
         exp = torch.exp(logits)
-        exp[rows, columns] = 0.0
-        weight = torch.full((n,), float(m), dtype=torch.float64, device=logits.device)
-        weight[rows] -= 1.0
+        if left_out is not None:
+            logits.masked_fill_(left_out, 0.0)
         return cls(
             max=top.double(),
             weight=weight,
-            exp=exp.sum(dim=1).double(),
+            exp=exp.sum(dim=-1).double(),
             s_exp=torch.linalg.vecdot(exp, logits).double(),
             exp_sq=torch.linalg.vecdot(exp, exp).double(),
-            s=logits.sum(dim=1).double() + shift.double() * weight,
+            s=logits.sum(dim=-1).double() + shift.double() * weight,
         )
 
     def merge(self, other: RunningPartition) -> RunningPartition:
         """The partition of both sets of references; the queries are the same."""
         top = torch.maximum(self.max, other.max)
-        first, second = self._relative_to(top), other._relative_to(top)
+        first, second = self.relative_to(top), other.relative_to(top)
         sums = {
             f.name: getattr(first, f.name) + getattr(second, f.name)
             for f in fields(self)
@@ -96,7 +98,21 @@ class RunningPartition:
         """Partitions of different queries, one behind the other."""
         return cls(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)})
 
-    def _relative_to(self, top: Tensor) -> RunningPartition:
+    def merge_rows(self, rows: Tensor, other: RunningPartition) -> None:
+        """Merge `other` into the queries at `rows` (int64, each at most once), in place."""
+        present = RunningPartition(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        merged = present.merge(other)
+        for f in fields(self):
+            getattr(self, f.name)[rows] = getattr(merged, f.name)
+
+    def over_folds(self) -> RunningPartition:
+        """All folds merged: shape (n, f) to (n,)."""
+        top = self.max.amax(dim=1)
+        level = self.relative_to(top[:, None].expand_as(self.max))
+        sums = {f.name: getattr(level, f.name).sum(dim=1) for f in fields(self) if f.name != "max"}
+        return RunningPartition(max=top, **sums)
+
+    def relative_to(self, top: Tensor) -> RunningPartition:
         """The same sums relative to a maximum `top` >= the present one."""
         drop = torch.where(torch.isneginf(self.max), torch.zeros_like(top), self.max - top)
         decay = torch.exp(drop)
@@ -112,6 +128,14 @@ class RunningPartition:
     def log_mean_exp(self) -> Tensor:
         """``log (1/M) sum_m exp s_m`` in nats, float64 of shape (n,): the log partition."""
         return self.max + torch.log(self.exp / self.weight)
+
+
+def logits_of(queries: Tensor, references: Tensor, scale: float, bias: float) -> Tensor:
+    """``scale * <x, y> + bias``: shapes (n, d) and (m, d) to (n, m)."""
+    logits = (queries * scale) @ references.T
+    if bias:
+        logits += bias
+    return logits
 
 
 def accumulate(
@@ -139,15 +163,22 @@ def accumulate(
     """
     blocks = torch.split(queries, query_rows)
     owns = (None,) * len(blocks) if own is None else torch.split(own, query_rows)
-    parts = [RunningPartition.empty(len(block), queries.device) for block in blocks]
+    parts = [RunningPartition.empty(len(block), device=queries.device) for block in blocks]
     for start, references in tiles:
         for n, (block, block_own) in enumerate(zip(blocks, owns, strict=True)):
-            exclude = None
-            if block_own is not None:
-                inside = (block_own >= start) & (block_own < start + len(references))
-                exclude = torch.where(inside, block_own - start, -1)
-            tile = (block * scale) @ references.T
-            if bias:
-                tile += bias
-            parts[n] = parts[n].merge(RunningPartition.of(tile, exclude))
+            logits = logits_of(block, references, scale, bias)
+            left_out = own_mask(block_own, start, len(references))
+            parts[n] = parts[n].merge(RunningPartition.of(logits, left_out))
     return RunningPartition.cat(parts)
+
+
+def own_mask(own: Tensor | None, start: int, count: int) -> Tensor | None:
+    """Mask (n, count) of each query's own counterpart in the tile at `start`; None where empty."""
+    if own is None:
+        return None
+    rows = torch.nonzero((own >= start) & (own < start + count)).squeeze(1)
+    if not len(rows):
+        return None
+    mask = torch.zeros(len(own), count, dtype=torch.bool, device=own.device)
+    mask[rows, own[rows] - start] = True
+    return mask

@@ -5,9 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,13 @@ class EmbeddingFiles:
         """What `write` was told; empty when the shard is not encoded yet."""
         return read_facts(self.metadata)
 
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Key hashes of the shard's rows, shape (rows,)."""
+        hashes: npt.NDArray[np.uint64] = pq.read_table(self.metadata, columns=["key_hash"])[
+            "key_hash"
+        ].to_numpy()
+        return hashes
+
     def samples(self) -> pa.Table:
         """The sample columns of the shard's rows."""
         table = pq.read_table(self.metadata)
@@ -77,13 +84,18 @@ class Pool:
     def __init__(self, shards: Sequence[EmbeddingFiles]) -> None:
         self.shards = shards
         self._arrays: dict[Modality, list[Half]] = {
-            "img": [_mapped(shard.array("img")) for shard in shards],
-            "text": [_mapped(shard.array("text")) for shard in shards],
+            "img": [map_array(shard.array("img")) for shard in shards],
+            "text": [map_array(shard.array("text")) for shard in shards],
         }
         self.starts = [0, *accumulate(len(array) for array in self._arrays["img"])]
 
     def __len__(self) -> int:
         return self.starts[-1]
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of an embedding."""
+        return int(self._arrays["img"][0].shape[1])
 
     def read(self, modality: Modality, start: int, stop: int) -> torch.Tensor:
         """Unit vectors of rows `start` to `stop`, float32 of shape (stop - start, d)."""
@@ -96,18 +108,19 @@ class Pool:
             parts.append(part)
             start += len(part)
             shard += 1
-        return _unit_rows(np.concatenate(parts))
+        return unit_rows(np.concatenate(parts))
 
     def take(self, modality: Modality, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Unit vectors of the given ascending rows, float32 of shape (len(rows), d)."""
-        bounds = np.searchsorted(rows, self.starts)
-        parts = [
-            array[rows[low:high] - first]
-            for array, first, low, high in zip(
-                self._arrays[modality], self.starts, bounds[:-1], bounds[1:], strict=False
-            )
-        ]
-        return _unit_rows(np.concatenate(parts))
+        """Unit vectors of the given rows in any order, float32 of shape (len(rows), d)."""
+        order = np.argsort(rows)
+        ascending = rows[order]
+        taken = np.empty((len(rows), self.dim), np.float16)
+        bounds = np.searchsorted(ascending, self.starts)
+        for array, first, (low, high) in zip(
+            self._arrays[modality], self.starts, pairwise(bounds), strict=False
+        ):
+            taken[order[low:high]] = array[ascending[low:high] - first]
+        return unit_rows(taken)
 
     def tiles(self, modality: Modality, size: int) -> Iterator[tuple[int, torch.Tensor]]:
         """All rows in order, `size` at a time, each tile with the index of its first row."""
@@ -115,11 +128,14 @@ class Pool:
             yield start, self.read(modality, start, min(start + size, len(self)))
 
 
-def _mapped(path: Path) -> Half:
+def map_array(path: Path) -> npt.NDArray[Any]:
+    """An array on disk, mapped; never unpickled."""
     empty = path.stat().st_size <= NPY_HEADER_BYTES  # numpy cannot map an array without elements
-    return cast("Half", np.load(path, mmap_mode=None if empty else "r", allow_pickle=False))
+    array: npt.NDArray[Any] = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
+    return array
 
 
-def _unit_rows(vectors: Half) -> torch.Tensor:
+def unit_rows(vectors: Half) -> torch.Tensor:
+    """Stored fp16 vectors as float32 rows of length 1, shape (n, d)."""
     # Rounding to fp16 moves a norm by 1e-4; at a logit scale of 100 that would be seen.
     return unit(torch.from_numpy(vectors.astype(np.float32)))

@@ -112,6 +112,28 @@ class ScoreQuery:
         """Sum of a column over all rows."""
         return float(self._one(f"sum({column})"))
 
+    def share(self, condition: str) -> float:
+        """Share of rows for which our own `condition` is true."""
+        return float(self._one(f"avg(CAST(({condition}) AS INT))"))
+
+    def errors(self, column: str) -> tuple[float, float, float, float]:
+        """Mean and standard deviation of a column, its mean standard error, its reliability.
+
+        Reliability as in `clipdre.core.reliability`, out of core.
+        """
+        se = f"{column}_se"
+        mean, spread, mean_se, mean_square = (
+            float(self._one(f"{expression}::DOUBLE"))
+            for expression in (
+                f"avg({column})",
+                f"stddev_pop({column}::DOUBLE)",
+                f"avg({se})",
+                f"avg({se}::DOUBLE * {se})",
+            )
+        )
+        reliability = 1 - mean_square / spread**2 if spread > 0 else float("nan")
+        return mean, spread, mean_se, reliability
+
     def _one(self, expression: str) -> Any:
         ((value,),) = self._table.aggregate(expression).fetchall()
         return value

@@ -31,6 +31,11 @@ class ScoreFolder:
         """The embeddings of all shards, in clip-retrieval's layout."""
         return self.path / "embeddings"
 
+    @property
+    def reference(self) -> Path:
+        """What stands for the pool's marginals."""
+        return self.path / "reference"
+
     def failure_counts(self, shard: str) -> dict[str, int]:
         """How many samples of the shard failed, by reason."""
         reasons = pq.read_table(self.failures(shard), columns=["reason"])["reason"].to_pylist()
@@ -46,6 +51,6 @@ class ScoreFolder:
 
     def clear(self) -> None:
         """Remove the files of a run; whatever else lies in the folder stays."""
-        for name in ("scores", "failures", "embeddings"):
+        for name in ("scores", "failures", "embeddings", "reference"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         (self.path / MANIFEST).unlink(missing_ok=True)

@@ -41,14 +41,25 @@ SCORE_COLUMNS = (
     "log_partition_image",
     "log_partition_text",
     "log_ratio_image",
+    "log_ratio_image_se",
     "log_ratio_text",
+    "log_ratio_text_se",
     "log_ratio",
+    "log_ratio_se",
     "kl_contribution",
     "kl_image",
-    "kl_text",
+    "kl_image_se",
     "klr_image",
-    "klr_text",
+    "klr_image_se",
+    "dw_image",
+    "dc_image",
     "ess_image",
+    "kl_text",
+    "kl_text_se",
+    "klr_text",
+    "klr_text_se",
+    "dw_text",
+    "dc_text",
     "ess_text",
 )
 # clip-retrieval's name for a sample's key in its metadata.
@@ -80,7 +91,7 @@ def failures_table(failures: Sequence[Failure]) -> pa.Table:
 
 def scores_table(samples: pa.Table, columns: Mapping[str, npt.NDArray[np.floating]]) -> pa.Table:
     """The rows of `samples` with the score `columns` behind them, as float32."""
-    for name in SCORE_COLUMNS:
+    for name in (*SCORE_COLUMNS, *(name for name in columns if name not in SCORE_COLUMNS)):
         samples = samples.append_column(name, pa.array(columns[name].astype(np.float32)))
     return samples
 

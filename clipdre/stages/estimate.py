@@ -1,143 +1,115 @@
-"""Embeddings to scores: every pair against the pool's own marginals."""
+"""Embeddings and a reference to scores: every pair against the pool's marginals."""
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.density_ratio import log_ratio, pointwise_mutual_information, similarity
 from clipdre.core.divergence import effective_sample_size, kl, reverse_kl
-from clipdre.core.partition import RunningPartition, accumulate
-from clipdre.errors import InputError
-from clipdre.formats.embeddings import Modality, Pool
+from clipdre.core.moments import centred_norm, covariance_norm
+from clipdre.core.partition import RunningPartition
+from clipdre.core.stratified import StratifiedPartition, standard_error
+from clipdre.errors import ScoresError
+from clipdre.formats.embeddings import Pool
 from clipdre.formats.manifest import ModelRecord
+from clipdre.formats.reference import Hashes, ReferenceFolder
 from clipdre.progress import Progress
+from clipdre.stages.marginal import Marginal
 
-EXACT_UP_TO = 32_768
 QUERY_ROWS = 16_384
-TILE_ROWS = 2048
 
 Columns = dict[str, npt.NDArray[np.floating]]
 
 
-@dataclass(frozen=True)
-class Reference:
-    """The counterparts that stand for the pool's marginals.
+class Estimator:
+    """Scores of pairs under one model, against one reference."""
 
-    Attributes
-    ----------
-    method : ReferenceMethod
-        `EXACT` or `SAMPLE`.
-    rows : int64 array of shape (m,) or None
-        Ascending rows of the pool that are drawn; None for all of them.
-    digest : str
-        Names the reference: the method and the keys of its pairs, in order.
-    """
+    def __init__(self, folder: ReferenceFolder, model: ModelRecord) -> None:
+        record = folder.record()
+        if record is None:
+            raise ScoresError(f"{folder.path} holds no reference: score that pool to its end first")
+        if record.model_digest != model.digest:
+            raise ScoresError(
+                f"{folder.path} was made with other weights than {model.name} as loaded now: "
+                "score with the same model, or without --reference"
+            )
+        self.record = record
+        self._model = model
+        self._images = Marginal(folder, record, "img")
+        self._texts = Marginal(folder, record, "text")
 
-    pool: Pool
-    method: ReferenceMethod
-    rows: npt.NDArray[np.int64] | None
-    digest: str
+    def columns(self, images: Tensor, texts: Tensor, hashes: Hashes, pairs: int) -> Columns:
+        """All score columns of some pairs.
 
-    def __len__(self) -> int:
-        return len(self.pool) if self.rows is None else len(self.rows)
+        Parameters
+        ----------
+        images, texts : float32 Tensors of shape (n, d), unit rows
+        hashes : uint64 array of shape (n,)
+            Key hashes of the pairs.
+        pairs : int
+            Pairs of the pool that is scored, of which `kl_contribution` is a share.
+        """
+        scale = self._model.logit_scale
+        cosine = similarity(images, texts)
+        logits = scale * cosine.double() + self._model.logit_bias
+        over_texts = self._texts.partition(images, hashes, logits)
+        over_images = self._images.partition(texts, hashes, logits)
+        columns = {"similarity": cosine, **_ratios(logits, over_texts, over_images, pairs)}
+        for side, queries, own, other, partition in (
+            ("image", images, self._images.moments, self._texts.moments, over_texts),
+            ("text", texts, self._texts.moments, self._images.moments, over_images),
+        ):
+            whole = partition.whole()
+            columns |= {
+                f"kl_{side}": kl(whole),
+                f"kl_{side}_se": standard_error(partition.deviations(kl)),
+                f"klr_{side}": reverse_kl(whole),
+                f"klr_{side}_se": standard_error(partition.deviations(reverse_kl)),
+                f"dw_{side}": covariance_norm(queries, own, other, scale),
+                f"dc_{side}": centred_norm(queries, own, scale),
+                f"ess_{side}": effective_sample_size(whole),
+            }
+        return {name: column.numpy() for name, column in columns.items()}
 
-    def tiles(self, modality: Modality) -> Iterator[tuple[int, Tensor]]:
-        """The reference's vectors, tile by tile."""
-        if self.rows is None:
-            yield from self.pool.tiles(modality, TILE_ROWS)
-            return
-        for start in range(0, len(self.rows), TILE_ROWS):
-            yield start, self.pool.take(modality, self.rows[start : start + TILE_ROWS])
 
-    def own(self, start: int, stop: int) -> Tensor:
-        """For pool rows `start` to `stop`, the index of each among the references, or -1."""
-        queries = np.arange(start, stop)
-        if self.rows is None:
-            return torch.from_numpy(queries)
-        found = np.searchsorted(self.rows, queries)
-        found[found == len(self.rows)] = 0
-        return torch.from_numpy(np.where(self.rows[found] == queries, found, -1))
+def _ratios(
+    logits: Tensor, over_texts: StratifiedPartition, over_images: StratifiedPartition, pairs: int
+) -> dict[str, Tensor]:
+    by_image, by_text = over_texts.whole(), over_images.whole()
+    image, text = log_ratio(logits, by_image), log_ratio(logits, by_text)
+    ratio = pointwise_mutual_information(image, text)
+    # Both sides' folds hold the same pairs, so the mean's error takes their covariance along.
+    image_apart = over_texts.deviations(RunningPartition.log_mean_exp)
+    text_apart = over_images.deviations(RunningPartition.log_mean_exp)
+    return {
+        "log_partition_image": by_image.log_mean_exp(),
+        "log_partition_text": by_text.log_mean_exp(),
+        "log_ratio_image": image,
+        "log_ratio_image_se": standard_error(image_apart),
+        "log_ratio_text": text,
+        "log_ratio_text_se": standard_error(text_apart),
+        "log_ratio": ratio,
+        "log_ratio_se": standard_error((image_apart + text_apart) / 2),
+        "kl_contribution": ratio / pairs,
+    }
 
 
-def build_reference(
-    pool: Pool, key_hashes: npt.NDArray[np.uint64], config: EstimateConfig
-) -> Reference:
-    """Choose the references: the whole pool, or the `bulk` pairs of smallest key hash.
-
-    Raises
-    ------
-    InputError
-        When a pool of fewer than two pairs leaves nothing to compare with.
-    """
-    if len(pool) < 2:
-        raise InputError(
-            f"the shards hold {len(pool)} usable pair(s), and a density ratio compares a pair with "
-            "others: see failures/ in the output folder, or score more shards together"
-        )
-    method = config.method
-    if method is ReferenceMethod.AUTO:
-        exact = len(pool) <= EXACT_UP_TO
-        method = ReferenceMethod.EXACT if exact else ReferenceMethod.SAMPLE
-    rows = None
-    if method is ReferenceMethod.SAMPLE:
-        # A stable sort keeps the draw the same where hashes repeat.
-        rows = np.sort(np.argsort(key_hashes, kind="stable")[: config.bulk])
-    drawn = key_hashes if rows is None else key_hashes[rows]
-    digest = hashlib.sha256(method.value.encode() + drawn.tobytes()).hexdigest()
-    return Reference(pool, method, rows, digest)
+def unnormalised(columns: Columns, model: ModelRecord, tau: int) -> npt.NDArray[np.floating]:
+    """``s + log tau``: the reading of a noise-contrastive model (SigLIP) with tau negatives."""
+    return model.logit_scale * columns["similarity"] + model.logit_bias + math.log(tau)
 
 
 def estimate(
-    pool: Pool, reference: Reference, model: ModelRecord, start: int, stop: int, progress: Progress
+    pool: Pool, hashes: Hashes, estimator: Estimator, start: int, stop: int, progress: Progress
 ) -> Iterator[Columns]:
     """Score columns of the pool's rows `start` to `stop`, block by block, in pool order."""
     for low in range(start, stop, QUERY_ROWS):
         high = min(low + QUERY_ROWS, stop)
-        yield _estimate_rows(pool, reference, model, low, high)
+        images, texts = pool.read("img", low, high), pool.read("text", low, high)
+        yield estimator.columns(images, texts, hashes[low:high], len(pool))
         progress.advance(high - low, high - low)
-
-
-def _estimate_rows(
-    pool: Pool, reference: Reference, model: ModelRecord, start: int, stop: int
-) -> Columns:
-    images, texts = pool.read("img", start, stop), pool.read("text", start, stop)
-    own = reference.own(start, stop)
-
-    def partition(queries: Tensor, other: Modality) -> RunningPartition:
-        return accumulate(
-            queries,
-            reference.tiles(other),
-            scale=model.logit_scale,
-            bias=model.logit_bias,
-            own=own,
-        )
-
-    over_texts, over_images = partition(images, "text"), partition(texts, "img")
-    cosine = similarity(images, texts)
-    logits = model.logit_scale * cosine.double() + model.logit_bias
-    ratio_image, ratio_text = log_ratio(logits, over_texts), log_ratio(logits, over_images)
-    ratio = pointwise_mutual_information(ratio_image, ratio_text)
-    columns = {
-        "similarity": cosine,
-        "log_partition_image": over_texts.log_mean_exp(),
-        "log_partition_text": over_images.log_mean_exp(),
-        "log_ratio_image": ratio_image,
-        "log_ratio_text": ratio_text,
-        "log_ratio": ratio,
-        "kl_contribution": ratio / len(pool),
-        "kl_image": kl(over_texts),
-        "kl_text": kl(over_images),
-        "klr_image": reverse_kl(over_texts),
-        "klr_text": reverse_kl(over_images),
-        "ess_image": effective_sample_size(over_texts),
-        "ess_text": effective_sample_size(over_images),
-    }
-    return {name: column.numpy() for name, column in columns.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,14 @@ from clipdre import __version__
 from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig
 from clipdre.errors import OutputError, ScoresError
 from clipdre.formats.embeddings import EmbeddingFiles, Pool, embedding_files
-from clipdre.formats.manifest import Manifest, ShardRecord, read_manifest
+from clipdre.formats.manifest import (
+    Manifest,
+    ModelRecord,
+    ShardRecord,
+    read_complete_manifest,
+    read_manifest,
+)
+from clipdre.formats.reference import Hashes, ReferenceFolder
 from clipdre.formats.score_folder import ScoreFolder
 from clipdre.formats.shards import shard_name
 from clipdre.formats.storage import identify, remove_unfinished
@@ -23,7 +31,8 @@ from clipdre.formats.tables import SCORE_COLUMNS, read_facts, scores_table, writ
 from clipdre.models import Encoder, load_encoder
 from clipdre.progress import Progress
 from clipdre.stages.encode import commit_shard, encode_shard
-from clipdre.stages.estimate import QUERY_ROWS, Columns, Reference, build_reference, estimate
+from clipdre.stages.estimate import QUERY_ROWS, Columns, Estimator, estimate, unnormalised
+from clipdre.stages.reference import build_reference
 
 
 @dataclass(frozen=True)
@@ -36,11 +45,23 @@ class ScoreConfig:
 
 
 def score(
-    urls: Sequence[str], output: Path, config: ScoreConfig, *, overwrite: bool = False
+    urls: Sequence[str],
+    output: Path,
+    config: ScoreConfig,
+    *,
+    overwrite: bool = False,
+    discard_embeddings: bool = False,
 ) -> Manifest:
     """Score the pairs of the shards `urls` against their own pool.
 
     A run that was killed goes on where it was; a finished one is not run again.
+
+    Parameters
+    ----------
+    overwrite : bool
+        Drop what another run left in `output`.
+    discard_embeddings : bool
+        Keep no embeddings of the pool once it is scored.
 
     Returns
     -------
@@ -59,6 +80,7 @@ def score(
         raise OutputError(f"{output} exists and is no score folder: choose another --output")
     shards = tuple(_shard_record(url) for url in urls)
     encoder = load_encoder(config.encode)
+    _check_saved(config.estimate, encoder.record)
     planned = Manifest(
         clipdre_version=__version__,
         model=encoder.record,
@@ -75,7 +97,16 @@ def score(
     encoded = planned.with_shards(_encode_shards(folder, planned, encoder, config))
     finished = _estimate_shards(folder, encoded, config.estimate)
     finished.write(output)
+    if discard_embeddings:
+        shutil.rmtree(folder.embeddings)
     return finished
+
+
+def _check_saved(config: EstimateConfig, model: ModelRecord) -> None:
+    """Say before any encoding that another run's reference is not there, or of another model."""
+    if config.saved is not None:
+        read_complete_manifest(Path(config.saved))
+        Estimator(ReferenceFolder(ScoreFolder(Path(config.saved)).reference), model)
 
 
 def _shard_record(url: str) -> ShardRecord:
@@ -155,10 +186,9 @@ def _recounted(folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles) -
 
 def _estimate_shards(folder: ScoreFolder, manifest: Manifest, config: EstimateConfig) -> Manifest:
     files = embedding_files(folder.embeddings, len(manifest.shards))
-    pool = Pool(files)
-    hashes = [pq.read_table(f.metadata, columns=["key_hash"])["key_hash"].to_numpy() for f in files]
-    reference = build_reference(pool, np.concatenate(hashes), config)
-    facts = {"clipdre.reference": reference.digest}
+    pool, hashes = Pool(files), np.concatenate([file.hashes() for file in files])
+    estimator = Estimator(_reference(folder, pool, hashes, manifest, config), manifest.model)
+    facts = {"clipdre.reference": estimator.record.digest, "clipdre.tau": str(config.tau)}
     with Progress("estimate", len(pool)) as progress:
         for group in _groups(manifest.shards):
             paths = [folder.scores(manifest.shards[n].name) for n in group]
@@ -166,12 +196,24 @@ def _estimate_shards(folder: ScoreFolder, manifest: Manifest, config: EstimateCo
             if all(facts.items() <= read_facts(path).items() for path in paths):
                 progress.advance(stop - start)
                 continue
-            columns = _joined(estimate(pool, reference, manifest.model, start, stop, progress))
+            columns = _joined(estimate(pool, hashes, estimator, start, stop, progress))
+            if config.tau is not None:
+                columns["log_ratio_tau"] = unnormalised(columns, manifest.model, config.tau)
             for n, path in zip(group, paths, strict=True):
                 low, high = pool.starts[n] - start, pool.starts[n + 1] - start
                 part = {name: column[low:high] for name, column in columns.items()}
                 write_table(scores_table(files[n].samples(), part), path, facts)
-    return replace(manifest, reference=_described(reference), complete=True)
+    return replace(manifest, reference=asdict(estimator.record), complete=True)
+
+
+def _reference(
+    folder: ScoreFolder, pool: Pool, hashes: Hashes, manifest: Manifest, config: EstimateConfig
+) -> ReferenceFolder:
+    if config.saved is not None:
+        return ReferenceFolder(ScoreFolder(Path(config.saved)).reference)
+    reference = ReferenceFolder(folder.reference)
+    build_reference(pool, hashes, manifest.model, config, reference)
+    return reference
 
 
 def _groups(shards: Sequence[ShardRecord]) -> Iterator[range]:
@@ -189,12 +231,4 @@ def _joined(blocks: Iterator[Columns]) -> Columns:
     return {
         name: np.concatenate([block[name] for block in listed]) if listed else np.empty(0)
         for name in SCORE_COLUMNS
-    }
-
-
-def _described(reference: Reference) -> dict[str, object]:
-    return {
-        "method": reference.method.value,
-        "pairs": len(reference),
-        "digest": reference.digest,
     }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from clipdre.config import SelectConfig
+from clipdre.core.reliability import TRUSTED
 from clipdre.core.selection import top
-from clipdre.errors import SelectionError
+from clipdre.errors import SelectionError, UnreliableEstimateWarning
 from clipdre.formats.query import Rows, ScoreQuery
 
 
@@ -71,6 +73,17 @@ def asked_count(amount: int | float, rows: int) -> int:
     return amount if isinstance(amount, int) else math.floor(amount * rows + 0.5)
 
 
+def _warn_if_unreliable(query: ScoreQuery, column: str) -> None:
+    reliability = query.errors(column)[3]
+    if reliability < TRUSTED:
+        warnings.warn(
+            f"{column} has a reliability of {reliability:.2f}: another draw of the reference would "
+            "select otherwise; score with more --neighbors and --bulk, or --reference exact",
+            UnreliableEstimateWarning,
+            stacklevel=3,
+        )
+
+
 def select(query: ScoreQuery, pool: int, rule: SelectConfig) -> Selection:
     """Keep the rows for which `rule.where` holds, and of these the top by `rule.by`.
 
@@ -81,6 +94,8 @@ def select(query: ScoreQuery, pool: int, rule: SelectConfig) -> Selection:
     """
     if (rule.by is None) != (rule.top is None):
         raise SelectionError("--by and --top belong together: rank by what, and keep how many?")
+    if rule.by is not None and f"{rule.by}_se" in query.columns:
+        _warn_if_unreliable(query, rule.by)
     rows = query.rows(rule.where, rule.by)
     if rows.value is None or rule.top is None:
         return Selection(rule, pool, len(rows), 0, len(rows), rows)

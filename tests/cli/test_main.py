@@ -1,5 +1,6 @@
 """The command line as a shell sees it."""
 
+import json
 import os
 import re
 import subprocess
@@ -82,6 +83,23 @@ class TestPipelines:
         assert "choose another --output, or give --overwrite" in again.stderr
 
 
+class TestReference:
+    def test_says_how_reliable_each_column_is(self, scored, tmp_path):
+        folder, _ = scored
+        run = shell(f"clipdre reference {folder} --plot {tmp_path}/a.png")
+        assert run.returncode == 0, run.stderr
+        assert "exact reference of 300 pairs" in run.stderr
+        assert "Every score is exact for this pool" in run.stderr
+        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_json_is_for_machines(self, scored):
+        folder, _ = scored
+        found = json.loads(succeeded(f"clipdre reference {folder} --json"))
+        assert found["record"]["method"] == "exact"
+        assert {c["column"] for c in found["columns"]} >= {"log_ratio", "kl_image", "klr_text"}
+        assert all(c["reliability"] == 1 for c in found["columns"])
+
+
 class TestWords:
     def test_score_ends_with_what_a_curator_needs(self, pool, tmp_path):
         write_tar(tmp_path / "bad.tar", [*pair("x"), ("y.png", b"<html>"), ("y.txt", b"y")])
@@ -130,6 +148,11 @@ class TestWords:
         ("filter {scores} --where 'width < 0' -o {out}", 1, "nothing is kept"),
         ("filter {scores} --by width --top 3", 2, "--output"),
         ("demo {pool}", 1, "name a new folder"),
+        ("reference {pool}", 1, "make one with 'clipdre score'"),
+        ("reference {scores} --plot a.pdf", 2, "name a .png or .svg file"),
+        ("score {pool} -o {out} {tiny} --reference nowhere", 2, "no such folder exists"),
+        ("score {pool} -o {out} {tiny} --reference {pool}", 1, "make one with 'clipdre score'"),
+        ("score {pool} -o {out} {tiny} --normalize tau", 2, "belong together"),
     ],
 )
 def test_a_users_mistake_is_one_line_with_the_cure(pool, scored, tmp_path, command, code, said):
@@ -154,6 +177,6 @@ def test_a_users_mistake_is_one_line_with_the_cure(pool, scored, tmp_path, comma
     assert not out.exists()
 
 
-@pytest.mark.parametrize("command", ["", "score", "filter", "demo"])
+@pytest.mark.parametrize("command", ["", "score", "filter", "reference", "demo"])
 def test_every_help_has_an_example(command):
     assert "Example:" in succeeded(f"clipdre {command} --help")

@@ -15,6 +15,7 @@ def scores(images: Floats, texts: Floats, scale: float, bias: float = 0.0) -> di
     pairs = np.diag(logits)
     ratio_image = pairs - by_image["log_partition"]
     ratio_text = pairs - by_text["log_partition"]
+    n = len(images)
     columns = {
         "similarity": (images * texts).sum(axis=1),
         "log_ratio_image": ratio_image,
@@ -22,8 +23,17 @@ def scores(images: Floats, texts: Floats, scale: float, bias: float = 0.0) -> di
         "log_ratio": (ratio_image + ratio_text) / 2,
         "kl_contribution": (ratio_image + ratio_text) / 2 / len(images),
     }
-    for side, found in (("image", by_image), ("text", by_text)):
+    for side, found, own, other in (
+        ("image", by_image, images, texts),
+        ("text", by_text, texts, images),
+    ):
         columns |= {f"{name}_{side}": values for name, values in found.items()}
+        centred = own - own.mean(axis=0)
+        covariance = np.cov(other.T, bias=True)
+        columns[f"dw_{side}"] = np.array([scale**2 * row @ covariance @ row for row in centred])
+        columns[f"dc_{side}"] = np.array([scale**2 * row @ row for row in centred])
+        columns |= {f"{name}_{side}_se": np.zeros(n) for name in ("log_ratio", "kl", "klr")}
+    columns["log_ratio_se"] = np.zeros(n)
     return columns
 
 

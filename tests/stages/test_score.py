@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_the_result_does_not_depend_on_batch_size_or_workers(scored, pool, tmp_p
 
 def test_small_tiles_and_groups_change_nothing(scored, pool, tmp_path, monkeypatch):
     monkeypatch.setattr("clipdre.stages.estimate.QUERY_ROWS", 32)
-    monkeypatch.setattr("clipdre.stages.estimate.TILE_ROWS", 17)
+    monkeypatch.setattr("clipdre.stages.marginal.TILE_ROWS", 17)
     monkeypatch.setattr("clipdre.stages.score.QUERY_ROWS", 150)
     manifest = tiny_score(pool, tmp_path / "s")
     assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
@@ -147,32 +148,112 @@ def test_captions_from_json_and_chosen_image_suffixes(tmp_path):
     assert set(table["width"].to_pylist()) == {3}
 
 
-class TestSampleReference:
-    def test_is_a_uniform_draw_by_key_hash_without_own_counterparts(self, scored, pool, tmp_path):
-        config = dataclasses.replace(TINY, estimate=EstimateConfig(ReferenceMethod.SAMPLE, bulk=50))
-        manifest = tiny_score(pool, tmp_path / "s", config)
-        assert manifest.reference["method"] == "sample"
-        assert manifest.reference["pairs"] == 50
-        table, exact = read_scores(tmp_path / "s", manifest), read_scores(*scored)
-        drawn = np.sort(np.argsort(exact["key_hash"].to_numpy())[:50])
-        vectors = Pool(stored_files(tmp_path / "s"))
-        images, texts = (vectors.read(side, 0, 300).double().numpy() for side in ("img", "text"))
-        logits = manifest.model.logit_scale * images @ texts.T
-        for row in (0, int(drawn[3]), 299):
-            others = [m for m in drawn if m != row]
-            expected = np.log(np.mean(np.exp(logits[row, others])))
-            assert table["log_partition_image"][row].as_py() == pytest.approx(expected, abs=1e-4)
+def with_method(method, **options):
+    return dataclasses.replace(TINY, estimate=EstimateConfig(method, **options))
 
-    def test_of_the_whole_pool_is_exact(self, scored, pool, tmp_path):
-        config = dataclasses.replace(
-            TINY, estimate=EstimateConfig(ReferenceMethod.SAMPLE, bulk=10_000)
+
+def test_sample_is_a_uniform_draw_by_key_hash_without_own_counterparts(scored, pool, tmp_path):
+    manifest = tiny_score(pool, tmp_path / "s", with_method(ReferenceMethod.SAMPLE, bulk=50))
+    assert manifest.reference["method"] == "sample"
+    assert manifest.reference["bulk"] == 48  # whole folds
+    table, exact = read_scores(tmp_path / "s", manifest), read_scores(*scored)
+    drawn = np.sort(np.argsort(exact["key_hash"].to_numpy())[:48])
+    vectors = Pool(stored_files(tmp_path / "s"))
+    images, texts = (vectors.read(side, 0, 300).double().numpy() for side in ("img", "text"))
+    logits = manifest.model.logit_scale * images @ texts.T
+    for row in (0, int(drawn[3]), 299):
+        others = [m for m in drawn if m != row]
+        expected = np.log(np.mean(np.exp(logits[row, others])))
+        assert table["log_partition_image"][row].as_py() == pytest.approx(expected, abs=1e-4)
+    assert np.all(table["log_ratio_se"].to_numpy() > 0)
+
+
+def test_stratified_is_close_to_exact_and_the_default_for_large_pools(
+    scored, pool, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("clipdre.stages.reference.EXACT_UP_TO", 299)
+    config = with_method(ReferenceMethod.AUTO, bulk=64, neighbors=40)
+    manifest = tiny_score(pool, tmp_path / "s", config)
+    assert manifest.reference["method"] == "stratified"
+    near = manifest.reference["near"]
+    assert set(near) == {"img", "text"}
+    assert all(record["recall"] >= 0.99 for record in near.values())
+    table, exact = read_scores(tmp_path / "s", manifest), read_scores(*scored)
+    for name in ("log_ratio", "kl_image", "kl_text", "klr_image", "klr_text"):
+        error = table[name].to_numpy() - exact[name].to_numpy()
+        se = table[f"{name}_se"].to_numpy()
+        assert np.sqrt(np.mean(error**2)) < 0.1, name
+        assert np.mean((np.abs(error) <= 2 * se) | (np.abs(error) <= 0.01)) >= 0.85, name
+    for name in ("similarity", "dw_image", "dc_text"):
+        np.testing.assert_allclose(table[name], exact[name], rtol=1e-6)
+
+
+def test_a_bulk_smaller_than_its_folds_is_refused(pool, tmp_path):
+    with pytest.raises(InputError, match="--bulk 20 of 300 pairs is too small"):
+        tiny_score(pool, tmp_path / "s", with_method(ReferenceMethod.SAMPLE, bulk=20))
+
+
+class TestSavedReference:
+    @pytest.mark.parametrize(
+        "method", [ReferenceMethod.EXACT, ReferenceMethod.STRATIFIED, ReferenceMethod.SAMPLE]
+    )
+    def test_scores_the_pool_itself_as_its_own_run_did(self, pool, tmp_path, method):
+        config = with_method(method, bulk=64)
+        own = tiny_score(pool, tmp_path / "own", config)
+        saved = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(tmp_path / "own")))
+        again = tiny_score(pool, tmp_path / "again", saved)
+        assert not (tmp_path / "again" / "reference").exists()
+        assert again.reference == own.reference
+        assert_same_scores(
+            read_scores(tmp_path / "again", again), read_scores(tmp_path / "own", own)
         )
-        manifest = tiny_score(pool, tmp_path / "s", config)
-        assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
 
-    def test_is_the_default_for_large_pools(self, pool, tmp_path, monkeypatch):
-        monkeypatch.setattr("clipdre.stages.estimate.EXACT_UP_TO", 299)
-        assert tiny_score(pool, tmp_path / "s").reference["method"] == "sample"
+    def test_new_shards_are_compared_with_all_of_the_old_pool(self, scored, tmp_path):
+        write_pool(tmp_path / "new", 50, seed=77, noise={})
+        (tmp_path / "new" / "00000.tar").rename(tmp_path / "new" / "new.tar")
+        saved = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(scored[0])))
+        manifest = tiny_score(tmp_path / "new", tmp_path / "s", saved, discard_embeddings=True)
+        assert not (tmp_path / "s" / "embeddings").exists()
+        table = read_scores(tmp_path / "s", manifest)
+        old = Pool(stored_files(scored[0])).read("text", 0, 300).double().numpy()
+        tiny_score(tmp_path / "new", tmp_path / "kept", saved)
+        image = Pool(embedding_files(tmp_path / "kept" / "embeddings", 1)).read("img", 4, 5)
+        logits = manifest.model.logit_scale * image.double().numpy() @ old.T
+        expected = np.log(np.exp(logits).mean())
+        assert table["log_partition_image"][4].as_py() == pytest.approx(expected, abs=1e-4)
+        assert table["kl_contribution"][4].as_py() == pytest.approx(
+            table["log_ratio"][4].as_py() / 50, rel=1e-5
+        )
+
+    def test_of_another_model_is_refused_before_encoding(self, scored, pool, tmp_path):
+        folder = tmp_path / "other"
+        shutil.copytree(scored[0], folder)
+        record = json.loads((folder / "reference" / "reference.json").read_text())
+        record["model_digest"] = "0" * 64
+        (folder / "reference" / "reference.json").write_text(json.dumps(record))
+        saved = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(folder)))
+        with pytest.raises(ScoresError, match="was made with other weights than clipdre-tiny"):
+            tiny_score(pool, tmp_path / "s", saved)
+        assert not (tmp_path / "s").exists()
+
+    def test_that_is_not_there_is_refused(self, pool, tmp_path):
+        saved = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(tmp_path / "none")))
+        with pytest.raises(ScoresError, match="is no score folder"):
+            tiny_score(pool, tmp_path / "s", saved)
+
+
+def test_tau_adds_the_unnormalised_reading(pool, tmp_path):
+    manifest = tiny_score(pool, tmp_path / "s", with_method(ReferenceMethod.EXACT, tau=1000))
+    table = read_scores(tmp_path / "s", manifest)
+    expected = manifest.model.logit_scale * table["similarity"].to_numpy() + np.log(1000)
+    np.testing.assert_allclose(table["log_ratio_tau"], expected, rtol=1e-5)
+
+
+def test_discarded_embeddings_leave_scores_and_a_usable_reference(scored, pool, tmp_path):
+    manifest = tiny_score(pool, tmp_path / "s", discard_embeddings=True)
+    assert not (tmp_path / "s" / "embeddings").exists()
+    assert (tmp_path / "s" / "reference" / "pool_img.npy").exists()
+    assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
 
 
 class TestAgain:

@@ -1,0 +1,57 @@
+"""Cells of a pool by k-means: faiss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from clipdre.core.cells import Cells
+
+ITERATIONS = 4
+TRAINING_PER_CELL = 16
+SEED = 1
+
+Tiles = Callable[[], Iterator[tuple[int, Tensor]]]
+
+
+def cluster(training: Tensor, count: int, tiles: Tiles) -> tuple[Cells, npt.NDArray[np.int64]]:
+    """Cells of a pool, and the cell of each of its rows.
+
+    Parameters
+    ----------
+    training : float32 Tensor of shape (n, d)
+        A uniform sample of the pool, `TRAINING_PER_CELL` rows per cell or fewer.
+    count : int
+        Cells to make.
+    tiles : callable
+        Gives the pool's rows from the start, tile by tile.
+    """
+    d = training.shape[1]
+    kmeans = faiss.Kmeans(
+        d,
+        count,
+        niter=ITERATIONS,
+        seed=SEED,
+        max_points_per_centroid=TRAINING_PER_CELL,
+        min_points_per_centroid=1,
+    )
+    kmeans.train(training.numpy())
+    sums = torch.zeros(count, d, dtype=torch.float64)
+    squares = torch.zeros(count, dtype=torch.float64)
+    counts = torch.zeros(count, dtype=torch.int64)
+    assigned = []
+    for _, tile in tiles():
+        cells = torch.from_numpy(kmeans.index.search(tile.numpy(), 1)[1][:, 0])
+        sums.index_add_(0, cells, tile.double())
+        squares.index_add_(0, cells, (tile**2).sum(dim=1).double())
+        counts += torch.bincount(cells, minlength=count)
+        assigned.append(cells.numpy())
+    filled = counts.clamp(min=1)
+    centroids = sums / filled[:, None]
+    variances = (squares / filled - (centroids**2).sum(dim=1)).clamp(min=0) / d
+    return Cells(centroids.float(), counts, variances.float()), np.concatenate(assigned)

@@ -1,0 +1,147 @@
+"""One modality's marginal, as a reference holds it: partitions of queries over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipdre.core.cells import Cells
+from clipdre.core.moments import Moments
+from clipdre.core.partition import RunningPartition, accumulate, logits_of, own_mask
+from clipdre.core.stratified import StratifiedPartition
+from clipdre.formats.embeddings import Modality, unit_rows
+from clipdre.formats.reference import Hashes, ReferenceFolder, ReferenceRecord
+
+TILE_ROWS = 2048
+BULK_QUERY_ROWS = 1024
+
+
+class Places:
+    """Finds key hashes in an array of them."""
+
+    def __init__(self, hashes: Hashes) -> None:
+        self._order = np.argsort(hashes, kind="stable")
+        self._sorted = hashes[self._order]
+
+    def __call__(self, wanted: Hashes) -> Tensor:
+        """Index of each wanted hash, -1 where it is not there; int64 of shape (n,)."""
+        if not len(self._sorted):
+            return torch.full((len(wanted),), -1)
+        found = np.searchsorted(self._sorted, wanted).clip(max=len(self._sorted) - 1)
+        hit = self._sorted[found] == wanted
+        return torch.from_numpy(np.where(hit, self._order[found], -1))
+
+
+class Marginal:
+    """The pool's images, or its texts, as counterparts of the other modality's queries.
+
+    Own counterparts are found by key hash, so a reference of another run leaves them out as well.
+    """
+
+    def __init__(self, folder: ReferenceFolder, record: ReferenceRecord, side: Modality) -> None:
+        self._folder = folder
+        self._record = record
+        self._side = side
+        self.moments: Moments = folder.moments(side)
+        self._places = Places(np.asarray(folder.array(f"pool_hash_{side}")))
+
+    @cached_property
+    def _cells(self) -> Cells:
+        return self._folder.cells(self._side)
+
+    @cached_property
+    def _bulk(self) -> Tensor:
+        return unit_rows(np.asarray(self._folder.array(f"bulk_{self._side}")))
+
+    @cached_property
+    def _bulk_hash(self) -> Hashes:
+        return np.asarray(self._folder.array("bulk_hash"))
+
+    @cached_property
+    def _bulk_cell(self) -> Tensor:
+        """Cell of each bulk member, int64 of shape (m,)."""
+        ends = torch.cumsum(self._cells.counts, dim=0)
+        return torch.searchsorted(ends, self._places(self._bulk_hash), right=True)
+
+    def partition(
+        self, queries: Tensor, hashes: Hashes, pair_logits: Tensor
+    ) -> StratifiedPartition:
+        """Partition of each query over the pool without the query's own counterpart.
+
+        Parameters
+        ----------
+        queries : float32 Tensor of shape (n, d)
+            Unit rows of the other modality.
+        hashes : uint64 array of shape (n,)
+            Their key hashes.
+        pair_logits : float64 Tensor of shape (n,)
+            Logit of each query with its own counterpart.
+        """
+        own = self._places(hashes)
+        others = self._record.pairs - (own >= 0).double()
+        chosen = None
+        if self._record.method == "exact":
+            near = self._all(queries, own)
+        elif self._record.method == "stratified":
+            margin = self._record.near[self._side].margin
+            chosen = self._cells.near(queries, self._record.logit_scale, margin)
+            near = self._near(queries, own, chosen)
+        else:
+            near = RunningPartition.empty(len(queries))
+        folds = self._folds(queries, hashes, chosen)
+        mean = queries.double() @ self.moments.mean * self._record.logit_scale
+        total = self._record.pairs * (mean + self._record.logit_bias)
+        mean_logit = (total - torch.where(own >= 0, pair_logits, 0.0)) / others
+        return StratifiedPartition(near, folds, others - near.weight, mean_logit)
+
+    def _logits(self, queries: Tensor, references: Tensor) -> Tensor:
+        scale, bias = self._record.logit_scale, self._record.logit_bias
+        return logits_of(queries, references, scale, bias)
+
+    def _all(self, queries: Tensor, own: Tensor) -> RunningPartition:
+        scale, bias = self._record.logit_scale, self._record.logit_bias
+        return accumulate(queries, self._tiles(), scale=scale, bias=bias, own=own)
+
+    def _tiles(self) -> Iterator[tuple[int, Tensor]]:
+        vectors = self._folder.array(f"pool_{self._side}")
+        for start in range(0, len(vectors), TILE_ROWS):
+            yield start, unit_rows(vectors[start : start + TILE_ROWS])
+
+    def _near(self, queries: Tensor, own: Tensor, chosen: Tensor) -> RunningPartition:
+        """Over the members of the `chosen` cells, mask (n, c): cell by cell, for its takers."""
+        vectors = self._folder.array(f"pool_{self._side}")
+        near = RunningPartition.empty(len(queries))
+        by_cell = chosen.T.contiguous()
+        start = 0
+        for cell, count in enumerate(self._cells.counts.tolist()):
+            takers = torch.nonzero(by_cell[cell]).squeeze(1)
+            if len(takers) and count:
+                logits = self._logits(queries[takers], unit_rows(vectors[start : start + count]))
+                mask = own_mask(own[takers], start, count)
+                near.merge_rows(takers, RunningPartition.of(logits, mask))
+            start += count
+        return near
+
+    def _folds(self, queries: Tensor, hashes: Hashes, chosen: Tensor | None) -> RunningPartition:
+        """Over the bulk's members outside of the `chosen` cells, fold by fold."""
+        bulk, folds = self._record.bulk, self._record.folds
+        if not bulk:
+            return RunningPartition.empty(len(queries), 0)
+        own = Places(self._bulk_hash)(hashes)
+        parts = []
+        for start in range(0, len(queries), BULK_QUERY_ROWS):
+            rows = slice(start, start + BULK_QUERY_ROWS)
+            logits = self._logits(queries[rows], self._bulk)
+            mask = torch.zeros_like(logits, dtype=torch.bool)
+            if chosen is not None:
+                mask = chosen[rows][:, self._bulk_cell]
+            itself = own_mask(own[rows], 0, bulk)
+            if itself is not None:
+                mask |= itself
+            shape = (len(logits), folds, bulk // folds)
+            parts.append(RunningPartition.of(logits.view(shape), mask.view(shape)))
+        return RunningPartition.cat(parts)

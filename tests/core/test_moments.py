@@ -1,0 +1,41 @@
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipdre.core.moments import Moments, centred_norm, covariance_norm
+from tests.core.oracle import unit_rows
+
+
+def vectors(seed, n, d=5):
+    return torch.from_numpy(unit_rows(np.random.default_rng(seed), n, d))
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.randoms())
+def test_moments_merge_in_any_order_to_those_of_the_whole(sizes, random):
+    parts = [vectors(seed, size) for seed, size in enumerate(sizes)]
+    whole = torch.cat(parts)
+    random.shuffle(parts)
+    merged = Moments.empty(5)
+    for part in parts:
+        merged = merged.merge(Moments.of(part))
+    assert merged.count == len(whole)
+    if len(whole):
+        np.testing.assert_allclose(merged.mean, whole.numpy().mean(axis=0), atol=1e-12)
+        expected = np.cov(whole.numpy().T, bias=True)
+        np.testing.assert_allclose(merged.covariance, expected, atol=1e-12)
+
+
+def test_float32_products_stay_close():
+    rows = vectors(3, 500, 64)
+    single, double = Moments.of(rows.float()), Moments.of(rows)
+    np.testing.assert_allclose(single.covariance, double.covariance, atol=1e-7)
+
+
+def test_norms_against_loops():
+    queries, others = vectors(1, 7), vectors(2, 9)
+    own, other = Moments.of(queries), Moments.of(others)
+    for n, row in enumerate(queries.numpy() - queries.numpy().mean(axis=0)):
+        expected = 900 * row @ np.cov(others.numpy().T, bias=True) @ row
+        np.testing.assert_allclose(covariance_norm(queries, own, other, 30.0)[n], expected)
+        np.testing.assert_allclose(centred_norm(queries, own, 30.0)[n], 900 * row @ row)
