@@ -36,6 +36,13 @@ class Normalization(str, Enum):
     TAU = "tau"
 
 
+class Architecture(str, Enum):
+    """Which of the two models in DataComp's metadata."""
+
+    B32 = "b32"
+    L14 = "l14"
+
+
 class SubsetFormat(str, Enum):
     """What `filter` writes."""
 
@@ -88,7 +95,8 @@ class EstimateConfig:
     ----------
     method : ReferenceMethod
     neighbors : int
-        Nearest counterparts that `stratified` evaluates exactly (99 % of their mass, measured).
+        Near counterparts that `stratified` evaluates exactly per pair, on average, or more where
+        their mass asks for it.
     bulk : int
         Pairs of the uniform sample that stands for the rest of the pool (`sample`: for all of it).
     saved : str or None
@@ -98,7 +106,7 @@ class EstimateConfig:
     """
 
     method: ReferenceMethod = ReferenceMethod.AUTO
-    neighbors: int = 256
+    neighbors: int = 2048
     bulk: int = 2048
     saved: str | None = None
     tau: int | None = None

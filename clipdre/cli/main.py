@@ -18,6 +18,8 @@ from clipdre.cli.reference import EXAMPLE as REFERENCE_EXAMPLE
 from clipdre.cli.reference import reference
 from clipdre.cli.score import EXAMPLE as SCORE_EXAMPLE
 from clipdre.cli.score import score
+from clipdre.cli.weigh import EXAMPLE as WEIGH_EXAMPLE
+from clipdre.cli.weigh import weigh
 from clipdre.errors import ClipdreError
 
 INTERRUPTED = 130
@@ -35,6 +37,7 @@ app = typer.Typer(
 app.command("score", epilog=SCORE_EXAMPLE)(score)
 app.command("filter", epilog=FILTER_EXAMPLE)(filter_scores)
 app.command("reference", epilog=REFERENCE_EXAMPLE)(reference)
+app.command("weigh", epilog=WEIGH_EXAMPLE)(weigh)
 app.command("demo", epilog=DEMO_EXAMPLE)(demo)
 
 

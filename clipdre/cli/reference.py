@@ -101,8 +101,8 @@ def _print_report(found: ReferenceReport) -> None:
         )
     for side, near in record.near.items():
         note(
-            f"{side}: {near.cells:,} cells; {near.share:.2%} of the pool near a query, with "
-            f"{near.recall:.2%} of the mass of its {record.neighbors} nearest (held-out queries)"
+            f"{side}: {near.cells:,} cells; {near.share:.2%} of the pool are near a query and "
+            f"carry {near.mass:.2%} of its mass (held-out queries)"
         )
     bulk = f", a bulk of {record.bulk:,} in {record.folds} folds" if record.bulk else ""
     note(f"cost: {found.cost:.1%} of the exact way's products{bulk}")

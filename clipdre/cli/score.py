@@ -14,6 +14,7 @@ from clipdre.config import (
     DEFAULT_PRETRAINED,
     IMAGE_SUFFIXES,
     TINY_MODEL,
+    Architecture,
     EncodeConfig,
     EstimateConfig,
     Normalization,
@@ -35,13 +36,28 @@ EXAMPLE = (
 
 
 def score(
-    shards: Annotated[
-        list[str],
-        typer.Argument(
-            help="Folders, tars, globs, {00..99} patterns, URLs, or '-' for a list on stdin."
-        ),
-    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Score folder to write.")],
+    shards: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folders, tars, globs, {00..99} patterns, URLs, or '-' for a list on stdin.",
+            show_default=False,
+        ),
+    ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of DataComp metadata (parquet and npz) or clip-retrieval output, to score "
+            "without encoding; instead of SHARDS."
+        ),
+    ] = None,
+    arch: Annotated[Architecture, typer.Option(help="Which of DataComp's models.")] = (
+        Architecture.L14
+    ),
+    logit_scale: Annotated[
+        float | None, typer.Option(help="Of the model behind --embeddings. [DataComp: 100]")
+    ] = None,
+    logit_bias: Annotated[float, typer.Option(help="The same, for SigLIP.")] = 0.0,
     model: Annotated[
         str,
         typer.Option(
@@ -77,7 +93,8 @@ def score(
         ),
     ] = "auto",
     neighbors: Annotated[
-        int, typer.Option(min=1, help="Nearest counterparts that stratified evaluates exactly.")
+        int,
+        typer.Option(min=1, help="Near counterparts that stratified evaluates exactly, at least."),
     ] = EstimateConfig.neighbors,
     bulk: Annotated[
         int, typer.Option(min=2, help="Pairs of the uniform sample of stratified and sample.")
@@ -109,34 +126,59 @@ def score(
     Prints the score folder's path. A run that was stopped goes on where it was when the same
     command is given again.
     """
+    if (not shards) == (embeddings is None):
+        raise typer.BadParameter("name either SHARDS or --embeddings DIR", param_hint="SHARDS")
+    estimate = _estimate_config(reference, neighbors, bulk, normalize, tau)
+    options = {"overwrite": overwrite, "discard_embeddings": discard_embeddings}
+    if embeddings is not None:
+        from clipdre.stages.ingest import open_embeddings
+        from clipdre.stages.score import score_embeddings
+
+        source = open_embeddings(embeddings, arch.value, logit_scale, logit_bias)
+        manifest = score_embeddings(source, output, estimate, **options)
+    else:
+        read = _read_config(image_key, text_key)
+        encode = _encode_config(model, pretrained, device, precision, batch_size, workers)
+        manifest = _score_shards(shards or [], output, read, encode, estimate, options)
+    print_summary(manifest, output)
+    typer.echo(str(output))
+
+
+def _score_shards(
+    shards: list[str],
+    output: Path,
+    read: ReadConfig,
+    encode: EncodeConfig,
+    estimate: EstimateConfig,
+    options: dict[str, bool],
+) -> Manifest:
     from clipdre.cli.terminal import note
     from clipdre.formats.shards import expand_shards
     from clipdre.stages.score import ScoreConfig
     from clipdre.stages.score import score as run
 
-    if model == TINY_MODEL:
+    if encode.model == TINY_MODEL:
         note(f"{TINY_MODEL} knows drawn shapes only: its scores of real images mean nothing")
-    config = ScoreConfig(
-        read=_read_config(image_key, text_key),
-        encode=EncodeConfig(
-            model=model,
-            pretrained=pretrained or (DEFAULT_PRETRAINED if model == DEFAULT_MODEL else None),
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
-            workers=workers or os.cpu_count() or 1,
-        ),
-        estimate=_estimate_config(reference, neighbors, bulk, normalize, tau),
+    urls = expand_shards(shards, sys.stdin)
+    return run(urls, output, ScoreConfig(read, encode, estimate), **options)
+
+
+def _encode_config(
+    model: str,
+    pretrained: str | None,
+    device: str,
+    precision: Precision,
+    batch_size: int,
+    workers: int | None,
+) -> EncodeConfig:
+    return EncodeConfig(
+        model=model,
+        pretrained=pretrained or (DEFAULT_PRETRAINED if model == DEFAULT_MODEL else None),
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers or os.cpu_count() or 1,
     )
-    manifest = run(
-        expand_shards(shards, sys.stdin),
-        output,
-        config,
-        overwrite=overwrite,
-        discard_embeddings=discard_embeddings,
-    )
-    print_summary(manifest, output)
-    typer.echo(str(output))
 
 
 def _read_config(image_key: str, text_key: str) -> ReadConfig:

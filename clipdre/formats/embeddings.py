@@ -17,7 +17,7 @@ import torch
 
 from clipdre.core.density_ratio import unit
 from clipdre.formats.storage import committed
-from clipdre.formats.tables import CLIP_RETRIEVAL_KEY, SAMPLE_SCHEMA, read_facts, write_table
+from clipdre.formats.tables import CLIP_RETRIEVAL_KEY, read_facts, write_table
 
 Modality = Literal["img", "text"]
 Half = npt.NDArray[np.float16]
@@ -70,7 +70,8 @@ class EmbeddingFiles:
     def samples(self) -> pa.Table:
         """The sample columns of the shard's rows."""
         table = pq.read_table(self.metadata)
-        return table.rename_columns(SAMPLE_SCHEMA.names).replace_schema_metadata(None)
+        names = ["key" if name == CLIP_RETRIEVAL_KEY else name for name in table.column_names]
+        return table.rename_columns(names).replace_schema_metadata(None)
 
 
 def embedding_files(folder: Path, count: int) -> list[EmbeddingFiles]:

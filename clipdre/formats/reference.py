@@ -43,15 +43,15 @@ class NearRecord:
     cells : int
     margin : float
         Nats; see `clipdre.core.cells`.
-    recall : float
-        Share of the mass of the `neighbors` nearest that is near, measured on held-out queries.
+    mass : float
+        Mean share of a query's mass that is near, measured on held-out queries.
     share : float
-        Share of the pool that is near, measured on the same.
+        Mean share of the pool that is near, measured on the same.
     """
 
     cells: int
     margin: float
-    recall: float
+    mass: float
     share: float
 
 
@@ -66,7 +66,7 @@ class ReferenceRecord:
     pairs : int
         Pairs of the pool that the reference stands for.
     bulk, folds, neighbors : int
-        Size of the uniform bulk, its folds, and the nearest that must be near; 0 where unused.
+        Size of the uniform bulk, its folds, and how many must be near on average; 0 where unused.
     near : dict
         Modality to `NearRecord`; empty unless stratified.
     """

@@ -19,6 +19,8 @@ class Reason(str, Enum):
     UNREADABLE_IMAGE = "unreadable_image"
     IMAGE_TOO_LARGE = "image_too_large"
     EXTREME_ASPECT_RATIO = "extreme_aspect_ratio"
+    BROKEN_FILE = "broken_file"
+    MISALIGNED_ROWS = "misaligned_rows"
     NON_FINITE_EMBEDDING = "non_finite_embedding"
 
 

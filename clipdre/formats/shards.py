@@ -77,8 +77,8 @@ def _expand(pattern: str) -> list[str]:
 
 
 def shard_name(url: str) -> str:
-    """Name of a shard: the last part of its path without ``.tar``."""
-    return url.rstrip("/").rpartition("/")[2].removesuffix(".tar")
+    """Name of a shard: the last part of its path without ``.tar`` (or ``.parquet``)."""
+    return url.rstrip("/").rpartition("/")[2].removesuffix(".tar").removesuffix(".parquet")
 
 
 @dataclass

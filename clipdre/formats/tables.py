@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -68,10 +69,25 @@ CLIP_RETRIEVAL_KEY = "image_path"
 MAX_MESSAGE = 500
 
 
-def key_hash(shard: str, key: str) -> int:
-    """64 bits that order samples at random, the same on any machine."""
-    name = f"{shard}/{key}".encode("utf-8", "surrogatepass")
+def key_hash(shard: str, key: str, occurrence: int = 0) -> int:
+    """64 bits that order samples at random, the same on any machine.
+
+    `occurrence` tells apart the samples of a shard that share a key.
+    """
+    name = (f"{shard}/{key}" + f"\0{occurrence}" * (occurrence > 0)).encode(
+        "utf-8", "surrogatepass"
+    )
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
+
+
+def key_hashes(shard: str, keys: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """`key_hash` of all keys of a shard, in order; uint64 of shape (n,)."""
+    seen: Counter[str] = Counter()
+    hashes = np.empty(len(keys), np.uint64)
+    for n, key in enumerate(keys):
+        hashes[n] = key_hash(shard, key, seen[key])
+        seen[key] += 1
+    return hashes
 
 
 def failures_table(failures: Sequence[Failure]) -> pa.Table:

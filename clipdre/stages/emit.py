@@ -45,7 +45,12 @@ class Subset:
                 yield shard, table.take(pa.array(rows.row[low:high])).replace_schema_metadata(None)
 
     def source(self, shard: int) -> Source:
-        """The tar behind a shard."""
+        """The tar behind a shard; `OutputError` when it was scored from embeddings alone."""
+        if "embeddings" in self.manifest.settings["read"]:
+            raise OutputError(
+                "these scores were made from embeddings, there are no tars behind them: "
+                "give --format keys or parquet"
+            )
         record = self.manifest.shards[shard]
         return Source(record.url, record.nbytes, record.modified)
 
@@ -111,6 +116,8 @@ def write_tar_folder(
     InputError
         When a source shard is gone or has changed since it was scored.
     """
+    if len(subset.selection):
+        subset.source(int(subset.selection.rows.shard[0]))  # refuse before anything is written
     _prepare(output, overwrite)
     shards = []
     with Progress("emit", len(subset.selection)) as progress:

@@ -22,7 +22,7 @@ from clipdre.formats.manifest import ShardRecord
 from clipdre.formats.samples import Failure, Reason, Sample, Stage, printable
 from clipdre.formats.shards import iter_samples
 from clipdre.formats.storage import open_source
-from clipdre.formats.tables import SAMPLE_SCHEMA, failures_table, key_hash, write_table
+from clipdre.formats.tables import SAMPLE_SCHEMA, failures_table, key_hashes, write_table
 from clipdre.models import Encoder
 from clipdre.progress import Progress
 
@@ -37,34 +37,60 @@ class Decoded:
     pixels: Tensor
 
 
+@dataclass(frozen=True)
+class ShardEmbeddings:
+    """What has come of one shard.
+
+    Attributes
+    ----------
+    seen : int
+        Samples found, counted where they come in: each must be a row or a failure.
+    images, texts : fp16 arrays of shape (rows, d)
+    samples : pa.Table
+        The rows' sample columns.
+    """
+
+    seen: int
+    images: Half
+    texts: Half
+    samples: pa.Table
+    failures: list[Failure]
+
+
 @dataclass
-class EncodedShard:
-    """What has come of one shard so far."""
+class _Rows:
+    """The rows of a shard as they are encoded."""
 
     shard: str
-    seen: int = 0
     rows: list[dict[str, object]] = field(default_factory=list)
     images: list[Tensor] = field(default_factory=list)
     texts: list[Tensor] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
 
-    def add(self, window: Sequence[Decoded | Failure], encoder: Encoder) -> None:
-        """Encode what could be decoded of `window`, a batch in shard order."""
-        self.seen += len(window)
-        self.failures += [record for record in window if isinstance(record, Failure)]
-        batch = [record for record in window if isinstance(record, Decoded)]
+    def add(self, batch: Sequence[Decoded], encoder: Encoder) -> list[Failure]:
+        """Encode a batch; returns the samples of which the model makes no vector."""
         if not batch:
-            return
+            return []
         images = encoder.encode_images(torch.stack([record.pixels for record in batch]))
         texts = encoder.encode_texts([record.sample.caption for record in batch])
         finite = torch.isfinite(images).all(1) & torch.isfinite(texts).all(1)
         self.images.append(images[finite].half())
         self.texts.append(texts[finite].half())
-        for record, good in zip(batch, finite.tolist(), strict=True):
-            if good:
-                self.rows.append(_sample_row(record, self.shard))
-            else:
-                self.failures.append(_not_finite(record.sample))
+        good = finite.tolist()
+        self.rows += [self._row(r) for r, use in zip(batch, good, strict=True) if use]
+        return [_not_finite(r.sample) for r, use in zip(batch, good, strict=True) if not use]
+
+    def _row(self, record: Decoded) -> dict[str, object]:
+        sample = record.sample
+        return {
+            "key": printable(sample.key),
+            "uid": sample.uid and printable(sample.uid),
+            "shard": self.shard,
+            "offset": sample.offset,
+            "nbytes": sample.nbytes,
+            "caption": sample.caption,
+            "width": record.width,
+            "height": record.height,
+        }
 
 
 def encode_shard(
@@ -73,44 +99,51 @@ def encode_shard(
     read: ReadConfig,
     encode: EncodeConfig,
     progress: Progress,
-) -> EncodedShard:
+) -> ShardEmbeddings:
     """Encode one shard.
 
     A shard that cannot be opened or breaks off is a failure row, not an error.
     """
-    encoded = EncodedShard(shard.name)
+    rows, failures, seen, position = _Rows(shard.name), list[Failure](), 0, 0
     with ThreadPoolExecutor(max(1, encode.workers)) as threads:
         records = _decode_ahead(_read(shard, read), encoder, read, threads, 3 * encode.batch_size)
-        position = 0
         while window := list(islice(records, encode.batch_size)):
-            encoded.add(window, encoder)
+            seen += len(window)
+            failures += [record for record in window if isinstance(record, Failure)]
+            batch = [record for record in window if isinstance(record, Decoded)]
+            failures += rows.add(batch, encoder)
             reached = max(position, *(_end(record) for record in window))
             progress.advance(reached - position, len(window))
             position = reached
     progress.advance(max(0, shard.nbytes - position))
-    return encoded
+    dim = encoder.record.embedding_dim
+    hashes = key_hashes(shard.name, [str(row["key"]) for row in rows.rows])
+    for row, value in zip(rows.rows, hashes.tolist(), strict=True):
+        row["key_hash"] = value
+    samples = pa.Table.from_pylist(rows.rows, schema=SAMPLE_SCHEMA)
+    return ShardEmbeddings(
+        seen, _stacked(rows.images, dim), _stacked(rows.texts, dim), samples, failures
+    )
 
 
 def commit_shard(
-    encoded: EncodedShard,
+    found: ShardEmbeddings,
     shard: ShardRecord,
     files: EmbeddingFiles,
     failures: Path,
-    dim: int,
     facts: dict[str, str],
 ) -> ShardRecord:
     """Write one shard's failures and embeddings; returns its record with the counts."""
-    if len(encoded.rows) + len(encoded.failures) != encoded.seen:
+    if len(found.samples) + len(found.failures) != found.seen:
         raise RuntimeError(
-            f"{shard.name}: {len(encoded.rows)} rows and {len(encoded.failures)} failures "
-            f"of {encoded.seen} samples; this is an error in clipdre"
+            f"{shard.name}: {len(found.samples)} rows and {len(found.failures)} failures "
+            f"of {found.seen} samples; this is an error in clipdre"
         )
-    encoded.failures.sort(key=lambda failure: failure.offset)
-    counts = Counter(failure.reason.value for failure in encoded.failures)
-    write_table(failures_table(encoded.failures), failures)
-    samples = pa.Table.from_pylist(encoded.rows, schema=SAMPLE_SCHEMA)
-    files.write(_stacked(encoded.images, dim), _stacked(encoded.texts, dim), samples, facts)
-    return replace(shard, rows=len(encoded.rows), failures=dict(sorted(counts.items())))
+    ordered = sorted(found.failures, key=lambda failure: failure.offset)
+    counts = Counter(failure.reason.value for failure in ordered)
+    write_table(failures_table(ordered), failures)
+    files.write(found.images, found.texts, found.samples, facts)
+    return replace(shard, rows=len(found.samples), failures=dict(sorted(counts.items())))
 
 
 def _read(shard: ShardRecord, config: ReadConfig) -> Iterator[Sample | Failure]:
@@ -159,21 +192,6 @@ def _decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | F
 def _not_finite(sample: Sample) -> Failure:
     message = "the model gives NaN, infinity or a zero vector; try --precision fp32"
     return Failure(sample.key, sample.offset, Stage.ENCODE, Reason.NON_FINITE_EMBEDDING, message)
-
-
-def _sample_row(record: Decoded, shard: str) -> dict[str, object]:
-    sample = record.sample
-    return {
-        "key": printable(sample.key),
-        "uid": sample.uid and printable(sample.uid),
-        "shard": shard,
-        "offset": sample.offset,
-        "nbytes": sample.nbytes,
-        "caption": sample.caption,
-        "width": record.width,
-        "height": record.height,
-        "key_hash": key_hash(shard, sample.key),
-    }
 
 
 def _end(record: Decoded | Failure) -> int:

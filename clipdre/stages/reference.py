@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +33,10 @@ FOLDS = 16
 # More, smaller cells miss less at equal cost, until the centroids themselves cost as much.
 CELLS_PER_ROOT = 3
 HELD_OUT = 256
-RECALL = 0.99
-MARGINS = tuple(range(2, 41))
-# Held-out queries are too few to show rare misses, so the margin widens until the near counterparts
-# cost as much as the bulk: there they buy more (docs/estimators.md).
-NEAR_PER_BULK = 1.0
+# Root mean square share of a query's mass that may lie outside of its near cells: the bulk stands
+# for it, with an error.
+MISSED = 0.01
+MARGINS = tuple(range(2, 61))
 Rows = npt.NDArray[np.int64]
 
 
@@ -117,7 +116,7 @@ def _planned(
                 f"of two or more: give --bulk {2 * FOLDS} at least, or --reference exact"
             )
     neighbors = min(config.neighbors, pairs) if method is ReferenceMethod.STRATIFIED else 0
-    settings = f"{method.value} {neighbors} {bulk} {folds} {RECALL} {model.digest}"
+    settings = f"{method.value} {neighbors} {bulk} {folds} {MISSED} {model.digest}"
     digest = hashlib.sha256(settings.encode() + hashes.tobytes()).hexdigest()
     return ReferenceRecord(
         method=method.value,
@@ -185,22 +184,6 @@ def _write_pool(
             progress.advance(len(tile))
 
 
-@dataclass
-class _Nearest:
-    """Running top of the logits of some queries, with the cells they lie in."""
-
-    logits: Tensor
-    cells: Tensor
-
-    def add(self, logits: Tensor, cells: Tensor) -> None:
-        """Take the tile's logits (n, m) and its members' cells (m,) in."""
-        size = self.logits.shape[1]
-        every = torch.cat([self.logits, logits], dim=1)
-        where = torch.cat([self.cells, cells.expand(len(logits), -1)], dim=1)
-        self.logits, chosen = every.topk(size, dim=1)
-        self.cells = where.gather(1, chosen)
-
-
 def _calibrated(
     pool: Pool,
     side: Modality,
@@ -209,29 +192,41 @@ def _calibrated(
     held_out: Rows,
     record: ReferenceRecord,
 ) -> NearRecord:
-    """The smallest margin at which held-out queries find the mass of their nearest."""
+    """The smallest margin at which held-out queries have their mass and `neighbors` near."""
     queries = pool.take("text" if side == "img" else "img", held_out)
-    starts = torch.cumsum(cells.counts, dim=0)
-    place = torch.from_numpy(np.argsort(sorted_rows)[held_out])
-    n, k = len(queries), record.neighbors
-    nearest = _Nearest(torch.full((n, k), float("-inf")), torch.zeros(n, k, dtype=torch.int64))
-    for start in range(0, len(pool), TILE_ROWS):
-        tile = pool.take(side, sorted_rows[start : start + TILE_ROWS])
-        logits = logits_of(queries, tile, record.logit_scale, record.logit_bias)
-        mask = own_mask(place, start, len(tile))
-        if mask is not None:
-            logits.masked_fill_(mask, float("-inf"))
-        positions = torch.arange(start, start + len(tile))
-        nearest.add(logits, torch.searchsorted(starts, positions, right=True))
-    mass = torch.exp(nearest.logits - nearest.logits[:, :1])
-    best: NearRecord | None = None
+    mass = torch.softmax(_mass_by_cell(pool, side, cells, sorted_rows, held_out, record), dim=1)
+    found = NearRecord(len(cells), 0.0, 0.0, 0.0)
     for margin in MARGINS:
         near = cells.near(queries, record.logit_scale, margin)
-        found = torch.where(near.gather(1, nearest.cells), mass, 0.0).sum(dim=1) / mass.sum(dim=1)
         share = float((near.double() @ cells.counts.double()).mean()) / len(pool)
-        dear = share * len(pool) > NEAR_PER_BULK * record.bulk
-        if best is not None and best.recall >= RECALL and dear:
+        missed = torch.where(near, 0.0, mass).sum(dim=1)
+        found = NearRecord(len(cells), float(margin), 1 - float(missed.mean()), share)
+        covered = float((missed**2).mean()) ** 0.5 <= MISSED
+        if covered and share * len(pool) >= record.neighbors:
             break
-        best = NearRecord(len(cells), float(margin), float(found.mean()), share)
-    assert best is not None
-    return best
+    return found
+
+
+def _mass_by_cell(
+    pool: Pool,
+    side: Modality,
+    cells: Cells,
+    sorted_rows: Rows,
+    held_out: Rows,
+    record: ReferenceRecord,
+) -> Tensor:
+    """Exact log mass of each cell for held-out queries, float64 of shape (queries, cells)."""
+    queries = pool.take("text" if side == "img" else "img", held_out)
+    place = torch.from_numpy(np.argsort(sorted_rows)[held_out])
+    masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
+    start = 0
+    for cell, count in enumerate(cells.counts.tolist()):
+        if count:
+            members = pool.take(side, sorted_rows[start : start + count])
+            logits = logits_of(queries, members, record.logit_scale, record.logit_bias)
+            mask = own_mask(place, start, count)
+            if mask is not None:
+                logits.masked_fill_(mask, float("-inf"))
+            masses[:, cell] = logits.double().logsumexp(dim=1)
+        start += count
+    return masses

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -28,11 +29,14 @@ from clipdre.formats.score_folder import ScoreFolder
 from clipdre.formats.shards import shard_name
 from clipdre.formats.storage import identify, remove_unfinished
 from clipdre.formats.tables import SCORE_COLUMNS, read_facts, scores_table, write_table
-from clipdre.models import Encoder, load_encoder
+from clipdre.models import load_encoder
 from clipdre.progress import Progress
-from clipdre.stages.encode import commit_shard, encode_shard
+from clipdre.stages.encode import ShardEmbeddings, commit_shard, encode_shard
 from clipdre.stages.estimate import QUERY_ROWS, Columns, Estimator, estimate, unnormalised
+from clipdre.stages.ingest import EmbeddingSource
 from clipdre.stages.reference import build_reference
+
+ShardEncoder = Callable[[ShardRecord, Progress], ShardEmbeddings]
 
 
 @dataclass(frozen=True)
@@ -76,27 +80,75 @@ def score(
         When `output` holds something else, or a run with other settings.
     """
     folder = ScoreFolder(output)
-    if folder.is_foreign():
-        raise OutputError(f"{output} exists and is no score folder: choose another --output")
+    _refuse_foreign(folder)
     shards = tuple(_shard_record(url) for url in urls)
     encoder = load_encoder(config.encode)
-    _check_saved(config.estimate, encoder.record)
-    planned = Manifest(
+
+    def encode(shard: ShardRecord, progress: Progress) -> ShardEmbeddings:
+        return encode_shard(shard, encoder, config.read, config.encode, progress)
+
+    planned = _planned(encoder.record, asdict(config.read), config.estimate, shards)
+    return _run(folder, planned, encode, config.estimate, overwrite, discard_embeddings)
+
+
+def score_embeddings(
+    source: EmbeddingSource,
+    output: Path,
+    config: EstimateConfig,
+    *,
+    overwrite: bool = False,
+    discard_embeddings: bool = False,
+) -> Manifest:
+    """Score pairs whose embeddings were made elsewhere; nothing is encoded.
+
+    See `score`; each file of `source` takes the part of a shard.
+    """
+    folder = ScoreFolder(output)
+    _refuse_foreign(folder)
+    shards = tuple(_shard_record(url) for url in source.files())
+    settings = {"embeddings": source.layout}
+    planned = _planned(source.model, settings, config, shards)
+    return _run(folder, planned, source.read, config, overwrite, discard_embeddings)
+
+
+def _refuse_foreign(folder: ScoreFolder) -> None:
+    if folder.is_foreign():
+        raise OutputError(f"{folder.path} exists and is no score folder: choose another --output")
+
+
+def _planned(
+    model: ModelRecord,
+    read: dict[str, Any],
+    config: EstimateConfig,
+    shards: tuple[ShardRecord, ...],
+) -> Manifest:
+    return Manifest(
         clipdre_version=__version__,
-        model=encoder.record,
-        settings={"read": asdict(config.read), "estimate": asdict(config.estimate)},
+        model=model,
+        settings={"read": read, "estimate": asdict(config)},
         shards=shards,
     )
+
+
+def _run(
+    folder: ScoreFolder,
+    planned: Manifest,
+    encode: ShardEncoder,
+    config: EstimateConfig,
+    overwrite: bool,
+    discard_embeddings: bool,
+) -> Manifest:
+    _check_saved(config, planned.model)
     found = None if overwrite else _same_run(folder, planned)
     if found is not None and found.complete:
         return found
     if overwrite:
         folder.clear()
-    remove_unfinished(output)
-    planned.write(output)
-    encoded = planned.with_shards(_encode_shards(folder, planned, encoder, config))
-    finished = _estimate_shards(folder, encoded, config.estimate)
-    finished.write(output)
+    remove_unfinished(folder.path)
+    planned.write(folder.path)
+    encoded = planned.with_shards(_encode_shards(folder, planned, encode))
+    finished = _estimate_shards(folder, encoded, config)
+    finished.write(folder.path)
     if discard_embeddings:
         shutil.rmtree(folder.embeddings)
     return finished
@@ -148,7 +200,7 @@ def _identity(shard: ShardRecord) -> tuple[str, int, str]:
 
 
 def _encode_shards(
-    folder: ScoreFolder, manifest: Manifest, encoder: Encoder, config: ScoreConfig
+    folder: ScoreFolder, manifest: Manifest, encode: ShardEncoder
 ) -> tuple[ShardRecord, ...]:
     done: list[ShardRecord] = []
     files = embedding_files(folder.embeddings, len(manifest.shards))
@@ -159,9 +211,9 @@ def _encode_shards(
                 done.append(_recounted(folder, shard, shard_files))
                 progress.advance(shard.nbytes)
                 continue
-            encoded = encode_shard(shard, encoder, config.read, config.encode, progress)
-            failures, dim = folder.failures(shard.name), encoder.record.embedding_dim
-            done.append(commit_shard(encoded, shard, shard_files, failures, dim, facts))
+            found = encode(shard, progress)
+            failures = folder.failures(shard.name)
+            done.append(commit_shard(found, shard, shard_files, failures, facts))
     return tuple(done)
 
 

@@ -148,6 +148,11 @@ class TestWords:
         ("filter {scores} --where 'width < 0' -o {out}", 1, "nothing is kept"),
         ("filter {scores} --by width --top 3", 2, "--output"),
         ("demo {pool}", 1, "name a new folder"),
+        ("weigh {pool} --prompt x -o {out}", 1, "make one with 'clipdre score'"),
+        ("weigh {scores} --prompt x -o {pool}", 1, "choose another --output"),
+        ("weigh {scores} -o {out}", 2, "--prompt"),
+        ("score -o {out}", 2, "either SHARDS or --embeddings"),
+        ("score --embeddings {pool} -o {out}", 1, "no embeddings that clipdre knows"),
         ("reference {pool}", 1, "make one with 'clipdre score'"),
         ("reference {scores} --plot a.pdf", 2, "name a .png or .svg file"),
         ("score {pool} -o {out} {tiny} --reference nowhere", 2, "no such folder exists"),
@@ -177,6 +182,6 @@ def test_a_users_mistake_is_one_line_with_the_cure(pool, scored, tmp_path, comma
     assert not out.exists()
 
 
-@pytest.mark.parametrize("command", ["", "score", "filter", "reference", "demo"])
+@pytest.mark.parametrize("command", ["", "score", "filter", "reference", "weigh", "demo"])
 def test_every_help_has_an_example(command):
     assert "Example:" in succeeded(f"clipdre {command} --help")

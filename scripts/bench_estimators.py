@@ -1,0 +1,134 @@
+"""Error and cost of each way to the pool's marginals, against exact, on pools where exact is known.
+
+python scripts/bench_estimators.py                                  # 40,000 pairs, four laws
+python scripts/bench_estimators.py --pairs 1000000 --laws 1         # takes an hour's quarter
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import torch
+import typer
+from scipy.stats import spearmanr
+
+from clipdre.config import EstimateConfig, ReferenceMethod
+from clipdre.formats.embeddings import EmbeddingFiles, Pool
+from clipdre.formats.manifest import ModelRecord
+from clipdre.formats.reference import ReferenceFolder
+from clipdre.formats.tables import SAMPLE_SCHEMA, key_hash
+from clipdre.stages.estimate import Columns, Estimator
+from clipdre.stages.reference import build_reference
+from clipdre.truth.embeddings import EmbeddingWorld
+
+D = 512
+LAWS = {
+    "noise 0.4": EmbeddingWorld(D, 0.4),
+    "noise 0.2": EmbeddingWorld(D, 0.2),
+    "noise 0.6": EmbeddingWorld(D, 0.6),
+    "noise 0.6, flat": EmbeddingWorld(D, 0.6, gap=1.5, within=0.4),
+}
+MODEL = ModelRecord("synthetic", None, "synthetic", D, 100.0, 0.0, "fp32", {})
+COLUMNS = ("log_ratio", "kl_image", "kl_text")
+CHUNK = 50_000
+
+
+def stored_pool(law: EmbeddingWorld, pairs: int, folder: Path) -> Pool:
+    """A pool on disk, drawn in chunks: one shard each."""
+    rng = np.random.default_rng(7)
+    count = -(-pairs // CHUNK)
+    files = [EmbeddingFiles(folder, n, count) for n in range(count)]
+    for n, file in enumerate(files):
+        size = min(CHUNK, pairs - n * CHUNK)
+        images, texts = law.draw(size, rng)
+        rows = {
+            name: pa.nulls(size, SAMPLE_SCHEMA.field(name).type) for name in SAMPLE_SCHEMA.names
+        }
+        hashes = [key_hash(str(n), str(row)) for row in range(size)]
+        rows["key_hash"] = pa.array(hashes, pa.uint64())
+        samples = pa.table(rows, schema=SAMPLE_SCHEMA)
+        file.write(images.astype(np.float16), texts.astype(np.float16), samples, {})
+    return Pool(files)
+
+
+def run(
+    pool: Pool, hashes: np.ndarray, config: EstimateConfig, folder: Path, rows: int
+) -> tuple[Columns, float, float, float]:
+    """Columns of the first rows, seconds to build and to estimate, share of the exact products."""
+    started = time.perf_counter()
+    record = build_reference(pool, hashes, MODEL, config, ReferenceFolder(folder))
+    built = time.perf_counter() - started
+    started = time.perf_counter()
+    estimator = Estimator(ReferenceFolder(folder), MODEL)
+    images, texts = pool.read("img", 0, rows), pool.read("text", 0, rows)
+    columns = estimator.columns(images, texts, hashes[:rows], len(pool))
+    near = [n.share * len(pool) + n.cells for n in record.near.values()]
+    cost = 1.0 if record.method == "exact" else (np.mean(near or [0]) + record.bulk) / len(pool)
+    return columns, built, time.perf_counter() - started, float(cost)
+
+
+def main(
+    pairs: int = 40_000,
+    rows: int = 4000,
+    laws: Annotated[int, typer.Option(help="How many of the four laws.")] = 4,
+    sampled: Annotated[bool, typer.Option(help="Also the uniform sample.")] = True,
+) -> None:
+    """Print one table."""
+    torch.manual_seed(0)
+    names = [
+        "law",
+        "way",
+        "cost",
+        "build,s",
+        "estimate,s",
+        "column",
+        "rmse",
+        "rank",
+        "within-2-se",
+        "claimed",
+        "true-r2",
+    ]
+    print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
+    ways = [EstimateConfig(ReferenceMethod.STRATIFIED)]
+    ways += (
+        [EstimateConfig(ReferenceMethod.SAMPLE, bulk=b) for b in (2048, 8192)] if sampled else []
+    )
+    for name, law in list(LAWS.items())[:laws]:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            pool = stored_pool(law, pairs, folder / "embeddings")
+            hashes = np.concatenate([file.hashes() for file in pool.shards])
+            exact = EstimateConfig(ReferenceMethod.EXACT)
+            truth, _, seconds, _ = run(pool, hashes, exact, folder / "exact", rows)
+            print(f"| {name} | exact | 1 | | {seconds:.1f} | | | | | | |", flush=True)
+            for n, config in enumerate(ways):
+                found, built, seconds, cost = run(pool, hashes, config, folder / str(n), rows)
+                way = config.method.value + (
+                    f" {config.bulk}" if config.method is ReferenceMethod.SAMPLE else ""
+                )
+                for column in COLUMNS:
+                    se, error = found[f"{column}_se"], found[column] - truth[column]
+                    within = np.mean((np.abs(error) <= 2 * se) | (np.abs(error) <= 0.01))
+                    claimed = 1 - np.mean(se**2) / np.var(found[column])
+                    r2 = np.corrcoef(found[column], truth[column])[0, 1] ** 2
+                    rank = spearmanr(found[column], truth[column])[0]
+                    rmse = np.sqrt(np.mean(error**2))
+                    print(
+                        f"| {name} | {way} | {cost:.3f} | {built:.1f} | {seconds:.1f} | {column} "
+                        f"| {rmse:.4f} | {rank:.5f} | {within:.1%} | {claimed:.4f} | {r2:.4f} |",
+                        flush=True,
+                    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(
+        f"\n{pairs:,} pairs, {rows:,} rows, d {D}, scale {MODEL.logit_scale:g}; peak {peak:.2f} GB"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
