@@ -78,6 +78,9 @@ def main(
     rows: int = 4000,
     laws: Annotated[int, typer.Option(help="How many of the four laws.")] = 4,
     sampled: Annotated[bool, typer.Option(help="Also the uniform sample.")] = True,
+    curve: Annotated[
+        bool, typer.Option(help="Also fewer and more near, smaller and larger bulks.")
+    ] = False,
 ) -> None:
     """Print one table."""
     torch.manual_seed(0)
@@ -96,9 +99,11 @@ def main(
     ]
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
     ways = [EstimateConfig(ReferenceMethod.STRATIFIED)]
-    ways += (
-        [EstimateConfig(ReferenceMethod.SAMPLE, bulk=b) for b in (2048, 8192)] if sampled else []
-    )
+    if curve:
+        sizes = ((512, 2048), (1024, 2048), (4096, 2048), (2048, 512), (2048, 8192))
+        ways += [EstimateConfig(ReferenceMethod.STRATIFIED, n, b) for n, b in sizes]
+    if sampled:
+        ways += [EstimateConfig(ReferenceMethod.SAMPLE, bulk=b) for b in (2048, 8192)]
     for name, law in list(LAWS.items())[:laws]:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
@@ -109,9 +114,8 @@ def main(
             print(f"| {name} | exact | 1 | | {seconds:.1f} | | | | | | |", flush=True)
             for n, config in enumerate(ways):
                 found, built, seconds, cost = run(pool, hashes, config, folder / str(n), rows)
-                way = config.method.value + (
-                    f" {config.bulk}" if config.method is ReferenceMethod.SAMPLE else ""
-                )
+                near = config.method is ReferenceMethod.STRATIFIED
+                way = f"near {config.neighbors}, " * near + f"bulk {config.bulk}"
                 for column in COLUMNS:
                     se, error = found[f"{column}_se"], found[column] - truth[column]
                     within = np.mean((np.abs(error) <= 2 * se) | (np.abs(error) <= 0.01))
