@@ -48,6 +48,7 @@ class SubsetFormat(str, Enum):
 
     TAR = "tar"
     KEYS = "keys"
+    UIDS = "uids"
     PARQUET = "parquet"
 
 

@@ -36,8 +36,19 @@ def filter_scores(
     ] = None,
     format: Annotated[
         SubsetFormat,
-        typer.Option(help="tar: shards with their scores; keys: shard/key lines; parquet: rows."),
+        typer.Option(
+            help="tar: shards with their scores; keys: shard/key lines; uids: "
+            "DataComp's subset file (.npy); parquet: rows."
+        ),
     ] = SubsetFormat.TAR,
+    shards: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tars to take samples from by uid or key, where the scored ones are not at hand: "
+            "folders, globs, {00..99} patterns.",
+            show_default=False,
+        ),
+    ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Samples per emitted tar.")] = 10_000,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a subset in the output.")
@@ -56,7 +67,8 @@ def filter_scores(
     from clipdre.formats.manifest import read_complete_manifest
     from clipdre.formats.query import ScoreQuery
     from clipdre.formats.score_folder import ScoreFolder
-    from clipdre.stages.emit import Subset
+    from clipdre.formats.shards import expand_shards
+    from clipdre.stages.emit import RelocatedSubset, Subset
     from clipdre.stages.select import parse_top, select
 
     if output is None and not dry_run:
@@ -76,13 +88,22 @@ def filter_scores(
         return
     if not len(selection):
         raise OutputError("nothing is kept, so nothing is written: loosen --where")
-    _write(Subset(folder, manifest, selection), output, format, shard_size, overwrite)
+    subset = Subset(folder, manifest, selection)
+    if shards:
+        subset = RelocatedSubset(subset, expand_shards(shards, sys.stdin))
+    _write(subset, output, format, shard_size, overwrite)
 
 
 def _write(
     subset: Subset, output: str, format: SubsetFormat, shard_size: int, overwrite: bool
 ) -> None:
-    from clipdre.stages.emit import write_keys, write_parquet, write_tar_folder, write_tar_stream
+    from clipdre.stages.emit import (
+        write_keys,
+        write_parquet,
+        write_tar_folder,
+        write_tar_stream,
+        write_uids,
+    )
 
     if format is SubsetFormat.TAR and output != STDOUT:
         write_tar_folder(subset, Path(output), shard_size, overwrite=overwrite)
@@ -91,6 +112,7 @@ def _write(
     writers = {
         SubsetFormat.TAR: write_tar_stream,
         SubsetFormat.KEYS: write_keys,
+        SubsetFormat.UIDS: write_uids,
         SubsetFormat.PARQUET: write_parquet,
     }
     with _opened(output, overwrite) as out:

@@ -139,7 +139,7 @@ def _add(group: _Group, member: Member, config: ReadConfig) -> None:
 
 def _finish(group: _Group, config: ReadConfig) -> Sample | Failure:
     caption = None
-    metadata = _json_object(group.content.get("json"))
+    metadata = json_object(group.content.get("json"))
     if group.failure is None and "image" not in group.content:
         accepted = ", ".join(config.image_suffixes)
         group.fail(Reason.MISSING_IMAGE, f"no member with one of the suffixes {accepted}")
@@ -184,7 +184,7 @@ def _caption(group: _Group, metadata: dict[str, object], config: ReadConfig) -> 
     return text
 
 
-def _json_object(raw: bytes | None) -> dict[str, object]:
+def json_object(raw: bytes | None) -> dict[str, object]:
     """The json member as a dict; empty when there is none or it is no json object."""
     try:
         value = json.loads(raw) if raw is not None else {}

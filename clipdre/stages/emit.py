@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -14,12 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipdre.errors import OutputError
+from clipdre.errors import InputError, OutputError
+from clipdre.formats.locate import Located, locate
 from clipdre.formats.manifest import Manifest
 from clipdre.formats.score_folder import ScoreFolder
+from clipdre.formats.shards import shard_name
 from clipdre.formats.spans import Source, copy_spans, end_archive
-from clipdre.formats.storage import committed, remove_unfinished
+from clipdre.formats.storage import committed, identify, open_source, remove_unfinished
 from clipdre.formats.tables import write_table
+from clipdre.formats.uids import uid_array
 from clipdre.progress import Progress
 from clipdre.stages.select import Selection
 
@@ -49,7 +53,7 @@ class Subset:
         if "embeddings" in self.manifest.settings["read"]:
             raise OutputError(
                 "these scores were made from embeddings, there are no tars behind them: "
-                "give --format keys or parquet"
+                "give --format uids, keys or parquet, or point --shards at the tars"
             )
         record = self.manifest.shards[shard]
         return Source(record.url, record.nbytes, record.modified)
@@ -74,12 +78,74 @@ class Subset:
         }
 
 
+class RelocatedSubset(Subset):
+    """A selection whose samples lie in other tars than those that were scored, if in any.
+
+    Samples are found by uid, else by key, and come in the order of these tars.
+    """
+
+    def __init__(self, subset: Subset, urls: Sequence[str]) -> None:
+        super().__init__(subset.folder, subset.manifest, subset.selection)
+        kept = pa.concat_tables([table for _, table in subset.tables()])
+        names = zip(kept["uid"].to_pylist(), kept["key"].to_pylist(), strict=True)
+        rows = {uid or key: row for row, (uid, key) in enumerate(names)}
+        self._parts: list[tuple[Source, pa.Table]] = []
+        for url in urls:
+            identity = identify(url)
+            with open_source(url) as file:
+                found = list(locate(file, rows.__contains__))
+            here = [(s, rows.pop(s.uid if s.uid in rows else s.key, None)) for s in found]
+            here = [(sample, row) for sample, row in here if row is not None]
+            if here:
+                table = kept.take(pa.array([row for _, row in here]))
+                table = _moved(table, shard_name(url), [sample for sample, _ in here])
+                self._parts.append((Source(url, identity.nbytes, identity.modified), table))
+        if rows:
+            raise InputError(
+                f"{len(rows):,} of {len(kept):,} kept samples are in none of the --shards "
+                f"(for instance {next(iter(rows))}): name all tars of the pool"
+            )
+
+    def tables(self) -> Iterator[tuple[int, pa.Table]]:
+        """For each tar that holds kept samples: its index, and their rows."""
+        yield from enumerate(table for _, table in self._parts)
+
+    def source(self, shard: int) -> Source:
+        """The tar of that index."""
+        return self._parts[shard][0]
+
+
+def _moved(table: pa.Table, shard: str, samples: Sequence[Located]) -> pa.Table:
+    """The rows of `table` with the place of each sample in another tar."""
+    columns = {
+        "shard": pa.array([shard] * len(samples), pa.string()),
+        "offset": pa.array([sample.offset for sample in samples], pa.int64()),
+        "nbytes": pa.array([sample.nbytes for sample in samples], pa.int64()),
+    }
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
 def write_keys(subset: Subset, out: BinaryIO) -> None:
     """One ``shard/key`` per line: keys alone may repeat from shard to shard."""
     for _, table in subset.tables():
         shards, keys = table["shard"].to_pylist(), table["key"].to_pylist()
         for shard, key in zip(shards, keys, strict=True):
             out.write(f"{shard}{KEY_SEPARATOR}{key}\n".encode())
+
+
+def write_uids(subset: Subset, out: BinaryIO) -> None:
+    """DataComp's subset file (.npy): the kept uids, sorted, each once."""
+    every = (uid for _, table in subset.tables() for uid in table["uid"].to_pylist())
+    uids, without = uid_array(every)
+    if without:
+        warnings.warn(
+            f"{without:,} of the {len(subset.selection):,} kept samples have no uid of 32 hex digits "
+            "and are not in the file",
+            stacklevel=2,
+        )
+    np.lib.format.write_array(out, uids, allow_pickle=False)
 
 
 def write_parquet(subset: Subset, out: BinaryIO) -> None:
@@ -116,8 +182,9 @@ def write_tar_folder(
     InputError
         When a source shard is gone or has changed since it was scored.
     """
-    if len(subset.selection):
-        subset.source(int(subset.selection.rows.shard[0]))  # refuse before anything is written
+    for shard, _ in subset.tables():
+        subset.source(shard)  # refuse before anything is written
+        break
     _prepare(output, overwrite)
     shards = []
     with Progress("emit", len(subset.selection)) as progress:

@@ -1,4 +1,5 @@
 import io
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,13 @@ from clipdre.errors import InputError, ModelError, OutputError
 from clipdre.formats.query import ScoreQuery
 from clipdre.formats.score_folder import ScoreFolder
 from clipdre.formats.tables import SCORE_COLUMNS
-from clipdre.stages.emit import Subset, write_keys, write_tar_folder
+from clipdre.stages.emit import (
+    RelocatedSubset,
+    Subset,
+    write_keys,
+    write_tar_folder,
+    write_uids,
+)
 from clipdre.stages.ingest import open_embeddings
 from clipdre.stages.score import score_embeddings
 from clipdre.stages.select import select
@@ -91,7 +98,7 @@ def test_other_columns_stay_available_to_filter(datacomp, tmp_path):
     out = io.BytesIO()
     write_keys(subset, out)
     assert len(out.getvalue().splitlines()) == len(selection)
-    with pytest.raises(OutputError, match="no tars behind them: give --format keys or parquet"):
+    with pytest.raises(OutputError, match="no tars behind them: give --format uids"):
         write_tar_folder(subset, tmp_path / "kept", shard_size=10)
     assert not (tmp_path / "kept").exists()
 
@@ -141,3 +148,50 @@ def test_pickled_arrays_are_not_loaded(datacomp, tmp_path):
     )
     manifest = score_embeddings(open_embeddings(folder, "l14", None, 0.0), tmp_path / "s", EXACT)
     assert manifest.shards[1].failures == {"broken_file": 1}
+
+
+def test_shards_can_point_at_the_tars(scored, pool, tmp_path):
+    """Scores from embeddings alone, samples taken by key from the tars they were made of."""
+    folder, run = scored
+    source = open_embeddings(folder / "embeddings", "l14", run.model.logit_scale, 0.0)
+    manifest = score_embeddings(source, tmp_path / "s", EXACT)
+    scores = ScoreFolder(tmp_path / "s")
+    rule = SelectConfig(by="kl_text", top=40)
+    selection = select(ScoreQuery(scores, manifest), manifest.rows, rule)
+    subset = Subset(scores, manifest, selection)
+    urls = sorted(str(path) for path in pool.glob("*.tar"))
+    write_tar_folder(RelocatedSubset(subset, urls), tmp_path / "kept", shard_size=100)
+    source_members = {}
+    for url in urls:
+        with tarfile.open(url) as tar:
+            source_members |= {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+    kept = pq.read_table(tmp_path / "kept" / "00000000.parquet")["key"].to_pylist()
+    wanted = [row["key"] for _, table in subset.tables() for row in table.to_pylist()]
+    assert kept == wanted
+    with tarfile.open(tmp_path / "kept" / "00000000.tar") as tar:
+        found = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+    assert found == {
+        f"{key}.{suffix}": source_members[f"{key}.{suffix}"]
+        for key in kept
+        for suffix in ("png", "txt", "json")
+    }
+    with pytest.raises(InputError, match="are in none of the --shards"):
+        RelocatedSubset(subset, urls[:1])
+
+
+def test_uids_are_datacomps_subset_file(datacomp, tmp_path):
+    source = open_embeddings(datacomp[0], "l14", None, 0.0)
+    manifest = score_embeddings(source, tmp_path / "s", EXACT)
+    folder = ScoreFolder(tmp_path / "s")
+    selection = select(
+        ScoreQuery(folder, manifest), manifest.rows, SelectConfig(by="log_ratio", top=20)
+    )
+    subset, out = Subset(folder, manifest, selection), io.BytesIO()
+    write_uids(subset, out)
+    out.seek(0)
+    found = np.load(out)
+    uids = [u for _, table in subset.tables() for u in table["uid"].to_pylist()]
+    expected = np.array([divmod(int(u, 16), 2**64) for u in uids], dtype=np.dtype("u8,u8"))
+    expected.sort()
+    assert found.dtype == np.dtype("u8,u8")
+    assert (found == expected).all()
