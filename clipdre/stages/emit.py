@@ -141,8 +141,8 @@ def write_uids(subset: Subset, out: BinaryIO) -> None:
     uids, without = uid_array(every)
     if without:
         warnings.warn(
-            f"{without:,} of the {len(subset.selection):,} kept samples have no uid of 32 hex digits "
-            "and are not in the file",
+            f"{without:,} of the {len(subset.selection):,} kept samples have no uid of 32 hex "
+            "digits and are not in the file",
             stacklevel=2,
         )
     np.lib.format.write_array(out, uids, allow_pickle=False)

@@ -35,7 +35,7 @@ CELLS_PER_ROOT = 3
 HELD_OUT = 256
 # Root mean square share of a query's mass that may lie outside of its near cells: the bulk stands
 # for it, with an error.
-MISSED = 0.002
+MISSED = 0.001
 MARGINS = tuple(range(2, 61))
 Rows = npt.NDArray[np.int64]
 
