@@ -110,3 +110,16 @@ def test_weights_of_another_model_are_refused(tmp_path):
     torch.save({"weight": torch.zeros(3)}, path)
     with pytest.raises(ModelError, match="check that the checkpoint is of this model"):
         load_encoder(EncodeConfig(model=SMALL, pretrained=str(path), device="cpu"))
+
+
+def test_a_model_without_logit_scale_is_refused(monkeypatch):
+    original = open_clip.create_model_and_transforms
+
+    def without(*args, **kwargs):
+        model, train, val = original(*args, **kwargs)
+        model.logit_scale = None
+        return model, train, val
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", without)
+    with pytest.raises(ModelError, match="has no logit scale"):
+        load_encoder(TINY)

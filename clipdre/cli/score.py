@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from clipdre.cli import score_options as take
 from clipdre.config import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from clipdre.formats.query import ScoreQuery
 
 SHOWN = ("similarity", "log_ratio", "kl_image", "kl_text", "klr_image", "klr_text")
+IMAGE_KEY = ",".join(IMAGE_SUFFIXES)
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
 EXAMPLE = (
     "Example:  find pool -name '*.tar' | clipdre score - -o scores --model ViT-B-32 "
@@ -36,90 +38,27 @@ EXAMPLE = (
 
 
 def score(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Score folder to write.")],
-    shards: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Folders, tars, globs, {00..99} patterns, URLs, or '-' for a list on stdin.",
-            show_default=False,
-        ),
-    ] = None,
-    embeddings: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of DataComp metadata (parquet and npz) or clip-retrieval output, to score "
-            "without encoding; instead of SHARDS."
-        ),
-    ] = None,
-    arch: Annotated[Architecture, typer.Option(help="Which of DataComp's models.")] = (
-        Architecture.L14
-    ),
-    logit_scale: Annotated[
-        float | None, typer.Option(help="Of the model behind --embeddings. [DataComp: 100]")
-    ] = None,
-    logit_bias: Annotated[float, typer.Option(help="The same, for SigLIP.")] = 0.0,
-    model: Annotated[
-        str,
-        typer.Option(
-            help=f"open_clip model, local-dir:PATH, hf-hub:NAME, or {TINY_MODEL} (demos and tests)."
-        ),
-    ] = DEFAULT_MODEL,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(
-            help="Registry tag or checkpoint file. "
-            f"[default for {DEFAULT_MODEL}: {DEFAULT_PRETRAINED}]",
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto (cuda, then cpu), cpu, cuda, cuda:1, ...")
-    ] = "auto",
-    precision: Annotated[
-        Precision, typer.Option(help="Arithmetic of the encoder; auto: fp16 on cuda, else fp32.")
-    ] = Precision.AUTO,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", min=1, help="Pairs encoded together.")
-    ] = 256,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Decoding threads.  [default: one per core]")
-    ] = None,
-    reference: Annotated[
-        str,
-        typer.Option(
-            help="exact: the whole pool; stratified: near counterparts exactly, a sample for the "
-            "rest; sample: a uniform sample; auto: exact up to 32,768 pairs, else stratified; or "
-            "the PATH of another run's score folder, whose pool is the reference."
-        ),
-    ] = "auto",
-    neighbors: Annotated[
-        int,
-        typer.Option(min=1, help="Near counterparts that stratified evaluates exactly, at least."),
-    ] = EstimateConfig.neighbors,
-    bulk: Annotated[
-        int, typer.Option(min=2, help="Pairs of the uniform sample of stratified and sample.")
-    ] = EstimateConfig.bulk,
-    normalize: Annotated[
-        Normalization,
-        typer.Option(
-            help="tau: also write log_ratio_tau = logit + log tau, as SigLIP was trained."
-        ),
-    ] = Normalization.REFERENCE,
-    tau: Annotated[
-        int | None, typer.Option(min=1, help="Negatives per positive in the model's training.")
-    ] = None,
-    image_key: Annotated[
-        str, typer.Option(help="Suffixes of image members, comma-separated.")
-    ] = ",".join(IMAGE_SUFFIXES),
-    text_key: Annotated[
-        str, typer.Option(help="Suffix of the caption member, or json:FIELD.")
-    ] = "txt",
-    discard_embeddings: Annotated[
-        bool, typer.Option("--discard-embeddings", help="Keep no embeddings once all is scored.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Drop what another run left in the output.")
-    ] = False,
+    output: take.Output,
+    shards: take.Shards = None,
+    embeddings: take.Embeddings = None,
+    arch: take.Arch = Architecture.L14,
+    logit_scale: take.LogitScale = None,
+    logit_bias: take.LogitBias = 0.0,
+    model: take.Model = DEFAULT_MODEL,
+    pretrained: take.Pretrained = None,
+    device: take.Device = EncodeConfig.device,
+    precision: take.Precisions = EncodeConfig.precision,
+    batch_size: take.BatchSize = EncodeConfig.batch_size,
+    workers: take.Workers = None,
+    reference: take.ReferenceWay = EstimateConfig.method.value,
+    neighbors: take.Neighbors = EstimateConfig.neighbors,
+    bulk: take.Bulk = EstimateConfig.bulk,
+    normalize: take.Normalize = Normalization.REFERENCE,
+    tau: take.Tau = None,
+    image_key: take.ImageKey = IMAGE_KEY,
+    text_key: take.TextKey = ReadConfig.caption_suffix,
+    discard_embeddings: take.DiscardEmbeddings = False,
+    overwrite: take.Overwrite = False,
 ) -> None:
     """Score image-text pairs: alignment and information in nats, from one encoding pass.
 

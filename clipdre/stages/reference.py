@@ -194,39 +194,32 @@ def _calibrated(
 ) -> NearRecord:
     """The smallest margin at which held-out queries have their mass and `neighbors` near."""
     queries = pool.take("text" if side == "img" else "img", held_out)
-    mass = torch.softmax(_mass_by_cell(pool, side, cells, sorted_rows, held_out, record), dim=1)
-    found = NearRecord(len(cells), 0.0, 0.0, 0.0)
-    for margin in MARGINS:
-        near = cells.near(queries, record.logit_scale, margin)
-        share = float((near.double() @ cells.counts.double()).mean()) / len(pool)
-        missed = torch.where(near, 0.0, mass).sum(dim=1)
-        found = NearRecord(len(cells), float(margin), 1 - float(missed.mean()), share)
-        covered = float((missed**2).mean()) ** 0.5 <= MISSED
-        if covered and share * len(pool) >= record.neighbors:
-            break
-    return found
-
-
-def _mass_by_cell(
-    pool: Pool,
-    side: Modality,
-    cells: Cells,
-    sorted_rows: Rows,
-    held_out: Rows,
-    record: ReferenceRecord,
-) -> Tensor:
-    """Exact log mass of each cell for held-out queries, float64 of shape (queries, cells)."""
-    queries = pool.take("text" if side == "img" else "img", held_out)
-    place = torch.from_numpy(np.argsort(sorted_rows)[held_out])
+    own = torch.from_numpy(np.argsort(sorted_rows)[held_out])
     masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
     start = 0
     for cell, count in enumerate(cells.counts.tolist()):
         if count:
             members = pool.take(side, sorted_rows[start : start + count])
             logits = logits_of(queries, members, record.logit_scale, record.logit_bias)
-            mask = own_mask(place, start, count)
+            mask = own_mask(own, start, count)
             if mask is not None:
                 logits.masked_fill_(mask, float("-inf"))
             masses[:, cell] = logits.double().logsumexp(dim=1)
         start += count
-    return masses
+    return _smallest_margin(queries, cells, torch.softmax(masses, dim=1), record)
+
+
+def _smallest_margin(
+    queries: Tensor, cells: Cells, mass: Tensor, record: ReferenceRecord
+) -> NearRecord:
+    """From the exact share of each query's mass in each cell, (n, c)."""
+    found = NearRecord(len(cells), 0.0, 0.0, 0.0)
+    for margin in MARGINS:
+        near = cells.near(queries, record.logit_scale, margin)
+        share = float((near.double() @ cells.counts.double()).mean()) / record.pairs
+        missed = torch.where(near, 0.0, mass).sum(dim=1)
+        found = NearRecord(len(cells), float(margin), 1 - float(missed.mean()), share)
+        covered = float((missed**2).mean()) ** 0.5 <= MISSED
+        if covered and share * record.pairs >= record.neighbors:
+            break
+    return found
