@@ -276,6 +276,7 @@ def _doubled(cells: Cells, queries: Tensor, scale: float, margin: float) -> floa
     def near(at: float) -> float:
         return float((cells.near(queries, scale, at).double() @ counts).mean())
 
+    widest = 2 * int(MARGINS[-1])
     now = near(margin)
-    wider = (float(m) for m in range(int(margin) + 1, 2 * MARGINS[-1]))
-    return next((m for m in wider if near(m) >= 2 * now), float(2 * MARGINS[-1]))
+    wider = (float(m) for m in range(int(margin) + 1, widest))
+    return next((m for m in wider if near(m) >= 2 * now), float(widest))
