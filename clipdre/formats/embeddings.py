@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,6 +128,12 @@ class Pool:
         """All rows in order, `size` at a time, each tile with the index of its first row."""
         for start in range(0, len(self), size):
             yield start, self.read(modality, start, min(start + size, len(self)))
+        self.release(modality)
+
+    def release(self, modality: Modality) -> None:
+        """Give back the memory of what was read; a pass over the pool ends with it."""
+        for array in self._arrays[modality]:
+            release(array)
 
 
 def map_array(path: Path) -> npt.NDArray[Any]:
@@ -134,6 +141,13 @@ def map_array(path: Path) -> npt.NDArray[Any]:
     empty = path.stat().st_size <= NPY_HEADER_BYTES  # numpy cannot map an array without elements
     array: npt.NDArray[Any] = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
     return array
+
+
+def release(array: npt.NDArray[Any]) -> None:
+    """Give back the memory of a mapped array's pages; they are read again when needed."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def unit_rows(vectors: Half) -> torch.Tensor:

@@ -13,7 +13,7 @@ from clipdre.core.cells import Cells
 from clipdre.core.moments import Moments
 from clipdre.core.partition import RunningPartition, accumulate, logits_of, own_mask
 from clipdre.core.stratified import StratifiedPartition
-from clipdre.formats.embeddings import Modality, unit_rows
+from clipdre.formats.embeddings import Modality, release, unit_rows
 from clipdre.formats.reference import Hashes, ReferenceFolder, ReferenceRecord
 
 TILE_ROWS = 2048
@@ -110,6 +110,7 @@ class Marginal:
         vectors = self._folder.array(f"pool_{self._side}")
         for start in range(0, len(vectors), TILE_ROWS):
             yield start, unit_rows(vectors[start : start + TILE_ROWS])
+        release(vectors)
 
     def _near(self, queries: Tensor, own: Tensor, chosen: Tensor) -> RunningPartition:
         """Over the members of the `chosen` cells, mask (n, c): cell by cell, for its takers."""
@@ -124,6 +125,7 @@ class Marginal:
                 mask = own_mask(own[takers], start, count)
                 near.merge_rows(takers, RunningPartition.of(logits, mask))
             start += count
+        release(vectors)
         return near
 
     def _folds(self, queries: Tensor, hashes: Hashes, chosen: Tensor | None) -> RunningPartition:

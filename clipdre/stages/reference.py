@@ -208,6 +208,7 @@ def _calibrated(
                 logits.masked_fill_(mask, float("-inf"))
             masses[:, cell] = logits.double().logsumexp(dim=1)
         start += count
+    pool.release(side)
     return _smallest_margin(queries, cells, torch.softmax(masses, dim=1), record)
 
 
