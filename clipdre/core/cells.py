@@ -37,6 +37,10 @@ class Cells:
     def __len__(self) -> int:
         return len(self.counts)
 
+    def of_places(self, places: Tensor) -> Tensor:
+        """Cell of each place in a pool that lies cell behind cell; int64, the shape of `places`."""
+        return torch.searchsorted(torch.cumsum(self.counts, dim=0), places, right=True)
+
     def log_mass(self, queries: Tensor, scale: float) -> Tensor:
         """Expected log mass of each cell, up to the logit bias: (n, d) to (n, c), in nats."""
         spread = 0.5 * scale**2 * self.variances

@@ -88,22 +88,26 @@ class RelocatedSubset(Subset):
         super().__init__(subset.folder, subset.manifest, subset.selection)
         kept = pa.concat_tables([table for _, table in subset.tables()])
         names = zip(kept["uid"].to_pylist(), kept["key"].to_pylist(), strict=True)
-        rows = {uid or key: row for row, (uid, key) in enumerate(names)}
+        # uids repeat where a pool holds exact duplicates: each of them is to be found.
+        rows: dict[str, list[int]] = {}
+        for row, (uid, key) in enumerate(names):
+            rows.setdefault(uid or key, []).append(row)
         self._parts: list[tuple[Source, pa.Table]] = []
         for url in urls:
             identity = identify(url)
             with open_source(url) as file:
                 found = list(locate(file, rows.__contains__))
-            here = [(s, rows.pop(s.uid if s.uid in rows else s.key, None)) for s in found]
-            here = [(sample, row) for sample, row in here if row is not None]
+            taken = [(s, rows.get(s.uid or "") or rows.get(s.key)) for s in found]
+            here = [(sample, left.pop(0)) for sample, left in taken if left]
             if here:
                 table = kept.take(pa.array([row for _, row in here]))
                 table = _moved(table, shard_name(url), [sample for sample, _ in here])
                 self._parts.append((Source(url, identity.nbytes, identity.modified), table))
-        if rows:
+        lost = [name for name, left in rows.items() for _ in left]
+        if lost:
             raise InputError(
-                f"{len(rows):,} of {len(kept):,} kept samples are in none of the --shards "
-                f"(for instance {next(iter(rows))}): name all tars of the pool"
+                f"{len(lost):,} of {len(kept):,} kept samples are in none of the --shards "
+                f"(for instance {lost[0]}): name all tars of the pool"
             )
 
     def tables(self) -> Iterator[tuple[int, pa.Table]]:

@@ -62,10 +62,13 @@ class Marginal:
         return np.asarray(self._folder.array("bulk_hash"))
 
     @cached_property
+    def _bulk_places(self) -> Places:
+        return Places(self._bulk_hash)
+
+    @cached_property
     def _bulk_cell(self) -> Tensor:
         """Cell of each bulk member, int64 of shape (m,)."""
-        ends = torch.cumsum(self._cells.counts, dim=0)
-        return torch.searchsorted(ends, self._places(self._bulk_hash), right=True)
+        return self._cells.of_places(self._places(self._bulk_hash))
 
     def partition(
         self, queries: Tensor, hashes: Hashes, pair_logits: Tensor
@@ -133,7 +136,7 @@ class Marginal:
         bulk, folds = self._record.bulk, self._record.folds
         if not bulk:
             return RunningPartition.empty(len(queries), 0)
-        own = Places(self._bulk_hash)(hashes)
+        own = self._bulk_places(hashes)
         parts = []
         for start in range(0, len(queries), BULK_QUERY_ROWS):
             rows = slice(start, start + BULK_QUERY_ROWS)

@@ -42,6 +42,8 @@ STATISTICS = {
     "klr": reverse_kl,
 }
 Floats = npt.NDArray[np.float64]
+# Modality to its cells and the cell of each of the pool's rows; empty unless stratified.
+Located = dict[Modality, tuple[Cells, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -185,10 +187,13 @@ def _measured(
     pool, hashes = Pool(files), np.concatenate([file.hashes() for file in files])
     order = np.argsort(hashes, kind="stable")
     rows = order[len(order) // 2 :][:CHECKED]  # neither the bulk nor the calibration's queries
+    located: Located = {}
+    if record.method == "stratified":
+        located = {side: _cell_of_rows(own, side, hashes) for side in SIDES}
     pieces: list[dict[str, dict[str, Tensor]]] = []
     for start in range(0, len(rows), CHECKED_AT_ONCE):
         part = rows[start : start + CHECKED_AT_ONCE]
-        pieces.append(_check(pool, hashes, order, part, own, record))
+        pieces.append(_check(pool, order, part, located, record))
     return {
         name: {
             way: torch.cat([piece[name][way] for piece in pieces]).numpy()
@@ -198,25 +203,31 @@ def _measured(
     }
 
 
+def _cell_of_rows(own: ReferenceFolder, side: Modality, hashes: Hashes) -> tuple[Cells, Tensor]:
+    """The cells of one modality, and the cell of each of the pool's rows."""
+    cells = own.cells(side)
+    places = Places(np.asarray(own.array(f"pool_hash_{side}")))
+    return cells, cells.of_places(places(hashes))
+
+
 def _check(
     pool: Pool,
-    hashes: Hashes,
     order: npt.NDArray[np.int64],
     rows: npt.NDArray[np.int64],
-    own: ReferenceFolder,
+    located: Located,
     record: ReferenceRecord,
 ) -> dict[str, dict[str, Tensor]]:
     found: dict[str, dict[str, Tensor]] = {}
     pair = torch.linalg.vecdot(pool.take("img", rows), pool.take("text", rows))
     own_logit = (record.logit_scale * pair + record.logit_bias).double()
     for side, other in (("image", SIDES[1]), ("text", SIDES[0])):
-        checked = _checked_side(pool, hashes, order, rows, other, own, record)
+        checked = _checked_side(pool, order, rows, other, located, record)
+        wholes = dict(_ways(checked, order, record))
         for name, statistic in STATISTICS.items():
-            ways = {}
-            for way, whole in _ways(checked, order, record):
-                value = statistic(whole)
-                ways[way] = own_logit - value if name == "log_ratio" else value
-            found[f"{name}_{side}"] = ways
+            values = {way: statistic(whole) for way, whole in wholes.items()}
+            if name == "log_ratio":
+                values = {way: own_logit - value for way, value in values.items()}
+            found[f"{name}_{side}"] = values
     found["log_ratio"] = {
         way: (value + found["log_ratio_text"][way]) / 2
         for way, value in found["log_ratio_image"].items()
@@ -243,11 +254,10 @@ def _ways(
 
 def _checked_side(
     pool: Pool,
-    hashes: Hashes,
     order: npt.NDArray[np.int64],
     rows: npt.NDArray[np.int64],
     side: Modality,
-    own: ReferenceFolder,
+    located: Located,
     record: ReferenceRecord,
 ) -> _CheckedSide:
     queries = pool.take("img" if side == "text" else "text", rows)
@@ -260,9 +270,7 @@ def _checked_side(
     bulk = torch.from_numpy(order[: record.bulk])
     if record.method != "stratified":
         return _CheckedSide(logits, others, None, None, bulk)
-    cells = own.cells(side)
-    places = Places(np.asarray(own.array(f"pool_hash_{side}")))(hashes)
-    cell = torch.searchsorted(torch.cumsum(cells.counts, dim=0), places, right=True)
+    cells, cell = located[side]
     margin = record.near[side].margin
     near = cells.near(queries, scale, margin)[:, cell]
     wide = cells.near(queries, scale, _doubled(cells, queries, scale, margin))[:, cell]

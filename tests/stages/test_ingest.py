@@ -22,7 +22,7 @@ from clipdre.stages.ingest import open_embeddings
 from clipdre.stages.score import score_embeddings
 from clipdre.stages.select import select
 from clipdre.truth.embeddings import EmbeddingWorld
-from tests.conftest import read_failures, read_scores
+from tests.conftest import pair, read_failures, read_scores, tiny_score, write_tar
 from tests.core import oracle
 
 EXACT = EstimateConfig(ReferenceMethod.EXACT)
@@ -177,6 +177,20 @@ def test_shards_can_point_at_the_tars(scored, pool, tmp_path):
     }
     with pytest.raises(InputError, match="are in none of the --shards"):
         RelocatedSubset(subset, urls[:1])
+
+
+def test_samples_that_share_a_uid_are_all_found(tmp_path):
+    (tmp_path / "pool").mkdir()
+    members = [m for n in range(4) for m in pair(str(n), f"c {n}", seed=n, uid="a" * 32)]
+    write_tar(tmp_path / "pool" / "a.tar", members)
+    scores, manifest = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
+    folder = ScoreFolder(scores)
+    selection = select(ScoreQuery(folder, manifest), 4, SelectConfig())
+    subset = RelocatedSubset(
+        Subset(folder, manifest, selection), [str(tmp_path / "pool" / "a.tar")]
+    )
+    ((_, table),) = subset.tables()
+    assert table["key"].to_pylist() == ["0", "1", "2", "3"]
 
 
 def test_uids_are_datacomps_subset_file(datacomp, tmp_path):
