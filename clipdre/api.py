@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 import torch
 from torch import Tensor
 
-from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig, SelectConfig
+from clipdre.config import EmitConfig, EncodeConfig, EstimateConfig, ReadConfig
 from clipdre.core.density_ratio import log_ratio, pointwise_mutual_information, similarity, unit
 from clipdre.core.divergence import effective_sample_size as _effective_sample_size
 from clipdre.core.divergence import kl, reverse_kl
@@ -26,13 +26,16 @@ from clipdre.core.weights import importance_weights as _importance_weights
 from clipdre.core.weights import log_mixture
 from clipdre.formats.manifest import Manifest, read_complete_manifest
 from clipdre.formats.query import ScoreQuery
+from clipdre.formats.recipes import read_recipe
 from clipdre.formats.score_folder import ScoreFolder
 from clipdre.formats.shards import expand_shards
+from clipdre.rules import AMOUNTS, Rule, Step, parse_amount
 from clipdre.stages import emit as _emit
 from clipdre.stages import ingest as _ingest
 from clipdre.stages import report as _report
 from clipdre.stages import score as _score
 from clipdre.stages import select as _select
+from clipdre.stages import subset as _subset
 from clipdre.stages import weigh as _weigh
 
 TILE_ROWS = 2048
@@ -247,8 +250,16 @@ def select(
     where: str | None = None,
     by: str | None = None,
     top: int | float | None = None,
+    recipe: str | None = None,
+    budget: int | float | None = None,
+    joined: Sequence[str | Path] = (),
+    **step: Any,
 ) -> _select.Selection:
     """The rows that `clipdre filter` keeps: a count (int) or a fraction (float) as `top`.
+
+    `step` are the other attributes of `clipdre.rules.Step` (`bottom`, `uniform`, `bins`, `sample`,
+    `balance`, `cap`) and the `seed` of the rule; `joined` are Parquet files whose columns join by
+    key; with a `recipe`, `budget` is the size of the subset.
 
     Examples
     --------
@@ -256,13 +267,23 @@ def select(
     >>> scores = clipdre.open_scores("demo/scores-clean")
     >>> len(clipdre.select(scores, by="log_ratio", top=0.5)) * 2 == scores.manifest.rows
     True
+    >>> len(clipdre.select(scores, recipe="log-ratio-then-kl", budget=10))
+    10
+    >>> shard, row = clipdre.select(scores, by="kl_text", balance="caption", cap=1).places
     """
-    query = ScoreQuery(scores.folder, scores.manifest)
-    return _select.select(query, scores.manifest.rows, SelectConfig(where, by, top))
+    query = ScoreQuery(scores.folder, scores.manifest, [Path(path) for path in joined])
+    seed = step.pop("seed", 0)
+    if recipe is not None:
+        size = None if budget is None else parse_amount(str(budget), "budget")
+        rule = read_recipe(recipe).rule(query, budget=size, where=where, seed=seed)
+        return _select.select(query, rule)
+    for name, amount in (("top", top), *step.items()):
+        if name in AMOUNTS and amount is not None:
+            step[name] = parse_amount(str(amount), name)
+    return _select.select(query, Rule((Step(where=where, by=by, **step),), seed=seed))
 
 
 def emit(
-    scores: Scores,
     selection: _select.Selection,
     output: str | Path,
     *,
@@ -276,11 +297,13 @@ def emit(
     >>> import clipdre
     >>> scores = clipdre.open_scores("demo/scores-clean")
     >>> best = clipdre.select(scores, by="log_ratio", top=10)
-    >>> clipdre.emit(scores, best, "demo/best")["kept"]
+    >>> clipdre.emit(best, "demo/best")["kept"]
     10
     """
-    subset = _emit.Subset(scores.folder, scores.manifest, selection)
-    return _emit.write_tar_folder(subset, Path(output), shard_size, overwrite=overwrite)
+    config = EmitConfig(shard_size=shard_size)
+    return _emit.write_tar_folder(
+        _subset.Subset(selection), Path(output), config, overwrite=overwrite
+    )
 
 
 def reference_report(scores: Scores) -> _report.ReferenceReport:

@@ -44,12 +44,15 @@ class Architecture(str, Enum):
 
 
 class SubsetFormat(str, Enum):
-    """What `filter` writes."""
+    """What `filter` and `emit` write."""
 
     TAR = "tar"
     KEYS = "keys"
     UIDS = "uids"
     PARQUET = "parquet"
+    ARROW = "arrow"
+    CSV = "csv"
+    JSONL = "jsonl"
 
 
 @dataclass(frozen=True)
@@ -114,19 +117,22 @@ class EstimateConfig:
 
 
 @dataclass(frozen=True)
-class SelectConfig:
-    """What is kept: first `where`, then the top by `by` among what is left.
+class EmitConfig:
+    """How kept samples become shards. The number of writers changes no result.
 
     Attributes
     ----------
-    where : str or None
-        SQL condition over the score columns.
-    by : str or None
-        Score column (or SQL expression) to rank by, largest first.
-    top : int, float or None
-        How many to keep: a count (int) or a fraction in (0, 1] of what `where` left (float).
+    shard_size : int
+        Samples per tar, at most.
+    max_bytes : int or None
+        Bytes of samples per tar, at most; a larger sample is alone.
+    shuffle : int or None
+        Seed of a random order; None is pool order.
+    writers : int
+        Tars that are written at once.
     """
 
-    where: str | None = None
-    by: str | None = None
-    top: int | float | None = None
+    shard_size: int = 10_000
+    max_bytes: int | None = None
+    shuffle: int | None = None
+    writers: int = 2

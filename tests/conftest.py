@@ -15,10 +15,14 @@ import pytest
 from PIL import Image
 
 from clipdre.config import TINY_MODEL, EncodeConfig
-from clipdre.formats.manifest import Manifest
+from clipdre.formats.manifest import Manifest, ModelRecord, ShardRecord
+from clipdre.formats.query import ScoreQuery
 from clipdre.formats.score_folder import ScoreFolder
 from clipdre.formats.shards import expand_shards
+from clipdre.rules import AMOUNTS, Amount, Rule, Step
 from clipdre.stages.score import ScoreConfig, score
+from clipdre.stages.select import Selection, select
+from clipdre.stages.subset import Subset
 from clipdre.truth.pool import write_pool
 
 REAL_SHARDS = Path(__file__).parents[2] / "shared" / "data"
@@ -92,3 +96,40 @@ def real_shards() -> Path:
     if not list(REAL_SHARDS.glob("*.tar")):
         pytest.skip(f"no real shards at {REAL_SHARDS}")
     return REAL_SHARDS
+
+
+def chosen(
+    scored: tuple[Path, Manifest], joined: Sequence[Path] = (), seed: int = 0, **step: object
+) -> Selection:
+    """What one step keeps; amounts as numbers."""
+    for name in AMOUNTS:
+        if name in step:
+            step[name] = Amount(step[name])
+    query = ScoreQuery(ScoreFolder(scored[0]), scored[1], joined)
+    return select(query, Rule((Step(**step),), seed=seed))
+
+
+def subset_of(scored: tuple[Path, Manifest], **step: object) -> Subset:
+    """`chosen`, as a subset."""
+    return Subset(chosen(scored, **step))
+
+
+def rows_of(subset: Subset) -> pa.Table:
+    """The rows of a subset in its order."""
+    return pa.Table.from_batches(list(subset.batches()))
+
+
+def write_score_folder(folder: Path, tables: Sequence[Mapping[str, object]]) -> Manifest:
+    """A finished score folder with made-up columns, a table for each shard."""
+    model = ModelRecord("made-up", None, "made-up", 2, 100.0, 0.0, "fp32", {})
+    shards = []
+    for n, columns in enumerate(tables):
+        table = pa.table(columns)
+        path = ScoreFolder(folder).scores(f"{n:05d}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+        shards.append(ShardRecord(f"{n:05d}", f"{n:05d}.tar", 0, "", len(table)))
+    reference = {"method": "exact", "digest": "made-up"}
+    manifest = Manifest("0", model, {"read": {}}, tuple(shards), reference, complete=True)
+    manifest.write(folder)
+    return manifest

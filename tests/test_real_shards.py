@@ -6,13 +6,10 @@ import tarfile
 import numpy as np
 import pytest
 
-from clipdre.config import SelectConfig
-from clipdre.formats.query import ScoreQuery
-from clipdre.formats.score_folder import ScoreFolder
+from clipdre.config import EmitConfig
 from clipdre.formats.tables import SCORE_COLUMNS
-from clipdre.stages.emit import Subset, write_tar_folder
-from clipdre.stages.select import select
-from tests.conftest import read_failures, read_scores, tiny_score
+from clipdre.stages.emit import write_tar_folder
+from tests.conftest import read_failures, read_scores, subset_of, tiny_score
 
 SAMPLES = 5111
 
@@ -53,11 +50,8 @@ def test_each_span_gives_back_exactly_its_samples_members(scored_real, real_shar
 
 
 def test_a_subset_is_the_same_bytes(scored_real, real_shards, tmp_path):
-    folder, manifest = scored_real
-    scores = ScoreFolder(folder)
-    rule = SelectConfig(where="width >= 64", by="log_ratio", top=0.2)
-    selection = select(ScoreQuery(scores, manifest), manifest.rows, rule)
-    write_tar_folder(Subset(scores, manifest, selection), tmp_path / "kept", shard_size=300)
+    subset = subset_of(scored_real, where="width >= 64", by="log_ratio", top=0.2)
+    write_tar_folder(subset, tmp_path / "kept", EmitConfig(shard_size=300))
     source = {}
     for path in real_shards.glob("*.tar"):
         with tarfile.open(path) as tar:
@@ -68,4 +62,4 @@ def test_a_subset_is_the_same_bytes(scored_real, real_shards, tmp_path):
             for m in tar.getmembers():
                 assert source[m.name, m.size] == tar.extractfile(m).read()
                 count += 1
-    assert count == 3 * len(selection)
+    assert count == 3 * len(subset.selection)

@@ -12,8 +12,12 @@ import typer
 from clipdre import __version__
 from clipdre.cli.demo import EXAMPLE as DEMO_EXAMPLE
 from clipdre.cli.demo import demo
+from clipdre.cli.emit import EXAMPLE as EMIT_EXAMPLE
+from clipdre.cli.emit import emit
 from clipdre.cli.filter import EXAMPLE as FILTER_EXAMPLE
 from clipdre.cli.filter import filter_scores
+from clipdre.cli.recipes import EXAMPLE as RECIPES_EXAMPLE
+from clipdre.cli.recipes import recipes
 from clipdre.cli.reference import EXAMPLE as REFERENCE_EXAMPLE
 from clipdre.cli.reference import reference
 from clipdre.cli.score import EXAMPLE as SCORE_EXAMPLE
@@ -36,6 +40,8 @@ app = typer.Typer(
 )
 app.command("score", epilog=SCORE_EXAMPLE)(score)
 app.command("filter", epilog=FILTER_EXAMPLE)(filter_scores)
+app.command("recipes", epilog=RECIPES_EXAMPLE)(recipes)
+app.command("emit", epilog=EMIT_EXAMPLE)(emit)
 app.command("reference", epilog=REFERENCE_EXAMPLE)(reference)
 app.command("weigh", epilog=WEIGH_EXAMPLE)(weigh)
 app.command("demo", epilog=DEMO_EXAMPLE)(demo)

@@ -33,3 +33,37 @@ def top(
     tied = valid[candidates == threshold]
     by_hash = tied[np.argsort(key_hash[tied], kind="stable")]
     return np.sort(np.concatenate([above, by_hash[: n - len(above)]]))
+
+
+def fill_evenly(counts: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
+    """How many to take of each bin so that `n` are taken and bins are as equal as can be.
+
+    Water-filling: each bin gives up to a common level; what the level leaves over comes one by one
+    from the last bins that hold more.
+
+    Parameters
+    ----------
+    counts : int64 array of shape (bins,)
+        What each bin holds.
+    n : int >= 0
+
+    Returns
+    -------
+    int64 array of shape (bins,)
+        Sums to ``min(n, counts.sum())``; no entry is above its count.
+    """
+    if n < 0:
+        raise ValueError(f"The 'n' parameter of fill_evenly must be >= 0. Got {n} instead.")
+    if n >= counts.sum():
+        return counts.copy()
+    ascending = np.sort(counts)
+    larger = np.arange(len(counts), 0, -1)
+    # What is taken when the level stands at each count in turn.
+    taken = np.concatenate([[0], np.cumsum(ascending)[:-1]]) + ascending * larger
+    at = int(np.searchsorted(taken, n, side="right"))  # the first bin that is not emptied
+    level = (n - int(ascending[:at].sum())) // int(larger[at])
+    filled = np.minimum(counts, level)
+    more = np.flatnonzero(counts > level)
+    left = n - int(filled.sum())
+    filled[more[len(more) - left :]] += 1
+    return filled

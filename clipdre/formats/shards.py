@@ -17,14 +17,15 @@ from clipdre.formats.samples import Failure, Reason, Sample, Stage, printable
 from clipdre.formats.storage import is_remote
 from clipdre.formats.tar import BrokenTarError, Member, iter_members
 
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 GLOB_CHARACTERS = frozenset("*?[")
 
 
 def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[str]:
     """Paths and URLs of the shards that `arguments` name, in order.
 
-    Each argument is a folder (its ``*.tar``, sorted), a tar, a glob, a brace pattern, a URL, or
-    ``-``: one of these per line of `stdin`.
+    Each argument is a folder (its ``*.tar`` and ``*.tar.gz``, sorted), a tar, a glob, a brace
+    pattern, a URL, or ``-``: one of these per line of `stdin`.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def _expand(pattern: str) -> list[str]:
     if Path(pattern).exists() and not is_remote(pattern):
         if not Path(pattern).is_dir():
             return [pattern]
-        tars = sorted(str(path) for path in Path(pattern).glob("*.tar"))
+        tars = sorted(str(p) for p in Path(pattern).iterdir() if p.name.endswith(TAR_SUFFIXES))
         if not tars:
             raise InputError(f"no .tar files in {pattern}: name the folder that holds the shards")
         return tars
@@ -77,8 +78,10 @@ def _expand(pattern: str) -> list[str]:
 
 
 def shard_name(url: str) -> str:
-    """Name of a shard: the last part of its path without ``.tar`` (or ``.parquet``)."""
-    return url.rstrip("/").rpartition("/")[2].removesuffix(".tar").removesuffix(".parquet")
+    """Name of a shard: the last part of its path without ``.tar``, its like, or ``.parquet``."""
+    name = url.rstrip("/").rpartition("/")[2]
+    suffix = next((s for s in (*TAR_SUFFIXES, ".parquet") if name.endswith(s)), "")
+    return name.removesuffix(suffix)
 
 
 @dataclass

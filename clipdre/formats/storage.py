@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import fsspec
 
-from clipdre.errors import InputError
+from clipdre.errors import InputError, OutputError
 
+GZIP_MAGIC = b"\x1f\x8b"
 TEMPORARY_PREFIX = ".unfinished-"
 
 
@@ -30,13 +32,46 @@ def is_remote(url: str) -> bool:
 
 
 def open_source(url: str) -> BinaryIO:
-    """Open a local path or any URL that fsspec knows, for reading, seekable."""
+    """Open a local path or any URL that fsspec knows, for reading, seekable.
+
+    What is compressed by gzip is read as what it was before.
+    """
     try:
-        if is_remote(url):
-            return cast("BinaryIO", fsspec.open(url, "rb").open())
-        return open(url, "rb")
+        file = fsspec.open(url, "rb").open() if is_remote(url) else open(url, "rb")  # noqa: SIM115
+        compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        file.seek(0)
+        return cast("BinaryIO", _Gunzipped(file) if compressed else file)
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"cannot open {url}: {error}") from error
+
+
+def is_compressed(file: BinaryIO) -> bool:
+    """Whether `file`, from `open_source`, is decompressed as it is read: bytes have no address."""
+    return isinstance(file, _Gunzipped)
+
+
+class _Gunzipped(gzip.GzipFile):
+    """Closes the compressed file with itself."""
+
+    def __init__(self, compressed: BinaryIO) -> None:
+        super().__init__(fileobj=compressed, mode="rb")
+        self._compressed = compressed
+
+    def close(self) -> None:
+        super().close()
+        self._compressed.close()
+
+
+def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Bytes of (offset, nbytes) spans of a remote source, asked for together."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        starts = [offset for offset, _ in spans]
+        ends = [offset + nbytes for offset, nbytes in spans]
+        found = filesystem.cat_ranges([path] * len(spans), starts, ends, on_error="raise")
+        return [bytes(data) for data in found]
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"cannot read {url}: {error}") from error
 
 
 def identify(url: str) -> SourceIdentity:
@@ -54,17 +89,32 @@ def identify(url: str) -> SourceIdentity:
 
 
 @contextmanager
-def committed(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it becomes `path` at once, else it goes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def committed(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it becomes `path` at once, else it goes.
+
+    What is `durable` survives a loss of power as well, at the price of waiting for the disk.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be written: the disk is full, the folder is read-only.
+    """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; what is there is whole, so mend "
+            "this and give the same command again"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:

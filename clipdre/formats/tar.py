@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import SEEK_END
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 # Two zero blocks, or the end of the file where a header would be.
 END_OF_ARCHIVE = (tarfile.EOFHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]
+COMPRESSION_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ def iter_members(file: BinaryIO) -> Iterator[Member]:
     except tarfile.TarError as error:
         # Where the last member reaches past the end of the file, it is the broken one.
         raise BrokenTarError(str(error), start if file.seek(0, SEEK_END) < end else end) from error
+    except COMPRESSION_ERRORS as error:
+        raise BrokenTarError(f"the compressed archive is damaged: {error}", start) from error
     reason = getattr(tar, "end_reason", None)
     if not isinstance(reason, END_OF_ARCHIVE):
         raise BrokenTarError(f"no tar header at byte {end}: {reason}", end)
@@ -101,6 +106,9 @@ def _reader(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[], bytes]:
             data = content.read()
         except tarfile.ReadError:
             data = b""
+        except COMPRESSION_ERRORS as error:
+            message = f"the compressed archive is damaged within {info.name!r}: {error}"
+            raise BrokenTarError(message, info.offset) from error
         if len(data) != info.size:
             message = f"the archive ends within {info.name!r}"
             raise BrokenTarError(message, info.offset)

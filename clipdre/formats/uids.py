@@ -2,26 +2,92 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 # High and low 64 bits of the 128 that 32 hex digits say.
 UID_DTYPE = np.dtype("u8,u8")
-UID = re.compile(r"[0-9a-fA-F]{1,32}")
+DIGITS = 32
+BYTES = DIGITS // 2
+CHUNK = 1 << 16
+UID = f"^[0-9a-fA-F]{{1,{DIGITS}}}$"
 
 
-def uid_array(uids: Iterable[str | None]) -> tuple[npt.NDArray[np.void], int]:
-    """The uids as DataComp's resharder reads them: sorted, each once; and how many are none.
+class UidFile:
+    """Collects uids; leading zeros may be missing, as they are in DataComp's own files.
 
-    Leading zeros may be missing, as they are in DataComp's own files.
+    Parameters
+    ----------
+    rows : int
+        How many rows there are at most: 16 bytes are held for each.
+
+    Attributes
+    ----------
+    without : int
+        Rows so far that have no uid of up to 32 hex digits.
     """
-    values, without = set(), 0
-    for uid in uids:
-        if uid is None or not UID.fullmatch(uid):
-            without += 1
-        else:
-            values.add(divmod(int(uid, 16), 2**64))
-    return np.array(sorted(values), dtype=UID_DTYPE), without
+
+    def __init__(self, rows: int) -> None:
+        self.without = 0
+        self._bytes = bytearray(BYTES * rows)
+        self._end = 0
+
+    def add(self, uids: pa.Array) -> None:
+        """Uids of some rows."""
+        digits = _digits(uids)
+        if digits is None:  # some are shorter, or none at all
+            good = pc.fill_null(pc.match_substring_regex(uids, UID), False)
+            self.without += pc.sum(pc.invert(good)).as_py()
+            digits = _digits(pc.utf8_lpad(uids.filter(good), DIGITS, "0"))
+        assert digits is not None  # they have just been checked
+        self._bytes[self._end : self._end + len(digits)] = digits
+        self._end += len(digits)
+
+    def write(self, out: BinaryIO) -> None:
+        """The uids as DataComp's resharder reads them: sorted, each once; dtype ``u8,u8``."""
+        # As strings of bytes, big end first, they are sorted in place.
+        uids = np.frombuffer(self._bytes, f"S{BYTES}", self._end // BYTES)
+        uids.sort()
+        chunks = [slice(start, start + CHUNK) for start in range(0, len(uids), CHUNK)]
+        unique = sum(int(_is_new(uids, chunk).sum()) for chunk in chunks)
+        header = {"descr": UID_DTYPE.descr, "fortran_order": False, "shape": (unique,)}
+        np.lib.format.write_array_header_1_0(out, header)
+        for chunk in chunks:
+            out.write(uids[chunk][_is_new(uids, chunk)].view(">u8").astype("<u8").tobytes())
+
+
+def _is_new(uids: npt.NDArray[np.bytes_], chunk: slice) -> npt.NDArray[np.bool_]:
+    """Of each of a chunk of sorted uids: whether it differs from the one before."""
+    halves = uids[max(0, chunk.start - 1) : chunk.stop].view("u8").reshape(-1, 2)
+    new: npt.NDArray[np.bool_] = (halves[1:] != halves[:-1]).any(axis=1)
+    return new if chunk.start else np.concatenate([[True], new])
+
+
+def _digits(uids: pa.Array) -> bytes | None:
+    """The 16 bytes of each uid, end to end; None unless each is of exactly 32 hex digits."""
+    if uids.null_count:
+        return None
+    uids = uids.cast(pa.large_string())
+    _, ends, text = uids.buffers()
+    at = np.frombuffer(ends, np.int64)[uids.offset : uids.offset + len(uids) + 1]
+    if not len(uids) or (np.diff(at) != DIGITS).any():
+        return None if len(uids) else b""
+    try:
+        digits = bytes.fromhex(str(memoryview(text)[at[0] : at[-1]], "ascii"))
+    except ValueError:  # not ASCII, or no digits
+        return None
+    # fromhex passes over spaces, so that only digits give this many bytes.
+    return digits if len(digits) == BYTES * len(uids) else None
+
+
+def uid_digits(array: npt.NDArray[np.void]) -> pa.Array:
+    """The uids of a DataComp subset file as 32 lower-case hex digits each."""
+    pairs = np.stack([array["f0"], array["f1"]], axis=1).astype(">u8")
+    text = pa.py_buffer(pairs.tobytes().hex().encode())
+    offsets = np.arange(len(array) + 1, dtype=np.int64) * DIGITS
+    buffers = [None, pa.py_buffer(offsets), text]
+    return pa.Array.from_buffers(pa.large_string(), len(array), buffers)

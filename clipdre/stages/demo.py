@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipdre.config import TINY_MODEL, EncodeConfig, SelectConfig
+from clipdre.config import TINY_MODEL, EmitConfig, EncodeConfig
 from clipdre.core.selection import top
 from clipdre.errors import OutputError
 from clipdre.formats.manifest import Manifest
@@ -18,9 +18,11 @@ from clipdre.formats.query import ScoreQuery
 from clipdre.formats.score_folder import ScoreFolder
 from clipdre.formats.shards import expand_shards
 from clipdre.formats.tables import write_table
-from clipdre.stages.emit import Subset, write_tar_folder
+from clipdre.rules import Amount, Rule, Step
+from clipdre.stages.emit import write_tar_folder
 from clipdre.stages.score import ScoreConfig, score
 from clipdre.stages.select import select
+from clipdre.stages.subset import Subset
 from clipdre.truth.pool import CLEAN, NOISE, write_pool
 
 CLEAN_SHARE = 0.6
@@ -163,9 +165,9 @@ def _share_kept(kinds: npt.NDArray[np.str_], rows: npt.NDArray[np.int64]) -> dic
 def _filter(folder: Path, pool: Manifest) -> None:
     """The subset that the demo leaves behind, by the command it tells the reader to type."""
     scores = ScoreFolder(folder / "scores-pool")
-    rule = SelectConfig(by="log_ratio", top=BUDGET)
-    selection = select(ScoreQuery(scores, pool), pool.rows, rule)
-    write_tar_folder(Subset(scores, pool, selection), folder / "subset", shard_size=1000)
+    rule = Rule((Step(by="log_ratio", top=Amount(BUDGET)),))
+    selection = select(ScoreQuery(scores, pool), rule)
+    write_tar_folder(Subset(selection), folder / "subset", EmitConfig(shard_size=1000))
 
 
 def demo_encode_config(device: str, workers: int) -> EncodeConfig:

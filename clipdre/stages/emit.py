@@ -1,178 +1,44 @@
-"""A selection to a subset: tars by byte span, keys, or Parquet."""
+"""A subset to shards: tars by byte span, many at once, with scores and counts beside them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipdre.errors import InputError, OutputError
-from clipdre.formats.locate import Located, locate
-from clipdre.formats.manifest import Manifest
-from clipdre.formats.score_folder import ScoreFolder
-from clipdre.formats.shards import shard_name
-from clipdre.formats.spans import Source, copy_spans, end_archive
-from clipdre.formats.storage import committed, identify, open_source, remove_unfinished
-from clipdre.formats.tables import write_table
-from clipdre.formats.uids import uid_array
+from clipdre.config import EmitConfig
+from clipdre.errors import OutputError
+from clipdre.formats.query import FILE, ROW
+from clipdre.formats.spans import checked, end_archive, renamed, write_samples
+from clipdre.formats.storage import committed, remove_unfinished
+from clipdre.formats.tables import read_facts, write_table
 from clipdre.progress import Progress
-from clipdre.stages.select import Selection
+from clipdre.stages.subset import Subset
 
 SUMMARY = "summary.json"
-KEY_SEPARATOR = "/"
-
-
-@dataclass(frozen=True)
-class Subset:
-    """A selection of a score folder, as rows to write."""
-
-    folder: ScoreFolder
-    manifest: Manifest
-    selection: Selection
-
-    def tables(self) -> Iterator[tuple[int, pa.Table]]:
-        """For each shard that keeps rows: its index in the manifest, and the kept rows' table."""
-        rows = self.selection.rows
-        bounds = np.searchsorted(rows.shard, np.arange(len(self.manifest.shards) + 1))
-        for shard, (low, high) in enumerate(pairwise(bounds)):
-            if low < high:
-                table = pq.read_table(self.folder.scores(self.manifest.shards[shard].name))
-                yield shard, table.take(pa.array(rows.row[low:high])).replace_schema_metadata(None)
-
-    def source(self, shard: int) -> Source:
-        """The tar behind a shard; `OutputError` when it was scored from embeddings alone."""
-        if "embeddings" in self.manifest.settings["read"]:
-            raise OutputError(
-                "these scores were made from embeddings, there are no tars behind them: "
-                "give --format uids, keys or parquet, or point --shards at the tars"
-            )
-        record = self.manifest.shards[shard]
-        return Source(record.url, record.nbytes, record.modified)
-
-    def summary(self) -> dict[str, Any]:
-        """What was asked and kept, by which rule, from what; the digest names the subset."""
-        selection, model = self.selection, self.manifest.model
-        digest = hashlib.sha256(model.digest.encode() + self.manifest.reference["digest"].encode())
-        digest.update(selection.rows.shard.tobytes() + selection.rows.row.tobytes())
-        return {
-            "clipdre_version": self.manifest.clipdre_version,
-            "rule": asdict(selection.rule),
-            "pool": selection.pool,
-            "after_where": selection.after_where,
-            "unranked": selection.unranked,
-            "asked": selection.asked,
-            "kept": len(selection),
-            "scores": str(self.folder.path.resolve()),
-            "model": {"name": model.name, "pretrained": model.pretrained, "digest": model.digest},
-            "reference": self.manifest.reference,
-            "digest": digest.hexdigest(),
-        }
-
-
-class RelocatedSubset(Subset):
-    """A selection whose samples lie in other tars than those that were scored, if in any.
-
-    Samples are found by uid, else by key, and come in the order of these tars.
-    """
-
-    def __init__(self, subset: Subset, urls: Sequence[str]) -> None:
-        super().__init__(subset.folder, subset.manifest, subset.selection)
-        kept = pa.concat_tables([table for _, table in subset.tables()])
-        names = zip(kept["uid"].to_pylist(), kept["key"].to_pylist(), strict=True)
-        # uids repeat where a pool holds exact duplicates: each of them is to be found.
-        rows: dict[str, list[int]] = {}
-        for row, (uid, key) in enumerate(names):
-            rows.setdefault(uid or key, []).append(row)
-        self._parts: list[tuple[Source, pa.Table]] = []
-        for url in urls:
-            identity = identify(url)
-            with open_source(url) as file:
-                found = list(locate(file, rows.__contains__))
-            taken = [(s, rows.get(s.uid or "") or rows.get(s.key)) for s in found]
-            here = [(sample, left.pop(0)) for sample, left in taken if left]
-            if here:
-                table = kept.take(pa.array([row for _, row in here]))
-                table = _moved(table, shard_name(url), [sample for sample, _ in here])
-                self._parts.append((Source(url, identity.nbytes, identity.modified), table))
-        lost = [name for name, left in rows.items() for _ in left]
-        if lost:
-            raise InputError(
-                f"{len(lost):,} of {len(kept):,} kept samples are in none of the --shards "
-                f"(for instance {lost[0]}): name all tars of the pool"
-            )
-
-    def tables(self) -> Iterator[tuple[int, pa.Table]]:
-        """For each tar that holds kept samples: its index, and their rows."""
-        yield from enumerate(table for _, table in self._parts)
-
-    def source(self, shard: int) -> Source:
-        """The tar of that index."""
-        return self._parts[shard][0]
-
-
-def _moved(table: pa.Table, shard: str, samples: Sequence[Located]) -> pa.Table:
-    """The rows of `table` with the place of each sample in another tar."""
-    columns = {
-        "shard": pa.array([shard] * len(samples), pa.string()),
-        "offset": pa.array([sample.offset for sample in samples], pa.int64()),
-        "nbytes": pa.array([sample.nbytes for sample in samples], pa.int64()),
-    }
-    for name, column in columns.items():
-        table = table.set_column(table.column_names.index(name), name, column)
-    return table
-
-
-def write_keys(subset: Subset, out: BinaryIO) -> None:
-    """One ``shard/key`` per line: keys alone may repeat from shard to shard."""
-    for _, table in subset.tables():
-        shards, keys = table["shard"].to_pylist(), table["key"].to_pylist()
-        for shard, key in zip(shards, keys, strict=True):
-            out.write(f"{shard}{KEY_SEPARATOR}{key}\n".encode())
-
-
-def write_uids(subset: Subset, out: BinaryIO) -> None:
-    """DataComp's subset file (.npy): the kept uids, sorted, each once."""
-    every = (uid for _, table in subset.tables() for uid in table["uid"].to_pylist())
-    uids, without = uid_array(every)
-    if without:
-        warnings.warn(
-            f"{without:,} of the {len(subset.selection):,} kept samples have no uid of 32 hex "
-            "digits and are not in the file",
-            stacklevel=2,
-        )
-    np.lib.format.write_array(out, uids, allow_pickle=False)
-
-
-def write_parquet(subset: Subset, out: BinaryIO) -> None:
-    """The kept rows of all shards as one Parquet file."""
-    schema = pq.read_schema(subset.folder.scores(subset.manifest.shards[0].name))
-    with pq.ParquetWriter(out, schema.remove_metadata(), compression="zstd") as writer:
-        for _, table in subset.tables():
-            writer.write_table(table)
-
-
-def write_tar_stream(subset: Subset, out: BinaryIO) -> None:
-    """The kept samples as one tar, in pool order."""
-    written = 0
-    for shard, table in subset.tables():
-        with subset.source(shard).opened() as source:
-            written += copy_spans(source, _spans(table), out)
-    end_archive(out, written)
+UNFINISHED = "unfinished.json"
+RENAMED = "renamed.parquet"
+SOURCE_KEY = "source_key"
+PATTERNS = ("[0-9]" * 8 + ".tar", "[0-9]" * 8 + ".parquet", "[0-9]" * 8 + "_stats.json")
+# Version of what is written, so that a run of an older clipdre is not continued.
+SCHEMA = 1
 
 
 def write_tar_folder(
-    subset: Subset, output: Path, shard_size: int, *, overwrite: bool = False
+    subset: Subset, output: Path, config: EmitConfig, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Tars of `shard_size` samples with their scores beside them, and ``summary.json`` last.
+    """Tars with their scores and counts beside them, and ``summary.json`` last.
+
+    A run that was stopped goes on where it was; one that is done is not done again.
 
     Returns
     -------
@@ -182,80 +48,236 @@ def write_tar_folder(
     Raises
     ------
     OutputError
-        When `output` holds something already.
+        When `output` holds something else already.
     InputError
         When a source shard is gone or has changed since it was scored.
     """
-    for shard, _ in subset.tables():
-        subset.source(shard)  # refuse before anything is written
-        break
-    _prepare(output, overwrite)
-    shards = []
-    with Progress("emit", len(subset.selection)) as progress:
-        for index, parts in enumerate(_shards(subset, shard_size)):
-            shards.append(_write_shard(subset, output, index, parts))
-            samples = sum(len(table) for _, table in parts)
-            progress.advance(samples, samples)
-    summary = {**subset.summary(), "shards": shards}
+    collisions = subset.collisions()
+    plan = {"schema": SCHEMA, "digest": subset.digest, **_decisive(config)}
+    done = _prepare(subset, output, plan, overwrite)
+    if done is not None:
+        return done
+    writer = _ShardWriter(subset, output, config, collisions, _digest(plan))
+    shards: list[dict[str, Any]] = []
+    with (
+        Progress("emit", len(subset.selection)) as progress,
+        ThreadPoolExecutor(config.writers) as pool,
+    ):
+        running: list[Future[dict[str, Any]]] = []
+
+        def finish(most: int) -> None:
+            while len(running) > most:
+                shards.append(running.pop(0).result())
+                progress.advance(shards[-1]["samples"], shards[-1]["samples"])
+
+        try:
+            for index, table in enumerate(_shards(subset, config)):
+                running.append(pool.submit(writer.write, index, table))
+                finish(2 * config.writers)
+            finish(0)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if collisions:
+        _write_renamed(output, shards)
+    summary = {
+        **subset.summary(),
+        "emitted": plan,
+        "renamed": _renamed_count(output),
+        "shards": shards,
+    }
     with committed(output / SUMMARY) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return summary
+    (output / UNFINISHED).unlink()
+    return _json(output / SUMMARY)
 
 
-def _prepare(output: Path, overwrite: bool) -> None:
+def _decisive(config: EmitConfig) -> dict[str, Any]:
+    """The settings that decide what is written."""
+    return {name: value for name, value in asdict(config).items() if name != "writers"}
+
+
+def _digest(plan: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+
+
+def _prepare(
+    subset: Subset, output: Path, plan: dict[str, Any], overwrite: bool
+) -> dict[str, Any] | None:
+    """Make `output` ready; the summary when all is there already."""
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file: choose another --output")
-    if not output.exists() or not any(output.iterdir()):
-        return
-    if not overwrite:
-        raise OutputError(f"{output} is not empty: choose another --output, or give --overwrite")
-    (output / SUMMARY).unlink(missing_ok=True)
-    for pattern in ("[0-9]" * 8 + ".tar", "[0-9]" * 8 + ".parquet"):
+    if output.exists() and any(output.iterdir()):
+        summary = _json(output / SUMMARY)
+        if summary.get("emitted") == plan and not overwrite:
+            return summary
+        if _json(output / UNFINISHED) != plan or overwrite:
+            if not overwrite:
+                raise OutputError(
+                    f"{output} is not empty, and holds no part of this very subset: choose another "
+                    "--output, or give --overwrite"
+                )
+            _clear(output)
+    subset.check()  # refuse before anything is written
+    output.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(output)
+    with committed(output / UNFINISHED, durable=False) as temporary:
+        temporary.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+    return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _clear(output: Path) -> None:
+    """Remove a subset; whatever else lies in the folder stays."""
+    for name in (SUMMARY, RENAMED, UNFINISHED):
+        (output / name).unlink(missing_ok=True)
+    for pattern in PATTERNS:
         for path in output.glob(pattern):
             path.unlink()
     remove_unfinished(output)
 
 
-Part = tuple[int, pa.Table]
-
-
-def _shards(subset: Subset, shard_size: int) -> Iterator[list[Part]]:
-    """The kept rows in portions of `shard_size`; a portion holds no key twice.
-
-    Keys repeat from shard to shard in many pools. In one tar, loaders would take two samples of one
-    key for one, so the second one opens the next tar.
-    """
-    parts: list[Part] = []
-    keys: set[str] = set()
-    for shard, table in subset.tables():
+def _shards(subset: Subset, config: EmitConfig) -> Iterator[pa.Table]:
+    """The kept rows in portions of at most `shard_size` samples and `max_bytes` bytes."""
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in subset.batches(shuffle=config.shuffle):
         start = 0
-        for row, key in enumerate(table["key"].to_pylist()):
-            if len(keys) == shard_size or key in keys:
-                if row > start:
-                    parts.append((shard, table.slice(start, row - start)))
-                yield parts
-                parts, keys, start = [], set(), row
-            keys.add(key)
-        parts.append((shard, table.slice(start)))
-    if parts:
-        yield parts
+        sizes = batch["nbytes"].to_numpy()
+        for row, nbytes in enumerate(sizes.tolist()):
+            full = rows == config.shard_size or (
+                config.max_bytes is not None and rows and size + nbytes > config.max_bytes
+            )
+            if full:
+                yield pa.Table.from_batches([*held, batch.slice(start, row - start)])
+                held, rows, size, start = [], 0, 0, row
+            rows += 1
+            size += nbytes
+        held.append(batch.slice(start))
+    if rows:
+        yield pa.Table.from_batches(held)
 
 
-def _write_shard(
-    subset: Subset, output: Path, index: int, parts: Sequence[Part]
-) -> dict[str, object]:
-    path = output / f"{index:08d}.tar"
-    written = 0
-    with committed(path) as temporary, open(temporary, "wb") as out:
-        for shard, table in parts:
-            with subset.source(shard).opened() as source:
-                written += copy_spans(source, _spans(table), out)
-        end_archive(out, written)
-    scores = pa.concat_tables([table for _, table in parts])
-    write_table(scores, path.with_suffix(".parquet"))
-    return {"name": path.name, "samples": len(scores), "nbytes": path.stat().st_size}
+@dataclass(frozen=True)
+class _ShardWriter:
+    """Writes one shard at a time; as many at once as there are threads that call it."""
+
+    subset: Subset
+    output: Path
+    config: EmitConfig
+    collisions: dict[str, int]
+    plan: str
+
+    def write(self, index: int, table: pa.Table) -> dict[str, Any]:
+        """Write tar, counts and scores, unless they are there; returns what the summary says."""
+        path = self.output / f"{index:08d}.tar"
+        facts = read_facts(path.with_suffix(".parquet"))
+        whole = path.exists() and facts.get("clipdre.tar_bytes") == str(path.stat().st_size)
+        if not whole or facts.get("clipdre.plan") != self.plan:
+            self._write(path, table)
+        self._write_stats(path, len(table))
+        return {"name": path.name, "samples": len(table), "nbytes": path.stat().st_size}
+
+    def _write_stats(self, path: Path, samples: int) -> None:
+        """Counts as img2dataset writes them; anew in each run, since they cost nothing."""
+        stats = {
+            "count": samples,
+            "successes": samples,
+            "failed_to_download": 0,
+            "failed_to_resize": 0,
+            "status_dict": {"success": samples},
+        }
+        with committed(path.with_name(f"{path.stem}_stats.json"), durable=False) as temporary:
+            temporary.write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+
+    def _write(self, path: Path, table: pa.Table) -> None:
+        keys = new_keys(table, self.collisions)
+        ordered = sample_bytes if self.config.shuffle is None else _shuffled_bytes
+        with committed(path) as temporary, open(temporary, "xb", buffering=0) as out:
+            written = write_samples(out, ordered(self.subset, table, self.collisions, keys))
+            end_archive(out, written)
+        if self.collisions:
+            table = table.append_column(SOURCE_KEY, table["key"])
+            table = table.set_column(table.column_names.index("key"), "key", pa.array(keys))
+        facts = {"clipdre.plan": self.plan, "clipdre.tar_bytes": str(path.stat().st_size)}
+        write_table(table.drop_columns([FILE, ROW]), path.with_suffix(".parquet"), facts)
 
 
-def _spans(table: pa.Table) -> list[tuple[int, int]]:
+def new_keys(table: pa.Table, collisions: dict[str, int]) -> list[str]:
+    """The keys of the rows in the emitted tar: their own, or one that is unique.
+
+    A key that other shards have as well gets its shard's name before it; one that its own shard has
+    twice, its row as well.
+    """
+    keys: list[str] = table["key"].to_pylist()
+    if not collisions:
+        return keys
+    taken = {key for key in keys if key not in collisions}
+    shards, rows = table["shard"].to_pylist(), table[ROW].to_pylist()
+    for n, key in enumerate(keys):
+        if key in collisions:
+            folder, slash, base = key.rpartition("/")
+            # A dot would end the key: loaders take what follows for the suffix.
+            new = f"{folder}{slash}{shards[n].replace('.', '_')}-{base}"
+            if collisions[key] > 1 or new in taken:
+                new = f"{new}-{rows[n]}"
+            while new in taken:
+                new += "-"
+            taken.add(new)
+            keys[n] = new
+    return keys
+
+
+def sample_bytes(
+    subset: Subset, table: pa.Table, collisions: dict[str, int], keys: list[str] | None = None
+) -> Iterator[memoryview | bytes]:
+    """The samples of rows in pool order, under their `new_keys`."""
+    keys = new_keys(table, collisions) if keys is None else keys
+    old, sources = table["key"].to_pylist(), table[FILE].to_pylist()
     offsets, sizes = table["offset"].to_pylist(), table["nbytes"].to_pylist()
-    return list(zip(offsets, sizes, strict=True))
+    for index, group in groupby(range(len(table)), sources.__getitem__):
+        rows = list(group)
+        with subset.source(index).opened() as source:
+            spans = source.read([(offsets[row], sizes[row]) for row in rows])
+            for row, span in zip(rows, spans, strict=True):
+                span = checked(span, old[row], source.url)  # noqa: PLW2901
+                same = keys[row] == old[row]
+                yield span if same else renamed(span, keys[row], source.url)
+
+
+def _shuffled_bytes(
+    subset: Subset, table: pa.Table, collisions: dict[str, int], keys: list[str] | None = None
+) -> list[bytes]:
+    """The samples of rows in any order: read in the order of the sources, then put into theirs."""
+    order = pc.sort_indices(table, [(FILE, "ascending"), ("offset", "ascending")]).to_pylist()
+    keys = new_keys(table, collisions) if keys is None else keys
+    moved = [keys[row] for row in order]
+    samples: list[bytes] = [b""] * len(table)
+    found = sample_bytes(subset, table.take(pa.array(order)), collisions, moved)
+    for row, data in zip(order, found, strict=True):
+        samples[row] = bytes(data)
+    return samples
+
+
+def _write_renamed(output: Path, shards: list[dict[str, Any]]) -> None:
+    """The map of keys that were made unique."""
+    columns = ["shard", SOURCE_KEY, "key"]
+    parts = []
+    for shard in shards:
+        table = pq.read_table((output / shard["name"]).with_suffix(".parquet"), columns=columns)
+        table = table.filter(pc.not_equal(table["key"], table[SOURCE_KEY]))
+        name = pa.array([shard["name"]] * len(table), pa.string())
+        parts.append(table.append_column("tar", name).replace_schema_metadata(None))
+    write_table(pa.concat_tables(parts), output / RENAMED)
+
+
+def _renamed_count(output: Path) -> int:
+    path = output / RENAMED
+    return int(pq.read_metadata(path).num_rows) if path.exists() else 0

@@ -97,7 +97,10 @@ class ReferenceReport:
 def report(folder: ScoreFolder, manifest: Manifest) -> ReferenceReport:
     """Read the claimed errors of all rows, and check some rows against exact."""
     query = ScoreQuery(folder, manifest)
-    record = ReferenceRecord.from_dict(manifest.reference)
+    try:
+        record = ReferenceRecord.from_dict(manifest.reference)
+    except (KeyError, TypeError) as error:
+        raise ScoresError(f"{folder.path} tells no reference ({error}): score again") from error
     # A saved reference is of another pool, whose embeddings are not here.
     own = ReferenceFolder(folder.reference)
     checkable = folder.embeddings.exists() and own.record() == record

@@ -82,6 +82,56 @@ class TestPipelines:
         assert again.returncode == 1
         assert "choose another --output, or give --overwrite" in again.stderr
 
+    def test_any_tool_stands_between_filter_and_emit(self, scored, tmp_path):
+        folder, _ = scored
+        keys = f"clipdre filter {folder} --by kl_text --top 12 --format keys -o -"
+        command = f"{keys} | sort -r | head -8 | clipdre emit {folder} --keys - -o {tmp_path}/kept"
+        assert succeeded(command) == f"{tmp_path}/kept\n"
+        with tarfile.open(tmp_path / "kept" / "00000000.tar") as tar:
+            assert len(tar.getmembers()) == 3 * 8
+        run = shell(f"echo nosuch | clipdre emit {folder} --keys - -o {tmp_path}/none")
+        assert run.returncode == 1
+        assert "stdin names none of the samples" in run.stderr
+
+    def test_uids_to_emit_and_lines_to_tools(self, scored, tmp_path):
+        folder, _ = scored
+        uids = f"clipdre filter {folder} --where 'width = 64' --sample 9 --format uids -o -"
+        emitted = f"{uids} | clipdre emit {folder} --keys - --format jsonl -o -"
+        rows = [json.loads(line) for line in succeeded(emitted).splitlines()]
+        assert len(rows) == 9
+        assert all(row["width"] == 64 for row in rows)
+
+
+class TestRecipes:
+    def test_they_are_listed_printed_and_changed(self, scored, tmp_path):
+        folder, _ = scored
+        assert "log-ratio-then-kl" in succeeded("clipdre recipes").splitlines()
+        change = "sed 's/25%/10%/'"
+        succeeded(f"clipdre recipes log-ratio-then-kl | {change} > mine.toml", tmp_path)
+        command = f"clipdre filter {folder} --recipe mine.toml --format keys -o - | wc -l"
+        assert succeeded(command, tmp_path).strip() == "30"
+
+    def test_several_are_compared_before_any_is_run(self, scored, tmp_path):
+        folder, _ = scored
+        options = "--recipe log-ratio --recipe kl-text --budget 20% --dry-run"
+        run = shell(f"clipdre filter {folder} {options}", tmp_path)
+        assert (run.returncode, run.stdout) == (0, "")
+        for said in (
+            "kl-text: would keep 60 of 300 pairs (20.0%)",
+            "log-ratio: mutual information",
+            "what each step keeps",
+            "kept of each shard",
+            "repeated among the kept",
+            "Jaccard",
+            "kept by one recipe alone",
+        ):
+            assert said in run.stderr, said
+        found = json.loads(succeeded(f"clipdre filter {folder} {options} --json"))
+        assert [s["kept"] for s in found["selections"]] == [60, 60]
+        assert {(p["a"], p["b"]) for p in found["jaccard"]} == {("log-ratio", "kl-text")}
+        assert set(found["only"]) == {"log-ratio", "kl-text"}
+        assert not list(tmp_path.iterdir())
+
 
 class TestReference:
     def test_says_how_reliable_each_column_is(self, scored, tmp_path):
@@ -147,6 +197,18 @@ class TestWords:
         ("filter {scores} --by width -o {out}", 1, "--by and --top belong together"),
         ("filter {scores} --where 'width < 0' -o {out}", 1, "nothing is kept"),
         ("filter {scores} --by width --top 3", 2, "--output"),
+        ("filter {scores} --recipe kl-txt -o {out}", 1, "did you mean kl-text?"),
+        ("filter {scores} --recipe laion -o {out}", 1, "give your own by --set threshold=NUMBER"),
+        ("filter {scores} --recipe laion --by width -o {out}", 2, "a recipe says itself"),
+        ("filter {scores} --recipe dc --recipe laion -o {out}", 2, "compared by --dry-run only"),
+        ("filter {scores} --recipe dc --set side -o {out}", 2, "is not NAME=VALUE"),
+        ("filter {scores} --budget 10% -o {out}", 2, "they speak of a --recipe"),
+        ("filter {scores} --uniform -o {out}", 1, "--uniform spreads what --top asks for"),
+        ("filter {scores} --with none.parquet -o {out}", 1, "cannot be read as Parquet"),
+        ("filter {scores} --max-bytes lots -o {out}", 2, "lots is no size: give bytes, or 500MB"),
+        ("emit {scores} --keys none.txt -o {out}", 1, "cannot read --keys none.txt: No such file"),
+        ("emit {scores} -o {out}", 2, "--keys"),
+        ("recipes nosuch", 1, "clipdre has no recipe 'nosuch'"),
         ("demo {pool}", 1, "name a new folder"),
         ("weigh {pool} --prompt x -o {out}", 1, "make one with 'clipdre score'"),
         ("weigh {scores} --prompt x -o {pool}", 1, "choose another --output"),
@@ -182,6 +244,8 @@ def test_a_users_mistake_is_one_line_with_the_cure(pool, scored, tmp_path, comma
     assert not out.exists()
 
 
-@pytest.mark.parametrize("command", ["", "score", "filter", "reference", "weigh", "demo"])
+@pytest.mark.parametrize(
+    "command", ["", "score", "filter", "recipes", "emit", "reference", "weigh", "demo"]
+)
 def test_every_help_has_an_example(command):
     assert "Example:" in succeeded(f"clipdre {command} --help")

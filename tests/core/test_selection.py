@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipdre.core.selection import top
+from clipdre.core.selection import fill_evenly, top
 
 rows = st.lists(
     st.tuples(st.one_of(st.just(float("nan")), st.integers(-3, 3).map(float)), st.integers(0, 5)),
@@ -43,3 +43,19 @@ def test_infinities_rank_like_numbers():
 def test_a_negative_count_is_refused():
     with pytest.raises(ValueError, match=r"'n' parameter of top must be >= 0\. Got -1 instead"):
         top(np.zeros(1), np.zeros(1, np.uint64), -1)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(0, 80))
+def test_fill_evenly_is_one_from_each_bin_at_a_time(counts, n):
+    left, filled = list(counts), [0] * len(counts)
+    for _ in range(min(n, sum(counts))):
+        level = min(filled[b] for b in range(len(counts)) if left[b])
+        at = max(b for b in range(len(counts)) if left[b] and filled[b] == level)
+        left[at] -= 1
+        filled[at] += 1
+    assert fill_evenly(np.array(counts), n).tolist() == filled
+
+
+def test_fill_evenly_refuses_a_negative_count():
+    with pytest.raises(ValueError, match=r"of fill_evenly must be >= 0\. Got -1 instead"):
+        fill_evenly(np.array([1]), -1)

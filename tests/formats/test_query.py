@@ -1,8 +1,14 @@
+import gc
+import tempfile
+import time
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from clipdre.errors import ScoresError, SelectionError
-from clipdre.formats.query import ScoreQuery
+from clipdre.formats.query import Expression, Kind, ScoreQuery
+from clipdre.formats.row_set import RowSet
 from clipdre.formats.score_folder import ScoreFolder
 from tests.conftest import read_scores
 
@@ -13,28 +19,63 @@ def query(scored):
     return ScoreQuery(ScoreFolder(folder), manifest)
 
 
-def test_all_rows_come_in_pool_order(query, scored):
-    folder, manifest = scored
-    rows = query.rows()
-    assert rows.shard.tolist() == [n for n in range(3) for _ in range(100)]
-    assert rows.row.tolist() == [*range(100)] * 3
-    assert rows.value is None
-    assert rows.key_hash.tolist() == read_scores(folder, manifest)["key_hash"].to_pylist()
+def rows_of(query, where=None, by=None):
+    """Places (shard * 100 + row) for which `where` is true, and the values of `by`."""
+    expressions = [
+        Expression("where_0", "--where", where or "true", Kind.CONDITION),
+        Expression("by_0", "--by", by or "0", Kind.NUMBER),
+    ]
+    rows = RowSet.of_pool(query, expressions).where("where_0")
+    table = pa.Table.from_batches(list(rows.batches([])))
+    (values,) = rows.arrays("coalesce(by_0, 'nan'::DOUBLE) AS v")
+    return [
+        100 * s + r for s, r in zip(*(c.to_pylist() for c in table.columns), strict=True)
+    ], values
+
+
+def test_all_rows_come_in_pool_order(query):
+    assert rows_of(query)[0] == list(range(300))
 
 
 def test_where_and_by_against_pandas_free_truth(query, scored):
     table = read_scores(*scored)
     similarity = table["similarity"].to_numpy()
-    rows = query.rows("similarity > 0.5 AND caption LIKE '%red%'", "-kl_text * 2")
+    found, values = rows_of(query, "similarity > 0.5 AND caption LIKE '%red%'", "-kl_text * 2")
     red = np.array(["red" in caption for caption in table["caption"].to_pylist()])
     expected = np.flatnonzero((similarity > 0.5) & red)
-    assert (rows.shard * 100 + rows.row).tolist() == expected.tolist()
-    np.testing.assert_allclose(rows.value, -2 * table["kl_text"].to_numpy()[expected])
+    assert found == expected.tolist()
+    np.testing.assert_allclose(values, -2 * table["kl_text"].to_numpy()[expected])
 
 
-def test_nulls_of_an_expression_are_nan(query):
-    rows = query.rows(by="CASE WHEN width > 0 THEN NULL ELSE 1.0 END")
-    assert np.isnan(rows.value).all()
+def test_windows_see_the_whole_pool(query, scored):
+    """One of each caption, the best by log_ratio."""
+    where = "row_number() OVER (PARTITION BY caption ORDER BY log_ratio DESC) = 1"
+    captions = read_scores(*scored)["caption"].to_pylist()
+    assert len(rows_of(query, where)[0]) == len(set(captions))
+    assert len(rows_of(query, "rank(log_ratio) <= 30")[0]) == 30
+
+
+def test_what_takes_too_long_is_stopped(scored):
+    query = ScoreQuery(ScoreFolder(scored[0]), scored[1], time_limit=0.3)
+    endless = "(SELECT count(*) FROM range(1000000000000) r WHERE r.range % 7 = width) > 0"
+    started = time.monotonic()
+    with pytest.raises(SelectionError, match=r"took longer than 0\.3 s: make it simpler"):
+        rows_of(query, endless)
+    assert time.monotonic() - started < 20
+
+
+def test_what_fills_the_memory_is_stopped(query):
+    with pytest.raises(SelectionError, match="cannot be used"):
+        rows_of(query, "(SELECT len(list(range)) FROM range(1000000000)) > width")
+
+
+def test_the_temporary_folder_goes_with_the_query(scored, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    query = ScoreQuery(ScoreFolder(scored[0]), scored[1])
+    assert len(list(tmp_path.glob("clipdre-*"))) == 1
+    del query
+    gc.collect()
+    assert not list(tmp_path.glob("clipdre-*"))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +85,7 @@ def test_nulls_of_an_expression_are_nan(query):
         ("zzzzzz = 1", "there is no column zzzzzz; the columns are key, uid, shard"),
         ("similarity >", "cannot be used"),
         ("'text'", "cannot be used"),
-        ("sum(width) > 3", "cannot be used"),
+        ("sum(width) > 3", r"write sum\(x\) OVER \(\)"),
         ("width > 1; DROP TABLE x", "cannot be used"),
         ("width > 1) UNION SELECT (1", "cannot be used"),
         ("caption::INT > 1", "cannot be used"),
@@ -52,7 +93,7 @@ def test_nulls_of_an_expression_are_nan(query):
 )
 def test_what_is_no_condition_is_refused_in_one_line(query, where, message):
     with pytest.raises(SelectionError, match=message) as caught:
-        query.rows(where)
+        rows_of(query, where)
     assert "\n" not in str(caught.value)
 
 
@@ -68,7 +109,7 @@ def test_what_is_no_condition_is_refused_in_one_line(query, where, message):
 )
 def test_conditions_reach_no_files_and_no_network(query, where):
     with pytest.raises(SelectionError, match="cannot be used"):
-        query.rows(where)
+        rows_of(query, where)
 
 
 def test_settings_are_locked(query):
@@ -79,7 +120,7 @@ def test_settings_are_locked(query):
 @pytest.mark.parametrize("by", ["caption", "uid"])
 def test_text_cannot_be_ranked(query, by):
     with pytest.raises(SelectionError, match="not a number: rank by a score"):
-        query.rows(by=by)
+        rows_of(query, by=by)
 
 
 def test_quantiles_and_totals(query, scored):

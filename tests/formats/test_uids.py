@@ -1,17 +1,61 @@
-import numpy as np
+import io
 
-from clipdre.formats.uids import uid_array
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipdre.formats.uids import UidFile, uid_digits
+
+
+def written(*batches):
+    file = UidFile(sum(map(len, batches)))
+    for batch in batches:
+        file.add(pa.array(batch, pa.string()))
+    out = io.BytesIO()
+    file.write(out)
+    out.seek(0)
+    return np.load(out, allow_pickle=False), file.without
 
 
 def test_uids_are_sorted_unique_and_padded():
-    uids = ["f" * 32, "1", "0" * 31 + "1", None, "no uid", "10000000000000000", "f" * 33]
-    array, without = uid_array(uids)
+    uids = ["f" * 32, "1", "0" * 31 + "1", None, "no uid", "10000000000000000", "f" * 33, ""]
+    array, without = written(uids)
     assert array.tolist() == [(0, 1), (1, 0), (2**64 - 1, 2**64 - 1)]
     assert array.dtype == np.dtype("u8,u8")
-    assert without == 3
+    assert without == 4
 
 
 def test_none_at_all():
-    array, without = uid_array([])
-    assert array.shape == (0,)
-    assert without == 0
+    for batches in ([], [[]], [[None]]):
+        array, without = written(*batches)
+        assert array.shape == (0,)
+        assert without == sum(map(len, batches))
+
+
+@pytest.mark.parametrize(
+    "other", [" " * 32, "é" * 32, "é" * 16, "f" * 30 + " f", "g" * 32, "0x" + "f" * 30]
+)
+def test_what_looks_like_32_digits_and_is_not(other):
+    array, without = written(["a" * 32, other])
+    assert array.tolist() == [divmod(int("a" * 32, 16), 2**64)]
+    assert without == 1
+
+
+@given(st.lists(st.lists(st.integers(0, 2**128 - 1), max_size=5), max_size=5), st.booleans())
+def test_as_datacomp_publishes_it(batches, padded):
+    """`divmod(int(uid, 16), 2**64)`, sorted, each once; and the way back."""
+    text = [[f"{n:032x}" if padded else f"{n:x}" for n in batch] for batch in batches]
+    array, _ = written(*text)
+    expected = {divmod(int(uid, 16), 2**64) for batch in text for uid in batch}
+    assert array.tolist() == sorted(expected)
+    assert uid_digits(array).to_pylist() == [
+        f"{high:016x}{low:016x}" for high, low in sorted(expected)
+    ]
+
+
+def test_chunks_hide_no_repetition(monkeypatch):
+    monkeypatch.setattr("clipdre.formats.uids.CHUNK", 3)
+    digits = [f"{n:032x}" for n in (5, 5, 5, 5, 1, 2, 3, 3, 9)]
+    assert [low for _, low in written(digits)[0].tolist()] == [1, 2, 3, 5, 9]

@@ -6,23 +6,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipdre.config import EstimateConfig, ReferenceMethod, SelectConfig
+from clipdre.config import EmitConfig, EstimateConfig, ReferenceMethod
 from clipdre.errors import InputError, ModelError, OutputError
-from clipdre.formats.query import ScoreQuery
-from clipdre.formats.score_folder import ScoreFolder
 from clipdre.formats.tables import SCORE_COLUMNS
-from clipdre.stages.emit import (
-    RelocatedSubset,
-    Subset,
-    write_keys,
-    write_tar_folder,
-    write_uids,
-)
+from clipdre.stages.emit import write_tar_folder
+from clipdre.stages.export import write_keys, write_uids
 from clipdre.stages.ingest import open_embeddings
+from clipdre.stages.relocate import relocated
 from clipdre.stages.score import score_embeddings
-from clipdre.stages.select import select
 from clipdre.truth.embeddings import EmbeddingWorld
-from tests.conftest import pair, read_failures, read_scores, tiny_score, write_tar
+from tests.conftest import (
+    chosen,
+    pair,
+    read_failures,
+    read_scores,
+    rows_of,
+    subset_of,
+    tiny_score,
+    write_tar,
+)
 from tests.core import oracle
 
 EXACT = EstimateConfig(ReferenceMethod.EXACT)
@@ -87,19 +89,16 @@ def test_datacomp_metadata_is_scored_at_its_models_scale(datacomp, tmp_path):
 def test_other_columns_stay_available_to_filter(datacomp, tmp_path):
     source = open_embeddings(datacomp[0], "b32", None, 0.0)
     manifest = score_embeddings(source, tmp_path / "s", EXACT)
-    folder = ScoreFolder(tmp_path / "s")
-    query = ScoreQuery(folder, manifest)
     where = "clip_l14_similarity_score > 0.5 AND url LIKE 'http%' AND len(face_bboxes) = 1"
-    selection = select(query, manifest.rows, SelectConfig(where=where))
+    subset = subset_of((tmp_path / "s", manifest), where=where)
     table = read_scores(tmp_path / "s", manifest)
-    assert len(selection) == (table["clip_l14_similarity_score"].to_numpy() > 0.5).sum()
+    assert len(subset.selection) == (table["clip_l14_similarity_score"].to_numpy() > 0.5).sum()
     assert table["source_similarity"].equals(table["uid"])
-    subset = Subset(folder, manifest, selection)
     out = io.BytesIO()
     write_keys(subset, out)
-    assert len(out.getvalue().splitlines()) == len(selection)
+    assert len(out.getvalue().splitlines()) == len(subset.selection)
     with pytest.raises(OutputError, match="no tars behind them: give --format uids"):
-        write_tar_folder(subset, tmp_path / "kept", shard_size=10)
+        write_tar_folder(subset, tmp_path / "kept", EmitConfig())
     assert not (tmp_path / "kept").exists()
 
 
@@ -155,19 +154,15 @@ def test_shards_can_point_at_the_tars(scored, pool, tmp_path):
     folder, run = scored
     source = open_embeddings(folder / "embeddings", "l14", run.model.logit_scale, 0.0)
     manifest = score_embeddings(source, tmp_path / "s", EXACT)
-    scores = ScoreFolder(tmp_path / "s")
-    rule = SelectConfig(by="kl_text", top=40)
-    selection = select(ScoreQuery(scores, manifest), manifest.rows, rule)
-    subset = Subset(scores, manifest, selection)
+    subset = subset_of((tmp_path / "s", manifest), by="kl_text", top=40)
     urls = sorted(str(path) for path in pool.glob("*.tar"))
-    write_tar_folder(RelocatedSubset(subset, urls), tmp_path / "kept", shard_size=100)
+    write_tar_folder(relocated(subset.selection, urls), tmp_path / "kept", EmitConfig())
     source_members = {}
     for url in urls:
         with tarfile.open(url) as tar:
             source_members |= {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
     kept = pq.read_table(tmp_path / "kept" / "00000000.parquet")["key"].to_pylist()
-    wanted = [row["key"] for _, table in subset.tables() for row in table.to_pylist()]
-    assert kept == wanted
+    assert kept == rows_of(subset)["key"].to_pylist()
     with tarfile.open(tmp_path / "kept" / "00000000.tar") as tar:
         found = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
     assert found == {
@@ -176,35 +171,27 @@ def test_shards_can_point_at_the_tars(scored, pool, tmp_path):
         for suffix in ("png", "txt", "json")
     }
     with pytest.raises(InputError, match="are in none of the --shards"):
-        RelocatedSubset(subset, urls[:1])
+        relocated(subset.selection, urls[:1])
 
 
 def test_samples_that_share_a_uid_are_all_found(tmp_path):
     (tmp_path / "pool").mkdir()
     members = [m for n in range(4) for m in pair(str(n), f"c {n}", seed=n, uid="a" * 32)]
-    write_tar(tmp_path / "pool" / "a.tar", members)
+    tar = write_tar(tmp_path / "pool" / "a.tar", members)
     scores, manifest = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
-    folder = ScoreFolder(scores)
-    selection = select(ScoreQuery(folder, manifest), 4, SelectConfig())
-    subset = RelocatedSubset(
-        Subset(folder, manifest, selection), [str(tmp_path / "pool" / "a.tar")]
-    )
-    ((_, table),) = subset.tables()
+    tar.rename(tmp_path / "pool" / "b.tar")
+    table = rows_of(relocated(chosen((scores, manifest)), [str(tmp_path / "pool" / "b.tar")]))
     assert table["key"].to_pylist() == ["0", "1", "2", "3"]
 
 
 def test_uids_are_datacomps_subset_file(datacomp, tmp_path):
     source = open_embeddings(datacomp[0], "l14", None, 0.0)
     manifest = score_embeddings(source, tmp_path / "s", EXACT)
-    folder = ScoreFolder(tmp_path / "s")
-    selection = select(
-        ScoreQuery(folder, manifest), manifest.rows, SelectConfig(by="log_ratio", top=20)
-    )
-    subset, out = Subset(folder, manifest, selection), io.BytesIO()
+    subset, out = subset_of((tmp_path / "s", manifest), by="log_ratio", top=20), io.BytesIO()
     write_uids(subset, out)
     out.seek(0)
     found = np.load(out)
-    uids = [u for _, table in subset.tables() for u in table["uid"].to_pylist()]
+    uids = rows_of(subset)["uid"].to_pylist()
     expected = np.array([divmod(int(u, 16), 2**64) for u in uids], dtype=np.dtype("u8,u8"))
     expected.sort()
     assert found.dtype == np.dtype("u8,u8")

@@ -3,14 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from clipdre.config import EstimateConfig, ReferenceMethod, SelectConfig
+from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.errors import UnreliableEstimateWarning
-from clipdre.formats.query import ScoreQuery
 from clipdre.formats.score_folder import ScoreFolder
 from clipdre.stages.report import report
-from clipdre.stages.select import select
 from clipdre.truth.pool import write_pool
-from tests.conftest import TINY, read_scores, tiny_score
+from tests.conftest import TINY, chosen, read_scores, tiny_score
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +70,8 @@ def test_twice_as_much_buys_something(runs):
 def test_a_sample_is_not_to_be_trusted_and_a_selection_by_it_warns(runs):
     assert "not to be trusted" in reported(runs, "sample").advice.replace("\n", " ")
     path, manifest = runs["sample"]
-    query = ScoreQuery(ScoreFolder(path), manifest)
     with pytest.warns(UnreliableEstimateWarning, match="kl_image has a reliability of 0"):
-        select(query, 2000, SelectConfig(by="kl_image", top=10))
+        chosen((path, manifest), by="kl_image", top=10)
 
 
 def test_without_embeddings_the_claims_remain(runs, tmp_path):

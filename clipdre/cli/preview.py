@@ -1,0 +1,112 @@
+"""A dry run as tables, or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from clipdre.cli.terminal import note, table
+
+if TYPE_CHECKING:
+    from clipdre.stages.select import Selection
+    from clipdre.stages.whatif import Comparison, Preview
+
+SHOWN_SHARDS = 5
+SHOWN_CAPTION = 60
+
+
+def show(selections: Sequence[Selection], *, as_json: bool) -> None:
+    """What each selection keeps, and how they differ where there are several."""
+    from clipdre.stages.whatif import compare, preview
+
+    previews = [preview(selection) for selection in selections]
+    comparison = compare(selections) if len(selections) > 1 else None
+    if as_json:
+        typer.echo(json.dumps(_machine(previews, comparison), indent=2, default=str))
+        return
+    for found in previews:
+        _print_preview(found)
+    if comparison is not None:
+        _print_comparison(previews, comparison)
+
+
+def _machine(previews: Sequence[Preview], comparison: Comparison | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "selections": [{**asdict(p), "mutual_information": p.mutual_information} for p in previews]
+    }
+    if comparison is not None:
+        pairs = comparison.jaccard.items()
+        found["jaccard"] = [{"a": a, "b": b, "jaccard": share} for (a, b), share in pairs]
+        found["only"] = {
+            name: {"rows": rows, "captions": captions}
+            for name, (rows, captions) in comparison.only.items()
+        }
+    return found
+
+
+def _print_preview(found: Preview) -> None:
+    name = f"{found.name}: " if found.name else ""
+    table(
+        f"{name}what each step keeps",
+        ("step", "before", "after where", "no value", "asked", "kept"),
+        [
+            (
+                str(s.step),
+                *(f"{n:,}" for n in (s.before, s.after_where, s.unranked, s.asked, s.kept)),
+            )
+            for s in found.steps
+        ],
+    )
+    table(
+        f"{name}means",
+        ("score", "pool", "kept"),
+        [
+            (score, *("-" if mean is None else f"{mean:.4g}" for mean in means))
+            for score, means in found.means.items()
+        ],
+    )
+    shown, label = found.shards, "kept of each shard"
+    if len(shown) > 2 * SHOWN_SHARDS:
+        ordered = sorted(shown, key=lambda shard: (shard[2] / max(1, shard[1]), shard[0]))
+        shown = ordered[:SHOWN_SHARDS] + ordered[-SHOWN_SHARDS:]
+        label = f"kept of each shard: the least and the most of {len(found.shards):,}"
+    table(
+        f"{name}{label}",
+        ("shard", "rows", "kept", "share"),
+        [(n, f"{rows:,}", f"{kept:,}", f"{kept / max(1, rows):.1%}") for n, rows, kept in shown],
+    )
+    before, after = found.mutual_information
+    if before is not None and after is not None:
+        note(
+            f"{name}mutual information {before:.3f} nats per pair in the pool, {after:.3f} in the "
+            "subset (mean log_ratio, under the pool's marginals)"
+        )
+    note(
+        f"{name}repeated among the kept: {found.duplicates['caption']:.1%} of captions, "
+        f"{found.duplicates['uid']:.1%} of uids"
+    )
+
+
+def _print_comparison(previews: Sequence[Preview], found: Comparison) -> None:
+    sizes = {p.name: p.kept for p in previews}
+
+    def overlap(a: str, b: str) -> str:
+        share = found.jaccard.get((a, b), found.jaccard.get((b, a), 1.0))
+        return f"{share:.2f}"
+
+    table(
+        "overlap: what both keep of what either keeps (Jaccard)",
+        ("recipe", "kept", *found.names),
+        [(a, f"{sizes[a]:,}", *(overlap(a, b) for b in found.names)) for a in found.names],
+    )
+    rows = []
+    for name, (count, captions) in found.only.items():
+        for n, caption in enumerate(captions or [""]):
+            rows.append(
+                (caption[:SHOWN_CAPTION], name if not n else "", f"{count:,}" if not n else "")
+            )
+    table("kept by one recipe alone", ("for instance", "recipe", "rows"), rows)

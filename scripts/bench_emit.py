@@ -1,0 +1,158 @@
+"""Writing a quarter of a pool as shards, against webdataset's rewriting and against cp.
+
+python scripts/bench_emit.py
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+import webdataset as wds
+
+from clipdre import __version__
+from clipdre.config import EmitConfig
+from clipdre.formats.locate import locate
+from clipdre.formats.manifest import Manifest, ModelRecord, ShardRecord
+from clipdre.formats.query import ScoreQuery
+from clipdre.formats.score_folder import ScoreFolder
+from clipdre.formats.storage import identify
+from clipdre.formats.tables import SAMPLE_SCHEMA, key_hashes
+from clipdre.rules import Amount, Rule, Step
+from clipdre.stages.emit import write_tar_folder
+from clipdre.stages.select import Selection, select
+from clipdre.stages.subset import Subset
+
+SHARDS = 20
+SHARE = 0.25
+MODEL = ModelRecord("synthetic", None, "synthetic", 512, 100.0, 0.0, "fp32", {})
+
+
+def write_pool(folder: Path, samples: int) -> None:
+    """Shards of random bytes: images of 8 to 30 kB, a caption, a little json."""
+    rng = np.random.default_rng(0)
+    for shard in range(SHARDS):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for n in range(samples // SHARDS):
+                sizes = {"jpg": int(rng.integers(8_000, 30_000)), "txt": 60, "json": 300}
+                for suffix, size in sizes.items():
+                    info = tarfile.TarInfo(f"{shard:05d}{n:04d}.{suffix}")
+                    info.size = size
+                    tar.addfile(info, BytesIO(rng.bytes(size)))
+
+
+def write_scores(pool: Path, folder: Path) -> Manifest:
+    """A score folder over the pool, with a column of chance."""
+    rng, records = np.random.default_rng(1), []
+    for path in sorted(pool.glob("*.tar")):
+        with open(path, "rb") as file:
+            found = list(locate(file, bool))
+        keys = [sample.key for sample in found]
+        columns = {
+            name: pa.nulls(len(found), SAMPLE_SCHEMA.field(name).type)
+            for name in SAMPLE_SCHEMA.names
+        }
+        columns["key"], columns["shard"] = keys, [path.stem] * len(found)
+        columns["offset"] = [sample.offset for sample in found]
+        columns["nbytes"] = [sample.nbytes for sample in found]
+        columns["key_hash"] = key_hashes(path.stem, keys)
+        table = pa.table(columns, schema=SAMPLE_SCHEMA)
+        table = table.append_column("score", pa.array(rng.normal(size=len(found))))
+        target = ScoreFolder(folder).scores(path.stem)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, target)
+        identity = identify(str(path))
+        records.append(
+            ShardRecord(path.stem, str(path), identity.nbytes, identity.modified, len(found))
+        )
+    reference = {"method": "exact", "digest": "synthetic"}
+    manifest = Manifest(__version__, MODEL, {"read": {}}, tuple(records), reference, complete=True)
+    manifest.write(folder)
+    return manifest
+
+
+def emitted(selection: Selection, out: Path) -> None:
+    """Every span checked and copied, scores and counts beside, all of it on the disk."""
+    write_tar_folder(Subset(selection), out, EmitConfig(shard_size=1000))
+
+
+def rewritten(pool: Path, keys: set[str], out: Path) -> None:
+    """The same samples by webdataset, nothing decoded."""
+    out.mkdir()
+    urls = sorted(str(path) for path in pool.glob("*.tar"))
+    samples = wds.WebDataset(urls, shardshuffle=False)
+    with wds.ShardWriter(str(out / "%08d.tar"), maxcount=1000, verbose=0) as writer:
+        for sample in samples:
+            if sample["__key__"] in keys:
+                writer.write(sample)
+
+
+def copied(tars: list[Path], out: Path) -> None:
+    """Cp of the emitted tars, and on to the disk, where clipdre's are when it says so."""
+    out.mkdir()
+    subprocess.run(["cp", *map(str, tars), str(out)], check=True)
+    for path in out.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+
+def seconds(work: Callable[[Path], None], out: Path) -> float:
+    """Time of one run into a new folder."""
+    shutil.rmtree(out, ignore_errors=True)
+    started = time.perf_counter()
+    work(out)
+    return time.perf_counter() - started
+
+
+def main(
+    samples: Annotated[int, typer.Option(help="Samples in the pool.")] = 20_000,
+    repeats: Annotated[int, typer.Option(help="Interleaved runs; the median counts.")] = 5,
+) -> None:
+    """Print one table: seconds of each way for the same samples, and ratios."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        pool = folder / "pool"
+        pool.mkdir()
+        write_pool(pool, samples)
+        manifest = write_scores(pool, folder / "scores")
+        query = ScoreQuery(ScoreFolder(folder / "scores"), manifest)
+        selection = select(query, Rule((Step(by="score", top=Amount(SHARE)),)))
+        emitted(selection, folder / "first")
+        tars = sorted((folder / "first").glob("*.tar"))
+        keys = {
+            key
+            for path in tars
+            for key in pq.read_table(path.with_suffix(".parquet"))["key"].to_pylist()
+        }
+        ways: dict[str, Callable[[Path], None]] = {
+            "clipdre": lambda out: emitted(selection, out),
+            "webdataset": lambda out: rewritten(pool, keys, out),
+            "cp and fsync": lambda out: copied(tars, out),
+        }
+        runs = [
+            {n: seconds(way, folder / "out") for n, way in ways.items()} for _ in range(repeats)
+        ]
+        medians = {name: statistics.median(run[name] for run in runs) for name in ways}
+        nbytes = sum(path.stat().st_size for path in tars)
+        print(f"{len(keys):,} of {samples:,} samples, {nbytes / 1e6:.0f} MB in {len(tars)} tars\n")
+        print("| | seconds | times clipdre's |")
+        print("|---|---|---|")
+        for name, median in medians.items():
+            print(f"| {name} | {median:.3f} | {median / medians['clipdre']:.2f} |")
+
+
+if __name__ == "__main__":
+    typer.run(main)
