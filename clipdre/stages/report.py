@@ -16,6 +16,7 @@ from clipdre.core.divergence import kl, reverse_kl
 from clipdre.core.partition import RunningPartition, logits_of
 from clipdre.core.reliability import TRUSTED
 from clipdre.core.stratified import StratifiedPartition
+from clipdre.errors import ScoresError
 from clipdre.formats.embeddings import Modality, Pool, embedding_files
 from clipdre.formats.manifest import Manifest
 from clipdre.formats.query import ScoreQuery
