@@ -67,14 +67,16 @@ class ReadConfig:
         Suffix of the member that holds the caption.
     caption_field : str or None
         With a value, the caption is this field of the json member.
-    max_member_bytes, max_pixels, max_aspect_ratio
-        What is larger is not decoded but recorded as a failure: strangers made these files.
+    max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels, max_aspect_ratio
+        What is larger is not read or decoded but recorded as a failure: strangers made these files.
     """
 
     image_suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     caption_suffix: str = "txt"
     caption_field: str | None = None
     max_member_bytes: int = 256 * 1024 * 1024
+    max_json_bytes: int = 16 * 1024 * 1024
+    max_caption_bytes: int = 64 * 1024
     max_pixels: int = 89_478_485
     max_aspect_ratio: float = 200.0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from clipdre.formats.shards import json_object
-from clipdre.formats.tar import BrokenTarError, iter_members
+from clipdre.formats.tar import BrokenTarError, Gap, iter_members
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
 
@@ -30,12 +30,14 @@ def locate(file: BinaryIO, wanted: Callable[[str], bool]) -> Iterator[Located]:
     key, uid, start, end = "", None, 0, 0
     try:
         for member in iter_members(file):
+            if isinstance(member, Gap):
+                continue
             if member.key != key or not end:
                 if end and (wanted(key) or (uid is not None and wanted(uid))):
                     yield Located(key, uid, start, end - start)
                 key, uid, start = member.key, None, member.offset
             end = member.end
-            if member.suffix == "json" and member.size <= MAX_JSON_BYTES:
+            if member.suffix == "json" and not member.odd and member.size <= MAX_JSON_BYTES:
                 found = json_object(member.read()).get("uid")
                 uid = found if isinstance(found, str) else None
     except BrokenTarError:

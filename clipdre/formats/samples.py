@@ -10,6 +10,13 @@ class Reason(str, Enum):
     """Why a sample has no scores."""
 
     BROKEN_TAR = "broken_tar"
+    GARBAGE = "garbage"
+    NOT_A_TAR = "not_a_tar"
+    COMPRESSED_TAR = "compressed_tar"
+    EMPTY_FILE = "empty_file"
+    UNREADABLE_SHARD = "unreadable_shard"
+    NOT_A_FILE = "not_a_file"
+    CAPTION_TOO_LARGE = "caption_too_large"
     DUPLICATE_MEMBER = "duplicate_member"
     MEMBER_TOO_LARGE = "member_too_large"
     MISSING_IMAGE = "missing_image"

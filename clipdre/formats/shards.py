@@ -15,7 +15,7 @@ from clipdre.config import ReadConfig
 from clipdre.errors import InputError
 from clipdre.formats.samples import Failure, Reason, Sample, Stage, printable
 from clipdre.formats.storage import is_remote
-from clipdre.formats.tar import BrokenTarError, Member, iter_members
+from clipdre.formats.tar import BrokenTarError, Gap, Member, iter_members
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 GLOB_CHARACTERS = frozenset("*?[")
@@ -104,12 +104,21 @@ def iter_samples(file: BinaryIO, config: ReadConfig) -> Iterator[Sample | Failur
     A sample is a run of adjacent members of one key, as webdataset groups them.
     """
     group: _Group | None = None
+    gap = False
     try:
         for member in iter_members(file):
+            if isinstance(member, Gap):
+                message = f"{member.message}; {member.end - member.offset} bytes are lost"
+                yield Failure("", member.offset, Stage.READ, Reason.GARBAGE, message)
+                gap = True
+                continue
             if group is None or member.key != group.key:
                 if group is not None:
                     yield _finish(group, config)
                 group = _Group(member.key, member.offset)
+            elif gap:
+                group.fail(Reason.GARBAGE, "there is garbage between its members")
+            gap = False
             group.end = member.end
             _add(group, member, config)
     except BrokenTarError as error:
@@ -117,7 +126,7 @@ def iter_samples(file: BinaryIO, config: ReadConfig) -> Iterator[Sample | Failur
         if group is not None and not key:
             yield _finish(group, config)
         message = f"{error}; what follows in the shard is lost"
-        yield Failure(key, error.offset, Stage.READ, Reason.BROKEN_TAR, message)
+        yield Failure(key, error.offset, Stage.READ, error.reason, message)
         return
     if group is not None:
         yield _finish(group, config)
@@ -127,11 +136,14 @@ def _add(group: _Group, member: Member, config: ReadConfig) -> None:
     is_image = member.suffix in config.image_suffixes
     if not is_image and member.suffix not in (config.caption_suffix, "json"):
         return
-    if member.size > config.max_member_bytes:
-        group.fail(
-            Reason.MEMBER_TOO_LARGE,
-            f"{member.suffix} of {member.size} bytes; at most {config.max_member_bytes} are read",
-        )
+    if member.odd:
+        message = f"its {member.suffix} is {member.odd}: only plain files are read"
+        group.fail(Reason.NOT_A_FILE, message)
+        return
+    most = config.max_json_bytes if member.suffix == "json" else config.max_member_bytes
+    if member.size > most:
+        message = f"{member.suffix} of {member.size} bytes; at most {most} are read"
+        group.fail(Reason.MEMBER_TOO_LARGE, message)
         return
     slot = "image" if is_image else member.suffix
     if slot in group.content:
@@ -181,6 +193,10 @@ def _caption(group: _Group, metadata: dict[str, object], config: ReadConfig) -> 
         except UnicodeDecodeError as error:
             group.fail(Reason.INVALID_CAPTION, f"caption is not UTF-8: {error}")
             return None
+    if len(text.encode("utf-8", "backslashreplace")) > config.max_caption_bytes:
+        message = f"caption of {len(text)} characters; at most {config.max_caption_bytes} bytes are"
+        group.fail(Reason.CAPTION_TOO_LARGE, message)
+        return None
     if not text.strip():
         group.fail(Reason.EMPTY_CAPTION, "caption is empty or blank")
         return None

@@ -22,7 +22,7 @@ from clipdre.formats.storage import (
     open_source,
     read_ranges,
 )
-from clipdre.formats.tar import COMPRESSION_ERRORS, BrokenTarError, iter_members, split_name
+from clipdre.formats.tar import COMPRESSION_ERRORS, BrokenTarError, Member, iter_members, split_name
 
 BLOCK = 512
 RECORD = 20 * BLOCK
@@ -177,9 +177,10 @@ def checked(span: memoryview, key: str, url: str) -> memoryview:
 
 def _first_key(span: memoryview) -> str | None:
     try:
-        return printable(next(iter_members(io.BytesIO(span))).key)
+        first = next(iter_members(io.BytesIO(span)))
     except (BrokenTarError, StopIteration):
         return None
+    return printable(first.key) if isinstance(first, Member) else None
 
 
 def renamed(span: memoryview, key: str, url: str) -> bytes:

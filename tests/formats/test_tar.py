@@ -1,9 +1,10 @@
 import io
 import tarfile
+import time
 
 import pytest
 
-from clipdre.formats.tar import BrokenTarError, iter_members, split_name
+from clipdre.formats.tar import BrokenTarError, Gap, iter_members, split_name
 from tests.conftest import write_tar
 
 
@@ -38,7 +39,7 @@ def test_spans_hold_whole_members_in_any_format(tmp_path, format):
                 assert alone.extractfile(info).read() == content
 
 
-def test_links_folders_and_devices_are_passed_over(tmp_path):
+def test_folders_are_passed_over_links_and_devices_are_named(tmp_path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
         for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE):
@@ -49,7 +50,9 @@ def test_links_folders_and_devices_are_passed_over(tmp_path):
         info.size = 2
         tar.addfile(info, io.BytesIO(b"hi"))
     with path.open("rb") as file:
-        assert [(m.key, m.read()) for m in iter_members(file)] == [("good", b"hi")]
+        found = [(m.key, m.odd) for m in iter_members(file)]
+    odd = ["a symbolic link", "a hard link", "a device or of an unknown type", ""]
+    assert found == list(zip(["trap", "trap", "trap", "good"], odd, strict=True))
 
 
 MEMBERS = [("a.txt", b"a" * 700), ("b.txt", b"b" * 700), ("c.txt", b"c" * 700)]
@@ -80,12 +83,60 @@ def test_a_member_cut_within_its_padding_is_broken(tmp_path, skip_reading):
     assert (count, broken_at) == (3, 2 * 1536)
 
 
-def test_garbage_between_members_is_not_taken_for_the_end(tmp_path):
+def test_garbage_between_members_is_passed_over_and_told(tmp_path):
     path = write_tar(tmp_path / "a.tar", MEMBERS)
     data = bytearray(path.read_bytes())
     data[1536 : 1536 + 512] = b"\x99" * 512
     path.write_bytes(data)
-    assert members_and_break(path) == (1, 1536)
+    with path.open("rb") as file:
+        first, gap, last = iter_members(file)
+        assert (gap.offset, gap.end) == (1536, 3072)
+        assert [m.read()[:1] for m in (first, last)] == [b"a", b"c"]
+    path.write_bytes(bytes(data)[:1537] + b"off by some" + bytes(data)[1537:])
+    with path.open("rb") as file:
+        assert [type(m).__name__ for m in iter_members(file)] == ["Member", "Gap", "Member"]
+
+
+def test_archives_end_to_end_are_read_to_the_last(tmp_path):
+    path = write_tar(tmp_path / "a.tar", MEMBERS)
+    path.write_bytes(path.read_bytes() * 3)
+    assert members_and_break(path) == (9, None)
+
+
+@pytest.mark.parametrize("searched", [512, 700, 1 << 20])
+def test_a_header_is_found_wherever_the_search_is_cut(tmp_path, monkeypatch, searched):
+    monkeypatch.setattr("clipdre.formats.tar.SEARCHED", searched)
+    path = write_tar(tmp_path / "a.tar", MEMBERS)
+    data = path.read_bytes()
+    for length in (1, 255, 511, 512, 700, 1500):
+        path.write_bytes(data[:1536] + b"ustar" * (length // 5) + b"x" * (length % 5) + data[1536:])
+        with path.open("rb") as file:
+            kinds = [type(m).__name__ for m in iter_members(file)]
+        assert kinds == ["Member", "Gap", "Member", "Member"], length
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param({"size": -5000}, id="negative size"),
+        pytest.param({"size": 1 << 40}, id="size beyond the end"),
+        pytest.param({"size": 1 << 40, "type": tarfile.XHDTYPE}, id="huge extension header"),
+        pytest.param({"size": -1, "type": tarfile.GNUTYPE_LONGNAME}, id="negative long name"),
+        pytest.param({"pax_headers": {"size": "-99999"}}, id="PAX size that leads back"),
+    ],
+)
+def test_hostile_headers_end_and_hold_no_memory(tmp_path, header):
+    info = tarfile.TarInfo("b.txt")
+    for name, value in header.items():
+        setattr(info, name, value)
+    kind = tarfile.PAX_FORMAT if "pax_headers" in header else tarfile.GNU_FORMAT
+    whole = write_tar(tmp_path / "a.tar", MEMBERS).read_bytes()
+    path = tmp_path / "b.tar"
+    path.write_bytes(whole[:1536] + info.tobuf(kind) + whole[1536:])
+    started = time.monotonic()
+    count, _ = members_and_break(path, read=False)
+    assert 1 <= count <= 4
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("content", [b"not a tar" * 200, b"\x1f\x8b" + b"x" * 600, b"PK" * 600])
@@ -100,7 +151,7 @@ def members_and_break(path, read=True):
     with path.open("rb") as file:
         try:
             for member in iter_members(file):
-                if read:
+                if read and not isinstance(member, Gap):
                     member.read()
                 count += 1
         except BrokenTarError as error:

@@ -1,0 +1,81 @@
+"""Each way in which a shard can be wrong has its reason, and its neighbours are unharmed."""
+
+import io
+import tarfile
+from collections import Counter
+
+import pytest
+
+from clipdre.config import EmitConfig, ReadConfig
+from clipdre.formats.images import ImageError, decode_image
+from clipdre.formats.samples import Failure, printable
+from clipdre.formats.shards import iter_samples
+from clipdre.formats.storage import open_source
+from clipdre.stages.emit import write_tar_folder
+from tests.conftest import read_failures, read_scores, subset_of, tiny_score
+from tests.corpus import GOOD, KINDS
+
+READ = ReadConfig()
+
+
+def outcomes(path):
+    """(key, reason) of each sample, as the stages see it before any model."""
+    with open_source(str(path)) as file:
+        for record in iter_samples(file, READ):
+            if isinstance(record, Failure):
+                yield printable(record.key), record.reason.value
+                continue
+            try:
+                decode_image(record.image, max_pixels=READ.max_pixels, max_aspect_ratio=200)
+                yield printable(record.key), GOOD
+            except ImageError as error:
+                yield printable(record.key), error.reason.value
+
+
+def test_there_are_many():
+    assert len(KINDS) >= 60
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_each_kind_is_told_and_its_neighbours_are_read(kind, tmp_path):
+    path = tmp_path / f"shard{kind.suffix}"
+    path.write_bytes(kind.data)
+    assert sorted(outcomes(path)) == sorted(kind.outcomes)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """All kinds in one pool, scored by the real stages."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "pool").mkdir()
+    for n, kind in enumerate(KINDS):
+        (folder / "pool" / f"{n:03d}{kind.suffix}").write_bytes(kind.data)
+    return folder / "s", tiny_score(folder / "pool", folder / "s")
+
+
+def test_rows_and_failures_are_the_samples(scored):
+    """Nothing is lost and nothing is there twice, kind by kind."""
+    folder, manifest = scored
+    assert len(manifest.shards) == len(KINDS)
+    for record, kind in zip(manifest.shards, KINDS, strict=True):
+        expected = Counter(reason for _, reason in kind.outcomes)
+        assert record.rows == expected.pop(GOOD, 0), kind.name
+        assert record.failures == expected, kind.name
+    assert len(read_scores(folder, manifest)) == manifest.rows
+    assert len(read_failures(folder, manifest)) == manifest.samples - manifest.rows
+
+
+def test_what_is_kept_of_it_is_whole(scored, tmp_path):
+    """Keys such as ``../../tmp/b`` write nowhere, every emitted sample reads back."""
+    subset = subset_of(scored)
+    write_tar_folder(subset, tmp_path / "kept", EmitConfig(shard_size=20))
+    count = 0
+    for path in sorted((tmp_path / "kept").glob("*.tar")):
+        found = list(outcomes(path))
+        assert {reason for _, reason in found} == {GOOD}
+        count += len(found)
+        with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
+            assert len(set(tar.getnames())) == len(tar.getnames())
+    assert count == scored[1].rows
+    assert not (tmp_path / "b.png").exists()
