@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench docs clean
+.PHONY: help install demo test lint format bench docs torture fuzz clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -39,6 +39,12 @@ format: $(READY) ## Put the code into the house's format
 
 bench: $(READY) ## Measure speed against baselines in the same run
 	@for script in scripts/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+torture: $(READY) ## Kill score, filter and emit hundreds of times and compare with unbroken runs
+	@$(BIN)/python scripts/torture.py --kills 200
+
+fuzz: $(READY) ## Feed the tar reader and the caption path what a fuzzer thinks of, for minutes
+	@$(BIN)/python scripts/fuzz_shards.py -max_total_time=300
 
 docs: $(READY) ## Write the generated documents
 	@$(BIN)/python scripts/make_docs.py

@@ -195,11 +195,12 @@ def score(
     read: ReadConfig | None = None,
     encode: EncodeConfig | None = None,
     estimate: EstimateConfig | None = None,
-    **options: bool,
+    **options: Any,
 ) -> Scores:
     """`clipdre score`: folders, tars, globs, brace patterns or URLs to a score folder.
 
-    `options` are those of `clipdre.stages.score.score`: `overwrite`, `discard_embeddings`.
+    `options` are those of `clipdre.stages.score.score`: `overwrite`, `discard_embeddings`,
+    `max_bad_fraction`.
 
     Examples
     --------
@@ -225,7 +226,7 @@ def score_embeddings(
     logit_scale: float | None = None,
     logit_bias: float = 0.0,
     estimate: EstimateConfig | None = None,
-    **options: bool,
+    **options: Any,
 ) -> Scores:
     """`clipdre score --embeddings`: DataComp metadata or clip-retrieval output to scores.
 

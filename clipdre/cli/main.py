@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from typing import Annotated
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from clipdre import __version__
+from clipdre.cli import signals
 from clipdre.cli.demo import EXAMPLE as DEMO_EXAMPLE
 from clipdre.cli.demo import demo
 from clipdre.cli.emit import EXAMPLE as EMIT_EXAMPLE
@@ -25,8 +27,6 @@ from clipdre.cli.score import score
 from clipdre.cli.weigh import EXAMPLE as WEIGH_EXAMPLE
 from clipdre.cli.weigh import weigh
 from clipdre.errors import ClipdreError
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="clipdre",
@@ -64,6 +64,7 @@ def _main(
 
 def main() -> None:
     """Run the command line; whatever a user can cause is one line on stderr and exit 1."""
+    signals.install()
     warnings.formatwarning = lambda message, *_, **__: f"clipdre: warning: {message}\n"
     try:
         app()
@@ -74,6 +75,7 @@ def main() -> None:
         # The reader has what it wanted; say nothing at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except KeyboardInterrupt:
-        typer.echo("clipdre: interrupted; the same command goes on where it was", err=True)
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as error:
+        sys.stderr.write(signals.SAID)
+        stopped = signal.SIGTERM if isinstance(error, signals.Terminated) else signal.SIGINT
+        sys.exit(128 + stopped)

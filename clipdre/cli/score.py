@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -57,6 +58,11 @@ def score(
     tau: take.Tau = None,
     image_key: take.ImageKey = IMAGE_KEY,
     text_key: take.TextKey = ReadConfig.caption_suffix,
+    max_bad_fraction: take.MaxBadFraction = 1.0,
+    max_member_bytes: take.MaxMemberBytes = ReadConfig.max_member_bytes,
+    max_json_bytes: take.MaxJsonBytes = ReadConfig.max_json_bytes,
+    max_caption_bytes: take.MaxCaptionBytes = ReadConfig.max_caption_bytes,
+    max_pixels: take.MaxPixels = ReadConfig.max_pixels,
     discard_embeddings: take.DiscardEmbeddings = False,
     overwrite: take.Overwrite = False,
 ) -> None:
@@ -68,7 +74,11 @@ def score(
     if (not shards) == (embeddings is None):
         raise typer.BadParameter("name either SHARDS or --embeddings DIR", param_hint="SHARDS")
     estimate = _estimate_config(reference, neighbors, bulk, normalize, tau)
-    options = {"overwrite": overwrite, "discard_embeddings": discard_embeddings}
+    options: dict[str, Any] = {
+        "overwrite": overwrite,
+        "discard_embeddings": discard_embeddings,
+        "max_bad_fraction": max_bad_fraction,
+    }
     if embeddings is not None:
         from clipdre.stages.ingest import open_embeddings
         from clipdre.stages.score import score_embeddings
@@ -76,7 +86,13 @@ def score(
         source = open_embeddings(embeddings, arch.value, logit_scale, logit_bias)
         manifest = score_embeddings(source, output, estimate, **options)
     else:
-        read = _read_config(image_key, text_key)
+        read = replace(
+            _read_config(image_key, text_key),
+            max_member_bytes=max_member_bytes,
+            max_json_bytes=max_json_bytes,
+            max_caption_bytes=max_caption_bytes,
+            max_pixels=max_pixels,
+        )
         encode = _encode_config(model, pretrained, device, precision, batch_size, workers)
         manifest = _score_shards(shards or [], output, read, encode, estimate, options)
     print_summary(manifest, output)
@@ -89,7 +105,7 @@ def _score_shards(
     read: ReadConfig,
     encode: EncodeConfig,
     estimate: EstimateConfig,
-    options: dict[str, bool],
+    options: dict[str, Any],
 ) -> Manifest:
     from clipdre.cli.terminal import note
     from clipdre.formats.shards import expand_shards

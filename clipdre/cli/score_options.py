@@ -89,6 +89,14 @@ TextKey = Annotated[str, typer.Option(help="Suffix of the caption member, or jso
 DiscardEmbeddings = Annotated[
     bool, typer.Option("--discard-embeddings", help="Keep no embeddings once all is scored.")
 ]
+MaxBadFraction = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Fail when a larger share of the samples than this is bad."),
+]
+MaxMemberBytes = Annotated[int, typer.Option(min=1, help="Larger members are failures.")]
+MaxJsonBytes = Annotated[int, typer.Option(min=1, help="Larger json members are failures.")]
+MaxCaptionBytes = Annotated[int, typer.Option(min=1, help="Longer captions are failures.")]
+MaxPixels = Annotated[int, typer.Option(min=1, help="Larger images are failures.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Drop what another run left in the output.")
 ]

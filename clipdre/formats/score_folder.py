@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from clipdre.formats.manifest import MANIFEST
+from clipdre.formats.storage import TEMPORARY_PREFIX
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,12 @@ class ScoreFolder:
             return False
         if not self.path.is_dir():
             return True
-        return not (self.path / MANIFEST).exists() and any(self.path.iterdir())
+        if (self.path / MANIFEST).exists():
+            return False
+        # A run that was killed at its very start leaves a temporary file alone.
+        return any(not path.name.startswith(TEMPORARY_PREFIX) for path in self.path.iterdir())
 
     def clear(self) -> None:
-        """Remove the files of a run; whatever else lies in the folder stays."""
+        """Remove the files of a run but its manifest; whatever else lies in the folder stays."""
         for name in ("scores", "failures", "embeddings", "reference"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        (self.path / MANIFEST).unlink(missing_ok=True)

@@ -13,8 +13,8 @@ from braceexpand import braceexpand
 
 from clipdre.config import ReadConfig
 from clipdre.errors import InputError
+from clipdre.formats.remote import is_remote
 from clipdre.formats.samples import Failure, Reason, Sample, Stage, printable
-from clipdre.formats.storage import is_remote
 from clipdre.formats.tar import BrokenTarError, Gap, Member, iter_members
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

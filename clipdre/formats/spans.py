@@ -13,15 +13,9 @@ from operator import itemgetter
 from typing import BinaryIO, TypeVar
 
 from clipdre.errors import InputError
+from clipdre.formats.remote import is_remote, read_ranges, shown
 from clipdre.formats.samples import printable
-from clipdre.formats.storage import (
-    SourceIdentity,
-    identify,
-    is_compressed,
-    is_remote,
-    open_source,
-    read_ranges,
-)
+from clipdre.formats.storage import GZIP_MAGIC, SourceIdentity, identify, is_compressed, open_source
 from clipdre.formats.tar import COMPRESSION_ERRORS, BrokenTarError, Member, iter_members, split_name
 
 BLOCK = 512
@@ -33,6 +27,7 @@ REGULAR = ord("0")
 CHUNK = 2 * 1024 * 1024
 REMOTE_CHUNK = 32 * 1024 * 1024
 REMOTE_GAP = 64 * 1024
+MAGIC_SPAN = (0, len(GZIP_MAGIC))
 MOST_AT_ONCE = 1024  # what POSIX systems take in one vectored call
 Span = tuple[int, int]
 T = TypeVar("T")
@@ -53,7 +48,7 @@ class Source:
         now = identify(self.url)
         if now != SourceIdentity(self.nbytes, self.modified or now.modified):
             raise InputError(
-                f"{self.url} has changed since it was scored ({self.nbytes} bytes then, "
+                f"{shown(self.url)} has changed since it was scored ({self.nbytes} bytes then, "
                 f"{now.nbytes} now, or another time of change): score it again"
             )
 
@@ -61,13 +56,13 @@ class Source:
     def opened(self) -> Iterator[SpanReader]:
         """Open the shard to read spans; `InputError` when it is not what was scored."""
         self.check()
+        if is_remote(self.url) and read_ranges(self.url, [MAGIC_SPAN]) != [GZIP_MAGIC]:
+            yield SpanReader(self.url, lambda runs: read_ranges(self.url, runs), REMOTE_GAP)
+            return
         with open_source(self.url) as file:
-            if is_remote(self.url) and not is_compressed(file):
-                yield SpanReader(self.url, lambda r: read_ranges(self.url, r), REMOTE_GAP)
-            else:
-                yield SpanReader(
-                    self.url, lambda r: [_read(file, self.url, *span) for span in r], 0
-                )
+            yield SpanReader(
+                self.url, lambda runs: [_read(file, self.url, *run) for run in runs], 0
+            )
 
 
 @dataclass(frozen=True)
@@ -97,14 +92,14 @@ class SpanReader:
                 view = memoryview(data[run])[start : start + nbytes]
                 if len(view) < nbytes:
                     raise InputError(
-                        f"{self.url} ends before byte {offset + nbytes}: score it again"
+                        f"{shown(self.url)} ends before byte {offset + nbytes}: score it again"
                     )
                 yield view
 
 
 def _read(file: BinaryIO, url: str, offset: int, nbytes: int) -> bytes:
     try:
-        if is_compressed(file) or is_remote(url):
+        if is_compressed(file):
             file.seek(offset)
             return file.read(nbytes)
         return os.pread(file.fileno(), nbytes, offset)
@@ -169,7 +164,7 @@ def checked(span: memoryview, key: str, url: str) -> memoryview:
     found = _first_key(span)
     if found != key:
         raise InputError(
-            f"{url} has changed since it was scored: where {key!r} was, "
+            f"{shown(url)} has changed since it was scored: where {key!r} was, "
             f"{'no tar header' if found is None else repr(found)} is now; score it again"
         )
     return span

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import fsspec
-
 from clipdre.errors import InputError, OutputError
+from clipdre.formats.remote import RemoteFile, identify_remote, is_remote
 
 GZIP_MAGIC = b"\x1f\x8b"
 TEMPORARY_PREFIX = ".unfinished-"
+# Temporary files of this process, for `abandon`.
+_unfinished: set[Path] = set()
 
 
 @dataclass(frozen=True)
@@ -26,23 +28,24 @@ class SourceIdentity:
     modified: str
 
 
-def is_remote(url: str) -> bool:
-    """Whether `url` names something that fsspec, not the local file system, opens."""
-    return "://" in url
-
-
 def open_source(url: str) -> BinaryIO:
     """Open a local path or any URL that fsspec knows, for reading, seekable.
 
     What is compressed by gzip is read as what it was before.
+
+    Raises
+    ------
+    InputError
+        When it cannot be opened; reading a remote source raises it too, when trying again is of no
+        use.
     """
     try:
-        file = fsspec.open(url, "rb").open() if is_remote(url) else open(url, "rb")  # noqa: SIM115
+        file = RemoteFile(url).buffered() if is_remote(url) else open(url, "rb")  # noqa: SIM115
         compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         file.seek(0)
-        return cast("BinaryIO", _Gunzipped(file) if compressed else file)
-    except (OSError, ValueError, ImportError) as error:
+    except OSError as error:
         raise InputError(f"cannot open {url}: {error}") from error
+    return cast("BinaryIO", _Gunzipped(file) if compressed else file)
 
 
 def is_compressed(file: BinaryIO) -> bool:
@@ -62,30 +65,15 @@ class _Gunzipped(gzip.GzipFile):
         self._compressed.close()
 
 
-def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Bytes of (offset, nbytes) spans of a remote source, asked for together."""
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        starts = [offset for offset, _ in spans]
-        ends = [offset + nbytes for offset, nbytes in spans]
-        found = filesystem.cat_ranges([path] * len(spans), starts, ends, on_error="raise")
-        return [bytes(data) for data in found]
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"cannot read {url}: {error}") from error
-
-
 def identify(url: str) -> SourceIdentity:
     """Size and time of change of a source."""
+    if is_remote(url):
+        return SourceIdentity(*identify_remote(url))
     try:
-        if not is_remote(url):
-            stat = Path(url).stat()
-            return SourceIdentity(stat.st_size, str(stat.st_mtime_ns))
-        filesystem, path = fsspec.core.url_to_fs(url)
-        info = filesystem.info(path)
-    except (OSError, ValueError, ImportError) as error:
+        stat = Path(url).stat()
+    except OSError as error:
         raise InputError(f"cannot find {url}: {error}") from error
-    stamps = (info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "created"))
-    return SourceIdentity(int(info["size"]), str(next((s for s in stamps if s), "")))
+    return SourceIdentity(stat.st_size, str(stat.st_mtime_ns))
 
 
 @contextmanager
@@ -102,6 +90,8 @@ def committed(path: Path, *, durable: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # a link that was planted there is not followed
+        _unfinished.add(temporary)
         yield temporary
         if durable:
             with open(temporary, "rb") as written:
@@ -115,6 +105,14 @@ def committed(path: Path, *, durable: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
+
+
+def abandon() -> None:
+    """Remove the temporary files of this process, which is about to end in the midst of things."""
+    for path in list(_unfinished):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -123,3 +121,41 @@ def remove_unfinished(folder: Path) -> None:
         return
     for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold `folder`, which is made where it is not there, against other runs.
+
+    The system lets go of it when the process ends, however it ends.
+
+    Raises
+    ------
+    OutputError
+        When another run holds it, it cannot be made, or a folder in it is a symbolic link: what is
+        written below would land elsewhere.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another run is writing to {folder}: wait for it, or choose another --output"
+            ) from None
+        for path in (p for pattern in ("*", "*/*") for p in folder.glob(pattern)):
+            if path.is_symlink() and path.is_dir():
+                raise OutputError(
+                    f"{path} is a symbolic link: remove it, clipdre does not follow it"
+                )
+        yield
+    finally:
+        os.close(handle)
+        if made:  # where nothing came of it, it goes again
+            with suppress(OSError):
+                folder.rmdir()

@@ -19,7 +19,7 @@ from clipdre.config import EmitConfig
 from clipdre.errors import OutputError
 from clipdre.formats.query import FILE, ROW
 from clipdre.formats.spans import checked, end_archive, renamed, write_samples
-from clipdre.formats.storage import committed, remove_unfinished
+from clipdre.formats.storage import committed, exclusive, remove_unfinished
 from clipdre.formats.tables import read_facts, write_table
 from clipdre.progress import Progress
 from clipdre.stages.subset import Subset
@@ -52,11 +52,18 @@ def write_tar_folder(
     InputError
         When a source shard is gone or has changed since it was scored.
     """
-    collisions = subset.collisions()
     plan = {"schema": SCHEMA, "digest": subset.digest, **_decisive(config)}
-    done = _prepare(subset, output, plan, overwrite)
-    if done is not None:
-        return done
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file: choose another --output")
+    with exclusive(output):
+        done = _prepare(subset, output, plan, overwrite)
+        return _written(subset, output, config, plan) if done is None else done
+
+
+def _written(
+    subset: Subset, output: Path, config: EmitConfig, plan: dict[str, Any]
+) -> dict[str, Any]:
+    collisions = subset.collisions()
     writer = _ShardWriter(subset, output, config, collisions, _digest(plan))
     shards: list[dict[str, Any]] = []
     with (
@@ -105,9 +112,8 @@ def _prepare(
     subset: Subset, output: Path, plan: dict[str, Any], overwrite: bool
 ) -> dict[str, Any] | None:
     """Make `output` ready; the summary when all is there already."""
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file: choose another --output")
-    if output.exists() and any(output.iterdir()):
+    remove_unfinished(output)
+    if any(output.iterdir()):
         summary = _json(output / SUMMARY)
         if summary.get("emitted") == plan and not overwrite:
             return summary
@@ -119,8 +125,6 @@ def _prepare(
                 )
             _clear(output)
     subset.check()  # refuse before anything is written
-    output.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(output)
     with committed(output / UNFINISHED, durable=False) as temporary:
         temporary.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
     return None

@@ -151,7 +151,7 @@ def _read(shard: ShardRecord, config: ReadConfig) -> Iterator[Sample | Failure]:
         with open_source(shard.url) as file:
             yield from iter_samples(file, config)
     except (InputError, OSError) as error:
-        yield Failure("", 0, Stage.READ, Reason.BROKEN_TAR, str(error))
+        yield Failure("", 0, Stage.READ, Reason.UNREADABLE_SHARD, str(error))
 
 
 def _decode_ahead(

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from clipdre import __version__
 from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig
-from clipdre.errors import OutputError, ScoresError
+from clipdre.errors import InputError, OutputError, ScoresError
 from clipdre.formats.embeddings import EmbeddingFiles, Pool, embedding_files
 from clipdre.formats.manifest import (
     Manifest,
@@ -25,9 +25,10 @@ from clipdre.formats.manifest import (
     read_manifest,
 )
 from clipdre.formats.reference import Hashes, ReferenceFolder
+from clipdre.formats.samples import Reason
 from clipdre.formats.score_folder import ScoreFolder
 from clipdre.formats.shards import shard_name
-from clipdre.formats.storage import identify, remove_unfinished
+from clipdre.formats.storage import exclusive, identify, remove_unfinished
 from clipdre.formats.tables import SCORE_COLUMNS, read_facts, scores_table, write_table
 from clipdre.models import load_encoder
 from clipdre.progress import Progress
@@ -36,6 +37,7 @@ from clipdre.stages.estimate import QUERY_ROWS, Columns, Estimator, estimate, un
 from clipdre.stages.ingest import EmbeddingSource
 from clipdre.stages.reference import build_reference
 
+UNREAD = Reason.UNREADABLE_SHARD.value
 ShardEncoder = Callable[[ShardRecord, Progress], ShardEmbeddings]
 
 
@@ -55,6 +57,7 @@ def score(
     *,
     overwrite: bool = False,
     discard_embeddings: bool = False,
+    max_bad_fraction: float = 1.0,
 ) -> Manifest:
     """Score the pairs of the shards `urls` against their own pool.
 
@@ -66,6 +69,8 @@ def score(
         Drop what another run left in `output`.
     discard_embeddings : bool
         Keep no embeddings of the pool once it is scored.
+    max_bad_fraction : float
+        Share of samples that may fail.
 
     Returns
     -------
@@ -75,7 +80,8 @@ def score(
     Raises
     ------
     InputError, ModelError
-        Before anything is written, when a shard is missing or the model cannot be loaded.
+        Before anything is written, when a shard is missing or the model cannot be loaded; when more
+        than the bearable share of samples failed.
     OutputError, ScoresError
         When `output` holds something else, or a run with other settings.
     """
@@ -88,7 +94,8 @@ def score(
         return encode_shard(shard, encoder, config.read, config.encode, progress)
 
     planned = _planned(encoder.record, asdict(config.read), config.estimate, shards)
-    return _run(folder, planned, encode, config.estimate, overwrite, discard_embeddings)
+    options = _Options(overwrite, discard_embeddings, max_bad_fraction)
+    return _run(folder, planned, encode, config.estimate, options)
 
 
 def score_embeddings(
@@ -98,6 +105,7 @@ def score_embeddings(
     *,
     overwrite: bool = False,
     discard_embeddings: bool = False,
+    max_bad_fraction: float = 1.0,
 ) -> Manifest:
     """Score pairs whose embeddings were made elsewhere; nothing is encoded.
 
@@ -108,7 +116,8 @@ def score_embeddings(
     shards = tuple(_shard_record(url) for url in source.files())
     settings = {"embeddings": source.layout}
     planned = _planned(source.model, settings, config, shards)
-    return _run(folder, planned, source.read, config, overwrite, discard_embeddings)
+    options = _Options(overwrite, discard_embeddings, max_bad_fraction)
+    return _run(folder, planned, source.read, config, options)
 
 
 def _refuse_foreign(folder: ScoreFolder) -> None:
@@ -130,28 +139,67 @@ def _planned(
     )
 
 
+@dataclass(frozen=True)
+class _Options:
+    """What a run does with its folder; it decides no score."""
+
+    overwrite: bool
+    discard_embeddings: bool
+    max_bad_fraction: float
+
+
 def _run(
     folder: ScoreFolder,
     planned: Manifest,
     encode: ShardEncoder,
     config: EstimateConfig,
-    overwrite: bool,
-    discard_embeddings: bool,
+    options: _Options,
 ) -> Manifest:
     _check_saved(config, planned.model)
-    found = None if overwrite else _same_run(folder, planned)
-    if found is not None and found.complete:
-        return found
-    if overwrite:
-        folder.clear()
-    remove_unfinished(folder.path)
-    planned.write(folder.path)
-    encoded = planned.with_shards(_encode_shards(folder, planned, encode))
-    finished = _estimate_shards(folder, encoded, config)
-    finished.write(folder.path)
-    if discard_embeddings:
-        shutil.rmtree(folder.embeddings)
-    return finished
+    with exclusive(folder.path):
+        found = None if options.overwrite else _same_run(folder, planned)
+        if found is not None and found.complete and not _unread(found):
+            return found
+        remove_unfinished(folder.path)
+        planned.write(folder.path)  # before anything goes: what is killed here is still this run
+        if options.overwrite:
+            folder.clear()
+        encoded = planned.with_shards(_encode_shards(folder, planned, encode))
+        _check_share(folder, encoded, options.max_bad_fraction)
+        finished = _estimate_shards(folder, encoded, config)
+        _check_whole(folder, finished)
+        finished.write(folder.path)
+        if options.discard_embeddings:
+            shutil.rmtree(folder.embeddings)
+        return finished
+
+
+def _unread(manifest: Manifest) -> bool:
+    """Whether a shard could not be read to its end, which may be otherwise another day."""
+    return any(UNREAD in shard.failures for shard in manifest.shards)
+
+
+def _check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
+    """Stop before the estimates when more of the pool is bad than the user bears."""
+    bad = manifest.samples - manifest.rows
+    if bad > most * manifest.samples:
+        raise InputError(
+            f"{bad:,} of {manifest.samples:,} samples failed ({bad / manifest.samples:.1%}), more "
+            f"than --max-bad-fraction {most:g}: {folder.path}/failures says why; give a larger one "
+            "to go on"
+        )
+
+
+def _check_whole(folder: ScoreFolder, manifest: Manifest) -> None:
+    """Rows and failures, as the files hold them, are the samples of each shard."""
+    for shard in manifest.shards:
+        rows = pq.read_metadata(folder.scores(shard.name)).num_rows
+        failures = pq.read_metadata(folder.failures(shard.name)).num_rows
+        if (rows, failures) != (shard.rows, sum(shard.failures.values())):
+            raise ScoresError(
+                f"{shard.name}: its files hold {rows} rows and {failures} failures of "
+                f"{shard.samples} samples; something else wrote to {folder.path}: give --overwrite"
+            )
 
 
 def _check_saved(config: EstimateConfig, model: ModelRecord) -> None:
@@ -207,7 +255,8 @@ def _encode_shards(
     with Progress("encode", sum(shard.nbytes for shard in manifest.shards)) as progress:
         for shard, shard_files in zip(manifest.shards, files, strict=True):
             facts = _encoding_facts(manifest, shard)
-            if facts.items() <= shard_files.facts().items():
+            same = facts.items() <= shard_files.facts().items()
+            if same and UNREAD not in folder.failure_counts(shard.name):
                 done.append(_recounted(folder, shard, shard_files))
                 progress.advance(shard.nbytes)
                 continue

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from clipdre.errors import OutputError
 from clipdre.formats.query import FILE
+from clipdre.formats.remote import is_remote
 from clipdre.formats.row_set import mixed
 from clipdre.formats.spans import Source
-from clipdre.formats.storage import is_remote
 from clipdre.stages.select import Selection
 
 # 0: the key is the sample's alone; 1: other shards have it too; 2: its own shard has it twice.

@@ -120,8 +120,8 @@ def test_bad_samples_and_shards_are_recorded_and_the_run_goes_on(messy, tmp_path
             {"empty_caption": 1, "missing_caption": 1, "missing_image": 1, "unreadable_image": 2},
         ),
         "b": (1, {"broken_tar": 1}),
-        "c": (0, {"broken_tar": 1}),
-        "d": (0, {"broken_tar": 1}),
+        "c": (0, {"not_a_tar": 1}),
+        "d": (0, {"empty_file": 1}),
         "e": (0, {}),
     }
     failures = read_failures(tmp_path / "s", manifest)

@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM: an end within a second, with nothing half-written under a final name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from types import FrameType
+from typing import NoReturn
+
+GRACE = 0.6
+SAID = "clipdre: interrupted; the same command goes on where it was\n"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+def install() -> None:
+    """Turn SIGTERM into an exception, and end the process when either signal's is not heeded.
+
+    The exception is raised between two steps of the interpreter. One step may be a batch on a large
+    model; so a thread, which hears of the signal at once, waits a little and then ends all.
+    """
+    heard, tells = socket.socketpair()
+    tells.setblocking(False)
+    signal.signal(signal.SIGTERM, _terminate)
+    signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(heard, tells), daemon=True).start()
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def _watch(heard: socket.socket, tells: socket.socket) -> None:
+    while number := heard.recv(1):
+        if number[0] in (signal.SIGINT, signal.SIGTERM):
+            time.sleep(GRACE)
+            _end(number[0])
+    tells.close()
+
+
+def _end(number: int) -> NoReturn:
+    from clipdre.formats.storage import abandon
+
+    abandon()
+    os.write(2, SAID.encode())
+    os._exit(128 + number)

@@ -1,0 +1,194 @@
+"""Kill `score`, `filter` and `emit` at random moments, go on, and compare with unbroken runs.
+
+python scripts/torture.py --kills 200
+python scripts/torture.py --kills 5 --pairs 60 --seed 3
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import shutil
+import signal
+import sys
+import tarfile
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyarrow.parquet as pq
+import typer
+
+from clipdre.cli.main import app
+from clipdre.truth.pool import write_pool
+
+# What commands import when they run: once, here, and not in every copy of this process.
+LOADED = ("clipdre.stages.score", "clipdre.stages.export", "clipdre.cli.preview")
+TINY = ["--model", "clipdre-tiny", "--device", "cpu", "--workers", "2", "--batch-size", "16"]
+
+
+def started(arguments: list[str]) -> int:
+    """Process id of a copy of this process that runs a command: all is imported already."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        log = os.open(os.environ["TORTURE_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(log, 2)
+        os.setpgid(0, 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            app(arguments, standalone_mode=False)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def finished(arguments: list[str]) -> float:
+    """Seconds that a command takes which no one kills."""
+    begin = time.monotonic()
+    _, status = os.waitpid(started(arguments), 0)
+    if status:
+        raise SystemExit(f"clipdre {' '.join(arguments)} failed: see {os.environ['TORTURE_LOG']}")
+    return time.monotonic() - begin
+
+
+def killed(arguments: list[str], after: float) -> bool:
+    """Whether a command that is killed after some seconds was still running then."""
+    child = started(arguments)
+    time.sleep(after)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        raise SystemExit(f"clipdre {' '.join(arguments)} failed: see {os.environ['TORTURE_LOG']}")
+    return os.WIFSIGNALED(status)
+
+
+def check_whole(folder: Path) -> None:
+    """Every file under its final name can be read to its end."""
+    for path in folder.rglob("*"):
+        if path.name.startswith(".unfinished-"):
+            continue
+        if path.suffix == ".parquet":
+            pq.read_table(path)
+        elif path.suffix == ".npy":
+            np.load(path)
+        elif path.suffix == ".tar":
+            with tarfile.open(path) as tar:
+                tar.getmembers()
+
+
+def check_same(found: Path, whole: Path, *, exactly: bool) -> None:
+    """The folders hold the same files: byte for byte, or numbers to float tolerance."""
+    names = [
+        sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+        for folder in (found, whole)
+    ]
+    if names[0] != names[1]:
+        raise SystemExit(f"other files: {sorted(set(names[0]) ^ set(names[1]))}")
+    for name in names[0]:
+        a, b = found / name, whole / name
+        if a.read_bytes() == b.read_bytes():
+            continue
+        if exactly or a.suffix not in (".parquet", ".npy") or not numbers_agree(a, b):
+            raise SystemExit(f"{name} differs from the unbroken run's")
+
+
+def numbers_agree(a: Path, b: Path) -> bool:
+    """Whether two tables or arrays are the same to float tolerance."""
+    if a.suffix == ".npy":
+        return np.allclose(np.load(a), np.load(b), atol=2e-3)
+    left, right = pq.read_table(a), pq.read_table(b)
+    if left.schema != right.schema or len(left) != len(right):
+        return False
+    return all(
+        np.allclose(x.to_numpy(), y.to_numpy(), rtol=1e-3, atol=2e-3, equal_nan=True)
+        if str(x.type) in ("float", "double")
+        else x.equals(y)
+        for x, y in zip(left.columns, right.columns, strict=True)
+    )
+
+
+def torture(
+    name: str, arguments: list[str], folder: Path, kills: int, dice: random.Random, *, exactly: bool
+) -> str:
+    """Kill a command `kills` times; returns what came of it."""
+    whole, out = folder / f"{name}-whole", folder / name
+    seconds = finished([*arguments, "-o", str(out)])
+    out.rename(whole)
+    done = runs = 0
+    while done < kills:
+        if killed([*arguments, "-o", str(out)], dice.uniform(0, seconds)):
+            done += 1
+            check_whole(out)
+            if dice.random() < 0.8:
+                continue
+            finished([*arguments, "-o", str(out)])
+        runs += 1
+        check_same(out, whole, exactly=exactly)
+        shutil.rmtree(out)
+    if out.exists():
+        finished([*arguments, "-o", str(out)])
+        check_same(out, whole, exactly=exactly)
+        runs += 1
+    return (
+        f"{name}: {done} kills, {runs} runs that ended, all as the unbroken one ({seconds:.1f} s)"
+    )
+
+
+def main(
+    kills: Annotated[int, typer.Option(help="Of each command.")] = 200,
+    pairs: Annotated[int, typer.Option(help="In the pool.")] = 400,
+    seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+) -> None:
+    """Print a line for each command; exit 1 at the first difference."""
+    for name in LOADED:
+        importlib.import_module(name)
+    dice = random.Random(seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        os.environ["TORTURE_LOG"] = str(folder / "log")
+        write_pool(
+            folder / "pool", pairs, seed=1, noise={"broken": 0.02}, shard_size=max(1, pairs // 8)
+        )
+        data = (folder / "pool" / "00001.tar").read_bytes()
+        (folder / "pool" / "00001.tar").write_bytes(data[: len(data) // 2])
+        scores = str(folder / "score-whole")
+        print(
+            torture(
+                "score", ["score", str(folder / "pool"), *TINY], folder, kills, dice, exactly=False
+            )
+        )
+        rule = ["--by", "log_ratio", "--top", "60%", "--shard-size", str(max(1, pairs // 20))]
+        print(
+            torture(
+                "filter",
+                ["filter", scores, *rule, "--writers", "2"],
+                folder,
+                kills,
+                dice,
+                exactly=True,
+            )
+        )
+        keys = folder / "keys"
+        finished(["filter", scores, "--sample", "50%", "--format", "keys", "-o", str(keys)])
+        listed = [
+            "emit",
+            scores,
+            "--keys",
+            str(keys),
+            "--shuffle",
+            "--shard-size",
+            str(max(1, pairs // 20)),
+        ]
+        print(torture("emit", listed, folder, kills, dice, exactly=True))
+
+
+if __name__ == "__main__":
+    sys.exit(typer.run(main))
