@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import warnings
 from typing import Annotated
@@ -14,6 +13,8 @@ from clipdre import __version__
 from clipdre.cli import signals
 from clipdre.cli.demo import EXAMPLE as DEMO_EXAMPLE
 from clipdre.cli.demo import demo
+from clipdre.cli.doctor import EXAMPLE as DOCTOR_EXAMPLE
+from clipdre.cli.doctor import doctor
 from clipdre.cli.emit import EXAMPLE as EMIT_EXAMPLE
 from clipdre.cli.emit import emit
 from clipdre.cli.filter import EXAMPLE as FILTER_EXAMPLE
@@ -42,6 +43,7 @@ app.command("score", epilog=SCORE_EXAMPLE)(score)
 app.command("filter", epilog=FILTER_EXAMPLE)(filter_scores)
 app.command("recipes", epilog=RECIPES_EXAMPLE)(recipes)
 app.command("emit", epilog=EMIT_EXAMPLE)(emit)
+app.command("doctor", epilog=DOCTOR_EXAMPLE)(doctor)
 app.command("reference", epilog=REFERENCE_EXAMPLE)(reference)
 app.command("weigh", epilog=WEIGH_EXAMPLE)(weigh)
 app.command("demo", epilog=DEMO_EXAMPLE)(demo)
@@ -75,7 +77,6 @@ def main() -> None:
         # The reader has what it wanted; say nothing at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except KeyboardInterrupt as error:
+    except signals.Interrupted as error:
         sys.stderr.write(signals.SAID)
-        stopped = signal.SIGTERM if isinstance(error, signals.Terminated) else signal.SIGINT
-        sys.exit(128 + stopped)
+        sys.exit(128 + error.number)

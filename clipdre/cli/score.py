@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from clipdre.cli import score_options as take
+from clipdre.cli.read_options import IMAGE_KEY, read_config
 from clipdre.config import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
-    IMAGE_SUFFIXES,
     TINY_MODEL,
     Architecture,
     EncodeConfig,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from clipdre.formats.query import ScoreQuery
 
 SHOWN = ("similarity", "log_ratio", "kl_image", "kl_text", "klr_image", "klr_text")
-IMAGE_KEY = ",".join(IMAGE_SUFFIXES)
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
 EXAMPLE = (
     "Example:  find pool -name '*.tar' | clipdre score - -o scores --model ViT-B-32 "
@@ -86,12 +84,8 @@ def score(
         source = open_embeddings(embeddings, arch.value, logit_scale, logit_bias)
         manifest = score_embeddings(source, output, estimate, **options)
     else:
-        read = replace(
-            _read_config(image_key, text_key),
-            max_member_bytes=max_member_bytes,
-            max_json_bytes=max_json_bytes,
-            max_caption_bytes=max_caption_bytes,
-            max_pixels=max_pixels,
+        read = read_config(
+            image_key, text_key, max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels
         )
         encode = _encode_config(model, pretrained, device, precision, batch_size, workers)
         manifest = _score_shards(shards or [], output, read, encode, estimate, options)
@@ -134,18 +128,6 @@ def _encode_config(
         batch_size=batch_size,
         workers=workers or os.cpu_count() or 1,
     )
-
-
-def _read_config(image_key: str, text_key: str) -> ReadConfig:
-    suffixes = tuple(s.strip().lstrip(".").lower() for s in image_key.split(",") if s.strip())
-    kind, colon, field = text_key.partition(":")
-    if not suffixes:
-        raise typer.BadParameter("name at least one suffix, such as jpg", param_hint="--image-key")
-    if colon:
-        if kind != "json" or not field:
-            raise typer.BadParameter("give a suffix, or json:FIELD", param_hint="--text-key")
-        return ReadConfig(image_suffixes=suffixes, caption_field=field)
-    return ReadConfig(image_suffixes=suffixes, caption_suffix=kind.lstrip(".").lower())
 
 
 def _estimate_config(

@@ -11,33 +11,39 @@ from types import FrameType
 from typing import NoReturn
 
 GRACE = 0.6
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAID = "clipdre: interrupted; the same command goes on where it was\n"
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM."""
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM; no `KeyboardInterrupt`, which libraries take for theirs to handle."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def install() -> None:
-    """Turn SIGTERM into an exception, and end the process when either signal's is not heeded.
+    """Turn both signals into an exception, and end the process when it is not heeded.
 
     The exception is raised between two steps of the interpreter. One step may be a batch on a large
     model; so a thread, which hears of the signal at once, waits a little and then ends all.
     """
     heard, tells = socket.socketpair()
     tells.setblocking(False)
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
     signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(heard, tells), daemon=True).start()
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    raise Interrupted(number)
 
 
 def _watch(heard: socket.socket, tells: socket.socket) -> None:
     while number := heard.recv(1):
-        if number[0] in (signal.SIGINT, signal.SIGTERM):
+        if number[0] in SIGNALS:
             time.sleep(GRACE)
             _end(number[0])
     tells.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -12,6 +15,8 @@ from clipdre.formats.samples import Reason
 # Pillow guesses the format from the content; only these decoders may ever see it.
 DECODERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 ORIENTATION = 0x0112
+# Of the buffer, in messages: it would differ from run to run.
+ADDRESS = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
 
 
 class ImageError(Exception):
@@ -22,6 +27,20 @@ class ImageError(Exception):
         self.reason = reason
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever a decoder makes of hostile bytes as an `ImageError` with its reason."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(Reason.IMAGE_TOO_LARGE, str(error)) from error
+    except Exception as error:  # decoders of hostile bytes raise nearly anything
+        message = ADDRESS.sub("", f"{type(error).__name__}: {error}")
+        raise ImageError(Reason.UNREADABLE_IMAGE, message) from error
+
+
 def decode_image(data: bytes, *, max_pixels: int, max_aspect_ratio: float) -> Image.Image:
     """First frame of an encoded image: upright (EXIF), RGB, transparency composited on white.
 
@@ -30,18 +49,17 @@ def decode_image(data: bytes, *, max_pixels: int, max_aspect_ratio: float) -> Im
     ImageError
         With the reason, whatever the decoder makes of the bytes.
     """
-    try:
+    with _told():
         image = Image.open(io.BytesIO(data), formats=DECODERS)
         _check_size(image.width, image.height, max_pixels, max_aspect_ratio)
         image.load()
         return _to_rgb(_upright(image))
-    except (ImageError, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(Reason.IMAGE_TOO_LARGE, str(error)) from error
-    except Exception as error:  # decoders of hostile bytes raise nearly anything
-        message = f"{type(error).__name__}: {error}"
-        raise ImageError(Reason.UNREADABLE_IMAGE, message) from error
+
+
+def check_image(data: bytes, *, max_pixels: int, max_aspect_ratio: float) -> None:
+    """`ImageError` where the header of an image tells that `decode_image` will raise it."""
+    with _told(), Image.open(io.BytesIO(data), formats=DECODERS) as image:
+        _check_size(image.width, image.height, max_pixels, max_aspect_ratio)
 
 
 def _check_size(width: int, height: int, max_pixels: int, max_aspect_ratio: float) -> None:

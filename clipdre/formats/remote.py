@@ -84,14 +84,24 @@ def _persistently(work: Callable[[], T], said: str) -> T:
     for wait in (*WAITS, None):
         try:
             return work()
-        except LASTING as error:  # noqa: PERF203
-            raise InputError(f"{said}: {shown(str(error))}") from error
-        except Exception as error:  # libraries behind fsspec raise what they like
+        except Exception as error:  # noqa: PERF203 (libraries raise what they like)
+            if _lasts(error):
+                raise InputError(f"{said}: {shown(str(error))}") from error
             if wait is None:
                 reason = f"{type(error).__name__}: {shown(str(error))}"
                 raise InputError(f"{said}, after {len(WAITS) + 1} attempts: {reason}") from error
             time.sleep(wait)
     raise AssertionError  # the last attempt returns or raises
+
+
+def _lasts(error: BaseException) -> bool:
+    """Whether trying again is of no use."""
+    # fsspec takes any failure of a web server for a file that is not there, and keeps the cause.
+    answer = error if error.__cause__ is None else error.__cause__
+    status = getattr(answer, "status", None)
+    if status is not None:
+        return 400 <= int(status) < 500 and status not in (408, 429)
+    return isinstance(answer, LASTING)
 
 
 class RemoteFile(io.RawIOBase):

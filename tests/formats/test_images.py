@@ -117,3 +117,9 @@ def test_extreme_aspect_ratios_are_refused():
         decode(encoded(Image.new("1", (60_000, 1))))
     assert caught.value.reason is Reason.EXTREME_ASPECT_RATIO
     assert decode(encoded(Image.new("L", (1, 1)))).size == (1, 1)
+
+
+def test_messages_are_the_same_in_every_run():
+    with pytest.raises(ImageError) as caught:
+        decode_image(b"<html>", max_pixels=100, max_aspect_ratio=9)
+    assert str(caught.value) == "UnidentifiedImageError: cannot identify image file"

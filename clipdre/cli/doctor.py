@@ -1,0 +1,94 @@
+"""`clipdre doctor`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipdre.cli import score_options as take
+from clipdre.cli.read_options import IMAGE_KEY, read_config
+from clipdre.config import ReadConfig
+
+if TYPE_CHECKING:
+    from clipdre.stages.doctor import Diagnosis
+
+EXAMPLE = "Example:  clipdre doctor pool && clipdre score pool -o scores"
+SHOWN = 70
+
+
+def doctor(
+    shards: Annotated[
+        list[str],
+        typer.Argument(help="Folders, tars, globs, {00..99} patterns, URLs, or '-' for a list."),
+    ],
+    image_key: take.ImageKey = IMAGE_KEY,
+    text_key: take.TextKey = ReadConfig.caption_suffix,
+    max_member_bytes: take.MaxMemberBytes = ReadConfig.max_member_bytes,
+    max_json_bytes: take.MaxJsonBytes = ReadConfig.max_json_bytes,
+    max_caption_bytes: take.MaxCaptionBytes = ReadConfig.max_caption_bytes,
+    max_pixels: take.MaxPixels = ReadConfig.max_pixels,
+    decode: Annotated[
+        bool,
+        typer.Option("--decode", help="Decode images to the last pixel: slower, finds all."),
+    ] = False,
+    workers: take.Workers = None,
+    json: Annotated[bool, typer.Option("--json", help="The report as JSON on stdout.")] = False,
+) -> None:
+    """Say what is wrong with shards, before a GPU is paid for.
+
+    Reads as 'clipdre score' does, without a model. Exit code 1 when samples would be lost.
+    """
+    from clipdre.formats.shards import expand_shards
+    from clipdre.stages.doctor import diagnose
+
+    config = read_config(
+        image_key, text_key, max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels
+    )
+    urls = expand_shards(shards, sys.stdin)
+    found = diagnose(urls, config, decode=decode, workers=workers or os.cpu_count() or 1)
+    if json:
+        import json as encoder
+
+        typer.echo(encoder.dumps(_machine(found), indent=2))
+    else:
+        _print(found, decode=decode)
+    raise typer.Exit(code=int(found.loses))
+
+
+def _machine(found: Diagnosis) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from clipdre.stages.doctor import ADVICE
+
+    findings = [
+        {"reason": name, **asdict(finding), "clipdre": ADVICE[name][0], "cure": ADVICE[name][1]}
+        for name, finding in found.findings.items()
+    ]
+    return {**asdict(found), "findings": findings}
+
+
+def _print(found: Diagnosis, *, decode: bool) -> None:
+    from clipdre.cli.terminal import note, table
+    from clipdre.stages.doctor import ADVICE
+
+    table(
+        f"{found.samples:,} samples in {found.shards:,} shards, {found.good:,} good",
+        ("finding", "lost", "samples", "shards"),
+        [
+            (name, "yes" if f.lost else "no", f"{f.samples:,}", f"{f.shards:,}")
+            for name, f in found.findings.items()
+        ],
+    )
+    for name, finding in found.findings.items():
+        does, cure = ADVICE[name]
+        note(f"{name}: {does}; {cure}")
+        for example in finding.examples:
+            where = f"{example.shard}/{example.key}" if example.key else example.shard
+            note(f"    {where} at byte {example.offset}: {example.message[:SHOWN]}")
+    if not decode:
+        note("images were judged by their headers; --decode reads them to the last pixel")
+    if not found.loses:
+        note("nothing would be lost")
