@@ -15,6 +15,7 @@ class Reason(str, Enum):
     COMPRESSED_TAR = "compressed_tar"
     EMPTY_FILE = "empty_file"
     UNREADABLE_SHARD = "unreadable_shard"
+    WORKER_DIED = "worker_died"
     NOT_A_FILE = "not_a_file"
     CAPTION_TOO_LARGE = "caption_too_large"
     DUPLICATE_MEMBER = "duplicate_member"

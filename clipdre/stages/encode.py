@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,16 +16,19 @@ import torch
 from torch import Tensor
 
 from clipdre.config import EncodeConfig, ReadConfig
-from clipdre.errors import InputError
+from clipdre.errors import InputError, ModelError
 from clipdre.formats.embeddings import EmbeddingFiles, Half
 from clipdre.formats.images import ImageError, decode_image
-from clipdre.formats.manifest import ShardRecord
+from clipdre.formats.manifest import ModelRecord, ShardRecord
 from clipdre.formats.samples import Failure, Reason, Sample, Stage, printable
 from clipdre.formats.shards import iter_samples
 from clipdre.formats.storage import open_source
 from clipdre.formats.tables import SAMPLE_SCHEMA, failures_table, key_hashes, write_table
 from clipdre.models import Encoder
 from clipdre.progress import Progress
+
+# Of a shard whose decoding dies.
+ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,38 @@ class ShardEmbeddings:
     failures: list[Failure]
 
 
+def unread(failure: Failure, model: ModelRecord) -> ShardEmbeddings:
+    """A shard of which nothing has come but a failure."""
+    nothing = np.empty((0, model.embedding_dim), np.float16)
+    return ShardEmbeddings(1, nothing, nothing, SAMPLE_SCHEMA.empty_table(), [failure])
+
+
+class _WorkerDiedError(Exception):
+    """A decoding worker ended by an error that is none of its sample's known ones."""
+
+
+def _halved(size: int, error: Exception) -> int:
+    """Half a batch that did not fit into the device's memory; `ModelError` where none does."""
+    if size == 1:
+        raise ModelError(
+            "one pair alone does not fit into the device's memory: choose a smaller model, "
+            "--precision bf16, or --device cpu"
+        ) from error
+    torch.cuda.empty_cache()
+    warnings.warn(
+        f"a batch of {size} does not fit into the device's memory: going on with {size // 2}; "
+        f"--batch-size {size // 2} would have begun there",
+        stacklevel=2,
+    )
+    return size // 2
+
+
 @dataclass
 class _Rows:
     """The rows of a shard as they are encoded."""
 
     shard: str
+    most: int
     rows: list[dict[str, object]] = field(default_factory=list)
     images: list[Tensor] = field(default_factory=list)
     texts: list[Tensor] = field(default_factory=list)
@@ -70,6 +101,18 @@ class _Rows:
         """Encode a batch; returns the samples of which the model makes no vector."""
         if not batch:
             return []
+        parts = []
+        while batch:
+            part = batch[: self.most]
+            try:
+                parts.append(self._encoded(part, encoder))
+            except torch.cuda.OutOfMemoryError as error:
+                self.most = _halved(len(part), error)
+                continue
+            batch = batch[len(part) :]
+        return [failure for part in parts for failure in part]
+
+    def _encoded(self, batch: Sequence[Decoded], encoder: Encoder) -> list[Failure]:
         images = encoder.encode_images(torch.stack([record.pixels for record in batch]))
         texts = encoder.encode_texts([record.sample.caption for record in batch])
         finite = torch.isfinite(images).all(1) & torch.isfinite(texts).all(1)
@@ -104,7 +147,23 @@ def encode_shard(
 
     A shard that cannot be opened or breaks off is a failure row, not an error.
     """
-    rows, failures, seen, position = _Rows(shard.name), list[Failure](), 0, 0
+    for _ in range(ATTEMPTS):
+        try:
+            return _encode_shard(shard, encoder, read, encode, progress)
+        except _WorkerDiedError as error:  # noqa: PERF203
+            reason = str(error)
+    message = f"a decoding worker died, {ATTEMPTS} times: {reason}"
+    return unread(Failure("", 0, Stage.DECODE, Reason.WORKER_DIED, message), encoder.record)
+
+
+def _encode_shard(
+    shard: ShardRecord,
+    encoder: Encoder,
+    read: ReadConfig,
+    encode: EncodeConfig,
+    progress: Progress,
+) -> ShardEmbeddings:
+    rows, failures, seen, position = _Rows(shard.name, encode.batch_size), list[Failure](), 0, 0
     with ThreadPoolExecutor(max(1, encode.workers)) as threads:
         records = _decode_ahead(_read(shard, read), encoder, read, threads, 3 * encode.batch_size)
         while window := list(islice(records, encode.batch_size)):
@@ -175,7 +234,12 @@ def _decode_ahead(
 
 
 def _settled(item: Future[Decoded | Failure] | Failure) -> Decoded | Failure:
-    return item if isinstance(item, Failure) else item.result()
+    if isinstance(item, Failure):
+        return item
+    try:
+        return item.result()
+    except Exception as error:  # whatever it is, it is no fault of the other shards
+        raise _WorkerDiedError(f"{type(error).__name__}: {error}") from error
 
 
 def _decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | Failure:

@@ -25,9 +25,9 @@ from clipdre.formats.precomputed import (
     sample_table,
 )
 from clipdre.formats.samples import Failure, Reason, Stage
-from clipdre.formats.tables import SAMPLE_SCHEMA, key_hashes
+from clipdre.formats.tables import key_hashes
 from clipdre.progress import Progress
-from clipdre.stages.encode import ShardEmbeddings
+from clipdre.stages.encode import ShardEmbeddings, unread
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,7 @@ class EmbeddingSource:
         return _checked(_unit(images), _unit(texts), columns, shard.name)
 
     def _failed(self, reason: Reason, message: str) -> ShardEmbeddings:
-        nothing = np.empty((0, self.model.embedding_dim), np.float16)
-        failure = Failure("", 0, Stage.READ, reason, message)
-        return ShardEmbeddings(1, nothing, nothing, SAMPLE_SCHEMA.empty_table(), [failure])
+        return unread(Failure("", 0, Stage.READ, reason, message), self.model)
 
 
 def open_embeddings(

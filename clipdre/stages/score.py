@@ -37,7 +37,7 @@ from clipdre.stages.estimate import QUERY_ROWS, Columns, Estimator, estimate, un
 from clipdre.stages.ingest import EmbeddingSource
 from clipdre.stages.reference import build_reference
 
-UNREAD = Reason.UNREADABLE_SHARD.value
+UNREAD = {Reason.UNREADABLE_SHARD.value, Reason.WORKER_DIED.value}
 ShardEncoder = Callable[[ShardRecord, Progress], ShardEmbeddings]
 
 
@@ -176,7 +176,7 @@ def _run(
 
 def _unread(manifest: Manifest) -> bool:
     """Whether a shard could not be read to its end, which may be otherwise another day."""
-    return any(UNREAD in shard.failures for shard in manifest.shards)
+    return any(UNREAD & shard.failures.keys() for shard in manifest.shards)
 
 
 def _check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
@@ -256,7 +256,7 @@ def _encode_shards(
         for shard, shard_files in zip(manifest.shards, files, strict=True):
             facts = _encoding_facts(manifest, shard)
             same = facts.items() <= shard_files.facts().items()
-            if same and UNREAD not in folder.failure_counts(shard.name):
+            if same and not UNREAD & folder.failure_counts(shard.name).keys():
                 done.append(_recounted(folder, shard, shard_files))
                 progress.advance(shard.nbytes)
                 continue

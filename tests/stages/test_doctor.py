@@ -63,5 +63,10 @@ def test_a_shard_that_is_not_there_is_a_finding(tmp_path):
 
 
 def test_there_is_advice_on_everything():
-    of_other_inputs = {Reason.BROKEN_FILE, Reason.MISALIGNED_ROWS, Reason.NON_FINITE_EMBEDDING}
+    of_other_inputs = {
+        Reason.BROKEN_FILE,
+        Reason.MISALIGNED_ROWS,
+        Reason.NON_FINITE_EMBEDDING,
+        Reason.WORKER_DIED,
+    }
     assert set(ADVICE) == {r.value for r in set(Reason) - of_other_inputs} | OBSERVATIONS
