@@ -44,7 +44,8 @@ torture: $(READY) ## Kill score, filter and emit hundreds of times and compare w
 	@$(BIN)/python scripts/torture.py --kills 200
 
 fuzz: $(READY) ## Feed the tar reader and the caption path what a fuzzer thinks of, for minutes
-	@$(BIN)/python scripts/fuzz_shards.py -max_total_time=300
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	@PYTHONPATH=. $(BIN)/python scripts/fuzz_shards.py -max_total_time=300
 
 docs: $(READY) ## Write the generated documents
 	@$(BIN)/python scripts/make_docs.py

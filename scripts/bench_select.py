@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -95,7 +96,9 @@ def main(
     for n in rows:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "scores"
-            write_scores(folder, n)
+            writer = get_context("spawn").Process(target=write_scores, args=(folder, n))
+            writer.start()  # a child's peak counts the parent it was forked from
+            writer.join()
             out = ["-o", f"{temporary}/kept.npy", "--format", "uids", "--overwrite"]
             ours = [clipdre, "filter", str(folder), "--by", "kl_text", "--top", "25%", *out]
             bare = [sys.executable, "-c", BARE, str(folder)]

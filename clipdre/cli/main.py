@@ -71,7 +71,9 @@ def main() -> None:
     try:
         app()
     except ClipdreError as error:
-        typer.echo(f"clipdre: error: {error}", err=True)
+        from clipdre.cli.terminal import harmless
+
+        typer.echo(f"clipdre: error: {harmless(str(error))}", err=True)
         sys.exit(1)
     except BrokenPipeError:
         # The reader has what it wanted; say nothing at exit either.

@@ -53,11 +53,12 @@ class UidFile:
         uids = np.frombuffer(self._bytes, f"S{BYTES}", self._end // BYTES)
         uids.sort()
         chunks = [slice(start, start + CHUNK) for start in range(0, len(uids), CHUNK)]
-        unique = sum(int(_is_new(uids, chunk).sum()) for chunk in chunks)
+        new = [_is_new(uids, chunk) for chunk in chunks]
+        unique = sum(int(mask.sum()) for mask in new)
         header = {"descr": UID_DTYPE.descr, "fortran_order": False, "shape": (unique,)}
         np.lib.format.write_array_header_1_0(out, header)
-        for chunk in chunks:
-            out.write(uids[chunk][_is_new(uids, chunk)].view(">u8").astype("<u8").tobytes())
+        for chunk, mask in zip(chunks, new, strict=True):
+            out.write(uids[chunk][mask].view(">u8").astype("<u8").tobytes())
 
 
 def _is_new(uids: npt.NDArray[np.bytes_], chunk: slice) -> npt.NDArray[np.bool_]:

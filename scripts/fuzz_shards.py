@@ -1,0 +1,73 @@
+"""A coverage-guided fuzzer for the tar reader and the caption path (`make fuzz`).
+
+python scripts/fuzz_shards.py -max_total_time=300
+
+Whatever the bytes: reading ends, raises nothing, counts no byte twice, and what it calls a sample
+is the same sample when its span is read alone. Needs `pip install atheris`.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["clipdre", "tarfile"]):
+    from clipdre.config import ReadConfig
+    from clipdre.formats.samples import Failure, Sample
+    from clipdre.formats.shards import iter_samples
+    from clipdre.formats.tables import failures_table
+    from tests.corpus import KINDS
+
+CONFIGS = (
+    ReadConfig(max_member_bytes=1 << 20),
+    ReadConfig(caption_field="caption", max_json_bytes=1 << 16),
+)
+
+
+def check(data: bytes) -> None:
+    """One input: the promises above."""
+    for config in CONFIGS:
+        end = 0
+        failures = []
+        for record in iter_samples(io.BytesIO(data), config):
+            if isinstance(record, Failure):
+                failures.append(record)
+                continue
+            assert record.offset >= end, "two samples share bytes"
+            end = record.offset + record.nbytes
+            assert end <= len(data), "a sample reaches past the end"
+            record.caption.encode("utf-8")
+            alone = list(iter_samples(io.BytesIO(data[record.offset : end]), config))
+            assert [same(one, record) for one in alone] == [True], "the span is another sample"
+        failures_table(failures)
+
+
+def same(one: Sample | Failure, other: Sample) -> bool:
+    """Whether two samples say the same, wherever they lie."""
+    return isinstance(one, Sample) and (one.key, one.image, one.caption, one.uid) == (
+        other.key,
+        other.image,
+        other.caption,
+        other.uid,
+    )
+
+
+def main() -> None:
+    """Fuzz from the corpus of what can be wrong."""
+    folder = None
+    if not any(not argument.startswith("-") for argument in sys.argv[1:]):
+        folder = tempfile.TemporaryDirectory()
+        for n, kind in enumerate(KINDS):
+            if len(kind.data) < 1 << 16:
+                (Path(folder.name) / str(n)).write_bytes(kind.data)
+        sys.argv.append(folder.name)
+    atheris.Setup(sys.argv, check)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Shards, captions and tables that no one would think of."""
+
+import io
+import tarfile
+
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipdre.config import ReadConfig
+from clipdre.formats.samples import Failure, Reason, Sample, Stage, printable
+from clipdre.formats.shards import iter_samples
+from clipdre.formats.tables import FAILURE_SCHEMA, MAX_MESSAGE, failures_table
+from clipdre.formats.tar import Gap, Member, iter_members
+from tests.conftest import png
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=140)
+suffixes = st.sampled_from(["png", "txt", "json", "PNG", "npy", "seg.png", ""])
+contents = st.one_of(
+    st.binary(max_size=1200), st.sampled_from([png(), b"", b'{"uid": "1"}', b"red"])
+)
+members = st.lists(st.tuples(names, suffixes, contents), max_size=8)
+formats = st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+
+
+def archive(parts, format):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=format) as tar:
+        for key, suffix, content in parts:
+            info = tarfile.TarInfo(f"{key}.{suffix}" if suffix else key)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+@st.composite
+def damaged(draw):
+    """An archive with bytes flipped, cut, doubled and put in."""
+    data = bytearray(archive(draw(members), draw(formats)))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(data)))
+        match draw(st.sampled_from(["flip", "cut", "drop", "put", "double"])):
+            case "flip" if at < len(data):
+                data[at] ^= draw(st.integers(1, 255))
+            case "cut":
+                del data[at:]
+            case "drop":
+                del data[at : at + draw(st.integers(1, 2000))]
+            case "put":
+                data[at:at] = draw(st.binary(max_size=700))
+            case "double":
+                data += data[at : at + 4096]
+    return bytes(data)
+
+
+def reads_back(record, data):
+    span = data[record.offset : record.offset + record.nbytes]
+    (again,) = iter_samples(io.BytesIO(span), ReadConfig())
+    return (again.key, again.image, again.caption, again.uid) == (
+        record.key,
+        record.image,
+        record.caption,
+        record.uid,
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(damaged())
+def test_whatever_the_bytes_samples_are_whole_and_apart(data):
+    end = 0
+    for record in iter_samples(io.BytesIO(data), ReadConfig()):
+        if isinstance(record, Sample):
+            assert end <= record.offset
+            end = record.offset + record.nbytes
+            assert end <= len(data)
+            assert reads_back(record, data)
+        else:
+            assert isinstance(record, Failure)
+            assert record.message
+
+
+@given(members, formats)
+def test_an_archive_that_is_whole_gives_every_member(parts, format):
+    data = archive(parts, format)
+    found = [m for m in iter_members(io.BytesIO(data)) if not isinstance(m, Gap)]
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        expected = [(m.size, tar.extractfile(m).read()) for m in tar.getmembers() if m.isreg()]
+    assert [(m.size, m.read()) for m in found if isinstance(m, Member)] == expected
+
+
+@given(st.text(), st.binary(max_size=60))
+def test_any_caption_is_read_or_has_a_reason(text, raw):
+    for caption in (text.encode("utf-8", "surrogatepass"), raw):
+        parts = [("k", "png", png()), ("k", "txt", caption)]
+        (record,) = iter_samples(io.BytesIO(archive(parts, tarfile.PAX_FORMAT)), ReadConfig())
+        if isinstance(record, Sample):
+            assert record.caption == caption.decode()
+            assert pa.array([record.caption]).to_pylist() == [record.caption]
+        else:
+            assert record.reason in (Reason.EMPTY_CAPTION, Reason.INVALID_CAPTION)
+
+
+@given(st.lists(st.tuples(st.text(), st.integers(0, 2**62), st.text()), max_size=6))
+def test_any_failure_fits_into_the_table(rows):
+    failures = [Failure(k, at, Stage.READ, Reason.GARBAGE, said * 50) for k, at, said in rows]
+    table = failures_table(failures)
+    assert table.schema.equals(FAILURE_SCHEMA)
+    assert table["key"].to_pylist() == [printable(key) for key, _, _ in rows]
+    assert all(len(message) <= MAX_MESSAGE for message in table["message"].to_pylist())
