@@ -74,14 +74,15 @@ def _print(found: Diagnosis, *, decode: bool) -> None:
     from clipdre.cli.terminal import note, table
     from clipdre.stages.doctor import ADVICE
 
-    table(
-        f"{found.samples:,} samples in {found.shards:,} shards, {found.good:,} good",
-        ("finding", "lost", "samples", "shards"),
-        [
-            (name, "yes" if f.lost else "no", f"{f.samples:,}", f"{f.shards:,}")
-            for name, f in found.findings.items()
-        ],
-    )
+    said = f"{found.samples:,} samples in {found.shards:,} shards, {found.good:,} good"
+    rows = [
+        (name, "yes" if f.lost else "no", f"{f.samples:,}", f"{f.shards:,}")
+        for name, f in found.findings.items()
+    ]
+    if rows:
+        table(said, ("finding", "lost", "samples", "shards"), rows, words=2)
+    else:
+        note(said)
     for name, finding in found.findings.items():
         does, cure = ADVICE[name]
         note(f"{name}: {does}; {cure}")

@@ -109,4 +109,4 @@ def _print_comparison(previews: Sequence[Preview], found: Comparison) -> None:
             rows.append(
                 (caption[:SHOWN_CAPTION], name if not n else "", f"{count:,}" if not n else "")
             )
-    table("kept by one recipe alone", ("for instance", "recipe", "rows"), rows)
+    table("kept by one recipe alone", ("for instance", "recipe", "rows"), rows, words=2)

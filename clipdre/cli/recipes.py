@@ -31,4 +31,5 @@ def recipes(
             (r.name, r.title, ", ".join(f"{name}={value}" for name, value in r.options.items()))
             for r in found
         ],
+        words=3,
     )

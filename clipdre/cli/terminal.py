@@ -18,11 +18,13 @@ def note(message: str) -> None:
     _console().print(Text(harmless(message)), soft_wrap=True)
 
 
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stderr: first column to the left, numbers to the right."""
+def table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1
+) -> None:
+    """A table on stderr: the first columns, which are words, to the left, numbers to the right."""
     drawn = Table(box=SIMPLE_HEAD, header_style="", pad_edge=False)
     for n, name in enumerate(header):
-        drawn.add_column(name, justify="right" if n else "left")
+        drawn.add_column(name, justify="left" if n < words else "right")
     for row in rows:
         drawn.add_row(*(Text(harmless(cell)) for cell in row))
     console = _console()
