@@ -1,5 +1,6 @@
 """Sources that are far away, behind real servers that fail."""
 
+import json
 import os
 import random
 import re
@@ -244,6 +245,10 @@ def test_from_s3_by_the_command_line(s3, pool, tmp_path):
     emitted = run(clipdre, "filter", "s", "--by", "kl_text", "--top", "30", "-o", "kept")
     assert emitted.returncode == 0, emitted.stderr
     assert len(pq.read_table(tmp_path / "kept" / "00000000.parquet")) == 30
+    there = run(clipdre, "filter", "s", "--by", "kl_text", "--top", "30", "-o", "s3://pool/kept")
+    assert (there.returncode, there.stdout) == (0, "s3://pool/kept\n"), there.stderr
+    back = run(clipdre, "doctor", "s3://pool/kept/00000000.tar", "--json")
+    assert json.loads(back.stdout)["good"] == 30
     missing = run(clipdre, "score", "s3://pool/none.tar", "-o", "t")
     assert missing.returncode == 1
     assert missing.stderr.startswith("clipdre: error: cannot find s3://pool/none.tar")

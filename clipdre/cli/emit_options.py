@@ -33,7 +33,8 @@ def parse_bytes(text: str) -> int:
 
 
 Output = Annotated[
-    str | None, typer.Option("--output", "-o", help="Folder or file to write; - is stdout.")
+    str | None,
+    typer.Option("--output", "-o", help="Folder or file to write, or a URL; - is stdout."),
 ]
 SubsetFormatOption = Annotated[
     SubsetFormat,
@@ -86,7 +87,7 @@ def write_subset(
     moved = expand_shards(shards, sys.stdin) if shards else None
     subset = relocated(selection, moved) if moved else Subset(selection)
     if format is SubsetFormat.TAR and output != STDOUT:
-        _tell(write_tar_folder(subset, Path(output), config, overwrite=overwrite), output)
+        _tell(write_tar_folder(subset, output, config, overwrite=overwrite), output)
     else:
         with _opened(output, overwrite) as out:
             WRITERS[format](subset, out)
@@ -107,11 +108,21 @@ def _tell(summary: dict[str, object], output: str) -> None:
 @contextmanager
 def _opened(output: str, overwrite: bool) -> Iterator[BinaryIO]:
     from clipdre.errors import OutputError
+    from clipdre.formats.outputs import output_folder
+    from clipdre.formats.remote import is_remote
     from clipdre.formats.storage import committed
 
     if output == STDOUT:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
+        return
+    if is_remote(output):
+        place, _, name = output.rpartition("/")
+        folder = output_folder(place)
+        if name in folder.names() and not overwrite:
+            raise OutputError(f"{folder.name}/{name} exists: give another --output, or --overwrite")
+        with folder.committed(name) as temporary, open(temporary, "xb") as file:
+            yield file
         return
     if Path(output).is_dir() or (Path(output).exists() and not overwrite):
         raise OutputError(f"{output} exists: choose another --output, or give --overwrite")

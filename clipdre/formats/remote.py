@@ -16,7 +16,14 @@ from clipdre.errors import InputError
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 BUFFER = 4 * 1024 * 1024
 # Not mended by trying again.
-LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, ValueError)
+LASTING = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    ImportError,
+    NotImplementedError,
+    ValueError,
+)
 SECRETS = re.compile(r"(?<=://)[^/@\s]*@|\?[^\s'\")]*")
 T = TypeVar("T")
 
@@ -39,7 +46,7 @@ def identify_remote(url: str) -> tuple[int, str]:
     InputError
         When there is no such thing, or it tells no size.
     """
-    info = _persistently(lambda: _info(url), f"cannot find {shown(url)}")
+    info = persistently(lambda: _info(url), f"cannot find {shown(url)}")
     stamps = (info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "created"))
     if info.get("size") is None:
         raise InputError(f"{shown(url)} tells no size: copy it to a disk first")
@@ -75,11 +82,11 @@ def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         if failed is not None:
             raise failed
 
-    _persistently(ask, f"cannot read {shown(url)}")
+    persistently(ask, f"cannot read {shown(url)}")
     return [found[n] for n in range(len(spans))]
 
 
-def _persistently(work: Callable[[], T], said: str) -> T:
+def persistently(work: Callable[[], T], said: str) -> T:
     """The result of `work`, tried again after a while where it fails; `InputError` in the end."""
     for wait in (*WAITS, None):
         try:

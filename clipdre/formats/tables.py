@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -114,15 +115,20 @@ def scores_table(samples: pa.Table, columns: Mapping[str, npt.NDArray[np.floatin
 
 def write_table(table: pa.Table, path: Path, facts: Mapping[str, str] | None = None) -> None:
     """Write Parquet atomically; `facts` go into the file's own metadata."""
-    metadata = {**(table.schema.metadata or {}), **(facts or {})}
     with committed(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+        save_table(table, temporary, facts)
 
 
-def read_facts(path: Path) -> dict[str, str]:
+def save_table(table: pa.Table, path: Path, facts: Mapping[str, str] | None = None) -> None:
+    """`write_table` to a path that someone else commits."""
+    metadata = {**(table.schema.metadata or {}), **(facts or {})}
+    pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
+
+
+def read_facts(source: Path | BinaryIO) -> dict[str, str]:
     """What `write_table` was told of a file; empty when there is no such whole file."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        metadata = pq.read_schema(source).metadata or {}
     except (OSError, pa.ArrowInvalid):
         return {}
     return {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}

@@ -13,14 +13,19 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from clipdre.config import EmitConfig
 from clipdre.errors import OutputError
+from clipdre.formats.outputs import (
+    OutputFolder,
+    output_folder,
+    read_json,
+    remove_matching,
+    write_json,
+)
 from clipdre.formats.query import FILE, ROW
 from clipdre.formats.spans import checked, end_archive, renamed, write_samples
-from clipdre.formats.storage import committed, exclusive, remove_unfinished
-from clipdre.formats.tables import read_facts, write_table
+from clipdre.formats.tables import save_table
 from clipdre.progress import Progress
 from clipdre.stages.subset import Subset
 
@@ -28,13 +33,22 @@ SUMMARY = "summary.json"
 UNFINISHED = "unfinished.json"
 RENAMED = "renamed.parquet"
 SOURCE_KEY = "source_key"
-PATTERNS = ("[0-9]" * 8 + ".tar", "[0-9]" * 8 + ".parquet", "[0-9]" * 8 + "_stats.json")
+DIGITS = "[0-9]" * 8
+# What a subset consists of, the claim to be whole first; whatever else lies in its folder stays.
+PATTERNS = (
+    SUMMARY,
+    UNFINISHED,
+    RENAMED,
+    f"{DIGITS}.tar",
+    f"{DIGITS}.parquet",
+    f"{DIGITS}_stats.json",
+)
 # Version of what is written, so that a run of an older clipdre is not continued.
 SCHEMA = 1
 
 
 def write_tar_folder(
-    subset: Subset, output: Path, config: EmitConfig, *, overwrite: bool = False
+    subset: Subset, output: Path | str, config: EmitConfig, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Tars with their scores and counts beside them, and ``summary.json`` last.
 
@@ -53,18 +67,17 @@ def write_tar_folder(
         When a source shard is gone or has changed since it was scored.
     """
     plan = {"schema": SCHEMA, "digest": subset.digest, **_decisive(config)}
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file: choose another --output")
-    with exclusive(output):
-        done = _prepare(subset, output, plan, overwrite)
-        return _written(subset, output, config, plan) if done is None else done
+    folder = output_folder(output)
+    with folder.held():
+        done = _prepare(subset, folder, plan, overwrite)
+        return _written(subset, folder, config, plan) if done is None else done
 
 
 def _written(
-    subset: Subset, output: Path, config: EmitConfig, plan: dict[str, Any]
+    subset: Subset, folder: OutputFolder, config: EmitConfig, plan: dict[str, Any]
 ) -> dict[str, Any]:
     collisions = subset.collisions()
-    writer = _ShardWriter(subset, output, config, collisions, _digest(plan))
+    writer = _ShardWriter(subset, folder, config, collisions, _digest(plan))
     shards: list[dict[str, Any]] = []
     with (
         Progress("emit", len(subset.selection)) as progress,
@@ -85,18 +98,15 @@ def _written(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    if collisions:
-        _write_renamed(output, shards)
     summary = {
         **subset.summary(),
         "emitted": plan,
-        "renamed": _renamed_count(output),
+        "renamed": _write_renamed(folder, shards) if collisions else 0,
         "shards": shards,
     }
-    with committed(output / SUMMARY) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    (output / UNFINISHED).unlink()
-    return _json(output / SUMMARY)
+    write_json(folder, SUMMARY, summary)
+    folder.remove(UNFINISHED)
+    return read_json(folder, SUMMARY)
 
 
 def _decisive(config: EmitConfig) -> dict[str, Any]:
@@ -109,43 +119,26 @@ def _digest(plan: dict[str, Any]) -> str:
 
 
 def _prepare(
-    subset: Subset, output: Path, plan: dict[str, Any], overwrite: bool
+    subset: Subset, folder: OutputFolder, plan: dict[str, Any], overwrite: bool
 ) -> dict[str, Any] | None:
-    """Make `output` ready; the summary when all is there already."""
-    remove_unfinished(output)
-    if any(output.iterdir()):
-        summary = _json(output / SUMMARY)
-        if summary.get("emitted") == plan and not overwrite:
+    """Make `folder` ready; the summary when all is there already."""
+    there = folder.names()
+    if there and overwrite:
+        remove_matching(folder, *PATTERNS)
+    elif there:
+        summary = read_json(folder, SUMMARY)
+        if summary.get("emitted") == plan:
+            if UNFINISHED in there:  # it was killed between its last two steps
+                folder.remove(UNFINISHED)
             return summary
-        if _json(output / UNFINISHED) != plan or overwrite:
-            if not overwrite:
-                raise OutputError(
-                    f"{output} is not empty, and holds no part of this very subset: choose another "
-                    "--output, or give --overwrite"
-                )
-            _clear(output)
+        if read_json(folder, UNFINISHED) != plan:
+            raise OutputError(
+                f"{folder.name} is not empty, and holds no part of this very subset: choose "
+                "another --output, or give --overwrite"
+            )
     subset.check()  # refuse before anything is written
-    with committed(output / UNFINISHED, durable=False) as temporary:
-        temporary.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+    write_json(folder, UNFINISHED, plan, durable=False)
     return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _clear(output: Path) -> None:
-    """Remove a subset; whatever else lies in the folder stays."""
-    for name in (SUMMARY, RENAMED, UNFINISHED):
-        (output / name).unlink(missing_ok=True)
-    for pattern in PATTERNS:
-        for path in output.glob(pattern):
-            path.unlink()
-    remove_unfinished(output)
 
 
 def _shards(subset: Subset, config: EmitConfig) -> Iterator[pa.Table]:
@@ -174,44 +167,48 @@ class _ShardWriter:
     """Writes one shard at a time; as many at once as there are threads that call it."""
 
     subset: Subset
-    output: Path
+    folder: OutputFolder
     config: EmitConfig
     collisions: dict[str, int]
     plan: str
 
     def write(self, index: int, table: pa.Table) -> dict[str, Any]:
         """Write tar, counts and scores, unless they are there; returns what the summary says."""
-        path = self.output / f"{index:08d}.tar"
-        facts = read_facts(path.with_suffix(".parquet"))
-        whole = path.exists() and facts.get("clipdre.tar_bytes") == str(path.stat().st_size)
-        if not whole or facts.get("clipdre.plan") != self.plan:
-            self._write(path, table)
-        self._write_stats(path, len(table))
-        return {"name": path.name, "samples": len(table), "nbytes": path.stat().st_size}
-
-    def _write_stats(self, path: Path, samples: int) -> None:
-        """Counts as img2dataset writes them; anew in each run, since they cost nothing."""
+        stem = f"{index:08d}"
+        facts = self.folder.facts(f"{stem}.parquet")
+        nbytes = self.folder.size(f"{stem}.tar")
+        whole = nbytes is not None and facts.get("clipdre.tar_bytes") == str(nbytes)
+        if nbytes is None or not whole or facts.get("clipdre.plan") != self.plan:
+            nbytes = self._write(stem, table)
         stats = {
-            "count": samples,
-            "successes": samples,
+            "count": len(table),
+            "successes": len(table),
             "failed_to_download": 0,
             "failed_to_resize": 0,
-            "status_dict": {"success": samples},
+            "status_dict": {"success": len(table)},
         }
-        with committed(path.with_name(f"{path.stem}_stats.json"), durable=False) as temporary:
-            temporary.write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+        # Counts as img2dataset writes them; anew in each run, since they cost nothing.
+        write_json(self.folder, f"{stem}_stats.json", stats, durable=False)
+        return {"name": f"{stem}.tar", "samples": len(table), "nbytes": nbytes}
 
-    def _write(self, path: Path, table: pa.Table) -> None:
+    def _write(self, stem: str, table: pa.Table) -> int:
+        """Write a tar, and behind it the scores, which are the record that it is whole."""
         keys = new_keys(table, self.collisions)
         ordered = sample_bytes if self.config.shuffle is None else _shuffled_bytes
-        with committed(path) as temporary, open(temporary, "xb", buffering=0) as out:
+        with (
+            self.folder.committed(f"{stem}.tar") as temporary,
+            open(temporary, "xb", buffering=0) as out,
+        ):
             written = write_samples(out, ordered(self.subset, table, self.collisions, keys))
             end_archive(out, written)
+            nbytes = out.tell()
         if self.collisions:
             table = table.append_column(SOURCE_KEY, table["key"])
             table = table.set_column(table.column_names.index("key"), "key", pa.array(keys))
-        facts = {"clipdre.plan": self.plan, "clipdre.tar_bytes": str(path.stat().st_size)}
-        write_table(table.drop_columns([FILE, ROW]), path.with_suffix(".parquet"), facts)
+        facts = {"clipdre.plan": self.plan, "clipdre.tar_bytes": str(nbytes)}
+        with self.folder.committed(f"{stem}.parquet") as temporary:
+            save_table(table.drop_columns([FILE, ROW]), temporary, facts)
+        return nbytes
 
 
 def new_keys(table: pa.Table, collisions: dict[str, int]) -> list[str]:
@@ -270,18 +267,16 @@ def _shuffled_bytes(
     return samples
 
 
-def _write_renamed(output: Path, shards: list[dict[str, Any]]) -> None:
-    """The map of keys that were made unique."""
+def _write_renamed(folder: OutputFolder, shards: list[dict[str, Any]]) -> int:
+    """Write the map of keys that were made unique; returns how many there are."""
     columns = ["shard", SOURCE_KEY, "key"]
     parts = []
     for shard in shards:
-        table = pq.read_table((output / shard["name"]).with_suffix(".parquet"), columns=columns)
+        table = folder.table(shard["name"].replace(".tar", ".parquet"), columns)
         table = table.filter(pc.not_equal(table["key"], table[SOURCE_KEY]))
         name = pa.array([shard["name"]] * len(table), pa.string())
         parts.append(table.append_column("tar", name).replace_schema_metadata(None))
-    write_table(pa.concat_tables(parts), output / RENAMED)
-
-
-def _renamed_count(output: Path) -> int:
-    path = output / RENAMED
-    return int(pq.read_metadata(path).num_rows) if path.exists() else 0
+    renamed_keys = pa.concat_tables(parts)
+    with folder.committed(RENAMED) as temporary:
+        save_table(renamed_keys, temporary)
+    return len(renamed_keys)

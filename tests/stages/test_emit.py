@@ -12,7 +12,7 @@ import pytest
 import webdataset as wds
 
 from clipdre.config import EmitConfig
-from clipdre.errors import InputError, OutputError
+from clipdre.errors import ClipdreError, InputError, OutputError
 from clipdre.stages import emit
 from clipdre.stages.emit import write_tar_folder
 from clipdre.stages.export import write_tar_stream
@@ -221,10 +221,10 @@ class TestStopped:
         write_tar_folder(subset, tmp_path / "whole", config)
         written, write = [], emit._ShardWriter._write
 
-        def dying(self, path, table):
-            if path.name == "00000004.tar":
+        def dying(self, stem, table):
+            if stem == "00000004":
                 raise KeyboardInterrupt
-            write(self, path, table)
+            return write(self, stem, table)
 
         monkeypatch.setattr(emit._ShardWriter, "_write", dying)
         with pytest.raises(KeyboardInterrupt):
@@ -234,9 +234,9 @@ class TestStopped:
         left = {path.name for path in (tmp_path / "kept").glob("*.parquet")}
         (tmp_path / "kept" / ".unfinished-1-00000007.tar").write_bytes(b"half")
 
-        def counted(self, path, table):
-            written.append(path.with_suffix(".parquet").name)
-            write(self, path, table)
+        def counted(self, stem, table):
+            written.append(f"{stem}.parquet")
+            return write(self, stem, table)
 
         monkeypatch.setattr(emit._ShardWriter, "_write", counted)
         write_tar_folder(subset, tmp_path / "kept", config)
@@ -260,6 +260,64 @@ class TestStopped:
         ):
             with pytest.raises(OutputError, match="holds no part of this very subset"):
                 write_tar_folder(subset, tmp_path / "kept", config)
+
+
+class TestOutputsInAStore:
+    @pytest.fixture
+    def store(self):
+        files = fsspec.filesystem("memory")
+        yield files
+        if files.exists("/kept"):
+            files.rm("/kept", recursive=True)
+
+    def content(self, store):
+        return {
+            path.rpartition("/")[2]: store.cat(path) for path in store.ls("/kept", detail=False)
+        }
+
+    def test_it_is_what_a_disk_gets(self, scored, tmp_path, store):
+        subset, config = subset_of(scored, by="kl_text", top=50), EmitConfig(shard_size=20)
+        summary = write_tar_folder(subset, "memory://kept", config)
+        assert summary == write_tar_folder(subset, tmp_path / "kept", config)
+        assert self.content(store) == contents(tmp_path / "kept")
+        assert write_tar_folder(subset, "memory://kept", config) == summary
+        other = subset_of(scored, by="kl_text", top=51)
+        with pytest.raises(OutputError, match="memory://kept is not empty"):
+            write_tar_folder(other, "memory://kept", config)
+        store.pipe("/kept/notes.txt", b"mine")
+        write_tar_folder(other, "memory://kept", EmitConfig(), overwrite=True)
+        assert sorted(self.content(store)) == [
+            "00000000.parquet",
+            "00000000.tar",
+            "00000000_stats.json",
+            "notes.txt",
+            "summary.json",
+        ]
+
+    def test_a_run_goes_on_where_it_was(self, scored, tmp_path, store, monkeypatch):
+        subset, config = subset_of(scored), EmitConfig(shard_size=50, writers=1)
+        put, sent = type(store).put_file, []
+
+        def failing(self, local, remote, **options):
+            sent.append(remote.rpartition("/")[2])
+            if len(sent) > 8:
+                raise PermissionError("no more")
+            return put(self, local, remote, **options)
+
+        monkeypatch.setattr(type(store), "put_file", failing)
+        with pytest.raises(OutputError, match=r"cannot write memory://kept/.*: no more; give the"):
+            write_tar_folder(subset, "memory://kept", config)
+        monkeypatch.undo()
+        assert "unfinished.json" in self.content(store)
+        write_tar_folder(subset, "memory://kept", config)
+        write_tar_folder(subset, tmp_path / "kept", config)
+        assert self.content(store) == contents(tmp_path / "kept")
+
+    @pytest.mark.parametrize("url", ["nosuch://kept", "https://127.0.0.1:9/kept"])
+    def test_what_cannot_be_written_to_is_one_line(self, scored, url, monkeypatch):
+        monkeypatch.setattr("clipdre.formats.remote.WAITS", ())
+        with pytest.raises(ClipdreError, match=r"cannot (write|list)"):
+            write_tar_folder(subset_of(scored), url, EmitConfig())
 
 
 class TestSourcesOfOtherKinds:
