@@ -158,7 +158,9 @@ class _Runner:
             # The largest of these are a weighted sample without replacement: Efraimidis, Spirakis,
             # Weighted random sampling with a reservoir (2006), as Gumbel-perturbed log weights.
             uniform = f"((({mixed(self.seed)} >> 11)::DOUBLE + 0.5) / {2**53})"
-            return f"(ln({self.by if self.step.by else 1.0}) - ln(-ln({uniform})))"
+            # A condition beside it may be evaluated later, and ln(0) is an error.
+            weight = f"CASE WHEN {self.by} > 0 THEN {self.by} END" if self.step.by else "1.0"
+            return f"(ln({weight}) - ln(-ln({uniform})))"
         if not self.step.by or self.step.uniform:
             return "0::DOUBLE"
         return f"(-{self.by})" if self.step.bottom else self.by

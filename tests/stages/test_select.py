@@ -237,6 +237,21 @@ def test_large_pools_need_more_than_one_pass(tmp_path, monkeypatch):
     assert row.tolist() == sorted(np.argsort(hashes)[:777].tolist())
 
 
+def test_weights_of_zero_are_never_drawn_from_large_pools(tmp_path, monkeypatch):
+    monkeypatch.setattr("clipdre.formats.threshold.FETCHED", 300)
+    monkeypatch.setattr("clipdre.formats.threshold.SAMPLED", 100)
+    rng = np.random.default_rng(4)
+    weight = rng.choice([0.0, 0.0, 0.0, 1.0, 3.0], 50_000)
+    hashes = rng.integers(0, 2**64, len(weight), dtype=np.uint64)
+    keys = [str(n) for n in range(len(weight))]
+    manifest = write_score_folder(tmp_path, [{"key": keys, "key_hash": hashes, "w": weight}])
+    selection = chosen((tmp_path, manifest), sample=5000, by="w")
+    assert selection.steps[0].unranked == (weight == 0).sum()
+    _, row = selection.places
+    assert (weight[row] > 0).all()
+    assert 1.5 < (weight[row] == 3).sum() / (weight[row] == 1).sum() < 3
+
+
 class TestJoined:
     def joined(self, tmp_path, columns):
         pq.write_table(pa.table(columns), tmp_path / "more.parquet")
