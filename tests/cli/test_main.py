@@ -85,7 +85,8 @@ class TestPipelines:
     def test_any_tool_stands_between_filter_and_emit(self, scored, tmp_path):
         folder, _ = scored
         keys = f"clipdre filter {folder} --by kl_text --top 12 --format keys -o -"
-        command = f"{keys} | sort -r | sed -n 1,8p | clipdre emit {folder} --keys - -o {tmp_path}/kept"
+        emit = f"clipdre emit {folder} --keys - -o {tmp_path}/kept"
+        command = f"{keys} | sort -r | sed -n 1,8p | {emit}"
         assert succeeded(command) == f"{tmp_path}/kept\n"
         with tarfile.open(tmp_path / "kept" / "00000000.tar") as tar:
             assert len(tar.getmembers()) == 3 * 8
