@@ -302,9 +302,8 @@ def emit(
     10
     """
     config = EmitConfig(shard_size=shard_size)
-    return _emit.write_tar_folder(
-        _subset.Subset(selection), Path(output), config, overwrite=overwrite
-    )
+    subset = _subset.Subset(selection)
+    return _emit.write_tar_folder(subset, output, config, overwrite=overwrite)
 
 
 def reference_report(scores: Scores) -> _report.ReferenceReport:

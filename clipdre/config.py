@@ -9,6 +9,8 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 DEFAULT_MODEL = "ViT-L-14"
 DEFAULT_PRETRAINED = "datacomp_xl_s13b_b90k"
 TINY_MODEL = "clipdre-tiny"
+# Seconds that one pass over the scores may take.
+TIME_LIMIT = 600.0
 
 
 class Precision(str, Enum):

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clipdre.cli.emit_options import (
-    STDOUT,
-    MaxBytes,
-    Output,
-    Overwrite,
-    Seed,
-    Shards,
-    ShardSize,
-    Shuffle,
-    SubsetFormatOption,
-    Writers,
-)
+from clipdre.cli import emit_options as write
 from clipdre.config import EmitConfig, SubsetFormat
 
 EXAMPLE = "Example:  grep -v watermark keys.txt | clipdre emit scores --keys - -o kept"
 
 
 def emit(
-    scores: Annotated[Path, typer.Argument(help="Score folder, as 'clipdre score' printed it.")],
+    scores: write.Scores,
     keys: Annotated[
         str,
         typer.Option(
@@ -34,22 +22,21 @@ def emit(
             "Parquet, or DataComp's .npy."
         ),
     ],
-    output: Output = None,
-    format: SubsetFormatOption = SubsetFormat.TAR,
-    shards: Shards = None,
-    shard_size: ShardSize = 10_000,
-    max_bytes: MaxBytes = None,
-    shuffle: Shuffle = False,
-    seed: Seed = 0,
-    writers: Writers = 2,
-    overwrite: Overwrite = False,
+    output: write.Output = None,
+    format: write.Format = SubsetFormat.TAR,
+    shards: write.Shards = None,
+    shard_size: write.ShardSize = EmitConfig.shard_size,
+    max_bytes: write.MaxBytes = None,
+    shuffle: write.Shuffle = False,
+    seed: write.Seed = 0,
+    writers: write.Writers = EmitConfig.writers,
+    overwrite: write.Overwrite = False,
 ) -> None:
     """Write the samples that a list names, from whatever tool it comes.
 
     Samples come in pool order; a name that several samples have takes them all. Prints the path it
     wrote.
     """
-    from clipdre.cli.emit_options import write_subset
     from clipdre.cli.terminal import note
     from clipdre.errors import SelectionError
     from clipdre.formats.manifest import read_complete_manifest
@@ -61,7 +48,7 @@ def emit(
     if output is None:
         raise typer.BadParameter("name a folder or file, or - for stdout", param_hint="--output")
     manifest = read_complete_manifest(scores)
-    if keys == STDOUT:
+    if keys == write.STDOUT:
         names = read_names(sys.stdin.buffer, "stdin")
     else:
         try:
@@ -69,7 +56,7 @@ def emit(
                 names = read_names(file, keys)
         except OSError as error:
             raise SelectionError(f"cannot read --keys {keys}: {error.strerror}") from error
-    said = "stdin" if keys == STDOUT else keys
+    said = "stdin" if keys == write.STDOUT else keys
     found = select_listed(ScoreQuery(ScoreFolder(scores), manifest), names, said)
     note(f"keeping {len(found.selection):,} of {found.selection.pool:,} pairs")
     if found.missing:
@@ -78,4 +65,4 @@ def emit(
             f"(for instance {found.first_missing})"
         )
     config = EmitConfig(shard_size, max_bytes, seed if shuffle else None, writers)
-    write_subset(found.selection, output, format, config, shards, overwrite)
+    write.write_subset(found.selection, output, format, config, shards, overwrite)

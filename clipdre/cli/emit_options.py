@@ -32,11 +32,12 @@ def parse_bytes(text: str) -> int:
     return size
 
 
+Scores = Annotated[Path, typer.Argument(help="Score folder, as 'clipdre score' printed it.")]
 Output = Annotated[
     str | None,
     typer.Option("--output", "-o", help="Folder or file to write, or a URL; - is stdout."),
 ]
-SubsetFormatOption = Annotated[
+Format = Annotated[
     SubsetFormat,
     typer.Option(
         help="tar: shards with their scores; keys: shard/key lines; uids: DataComp's subset file "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -18,6 +18,8 @@ from clipdre.errors import InputError, OutputError
 from clipdre.formats.remote import is_remote, persistently, shown
 from clipdre.formats.storage import committed, exclusive, remove_unfinished
 from clipdre.formats.tables import read_facts
+
+T = TypeVar("T")
 
 
 class OutputFolder(Protocol):
@@ -175,28 +177,33 @@ class _RemoteFolder:
             except (InputError, NotImplementedError) as error:
                 raise OutputError(f"{error}; give the same command again to go on") from error
 
+    def _there(self, name: str, look: Callable[[str], T]) -> T | None:
+        """What `look` sees in a file; None where there is none."""
+
+        def seen() -> T | None:
+            try:
+                return look(self._at(name))
+            except FileNotFoundError:
+                return None
+
+        return persistently(seen, f"cannot read {self.name}/{name}")
+
     def size(self, name: str) -> int | None:
-        if name not in self.names():
-            return None
-        return int(self._files.info(self._at(name))["size"])
+        return self._there(name, lambda path: int(self._files.info(path)["size"]))
 
     def facts(self, name: str) -> dict[str, str]:
-        if name not in self.names():
-            return {}
-        with self._files.open(self._at(name), "rb") as file:
-            return read_facts(file)
+        def look(path: str) -> dict[str, str]:
+            with self._files.open(path, "rb") as file:
+                return read_facts(file)
+
+        return self._there(name, look) or {}
 
     def table(self, name: str, columns: list[str]) -> pa.Table:
         with self._files.open(self._at(name), "rb") as file:
             return pq.read_table(file, columns=columns)
 
     def text(self, name: str) -> str:
-        if name not in self.names():
-            return ""
-        return persistently(
-            lambda: bytes(self._files.cat_file(self._at(name))).decode("utf-8"),
-            f"cannot read {self.name}/{name}",
-        )
+        return self._there(name, lambda p: bytes(self._files.cat_file(p)).decode("utf-8")) or ""
 
     def remove(self, name: str) -> None:
         self._files.rm_file(self._at(name))

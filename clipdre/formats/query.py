@@ -20,6 +20,7 @@ import duckdb
 import numpy.typing as npt
 import pyarrow as pa
 
+from clipdre.config import TIME_LIMIT
 from clipdre.errors import ScoresError, SelectionError
 from clipdre.formats.manifest import Manifest
 from clipdre.formats.score_folder import ScoreFolder
@@ -29,7 +30,6 @@ FILE, ROW = "file_index", "file_row_number"
 POOL = "pool"
 NUMERIC = re.compile(r"^(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*|BOOLEAN)$")
 MEMORY_LIMIT = "1GB"
-TIME_LIMIT = 600.0
 # Over the whole pool, whatever has been filtered before. The parameters' names are ones that no
 # column has: a macro's parameter must differ from the columns that it meets.
 MACROS = f"""

@@ -15,6 +15,7 @@ from clipdre.config import ReadConfig
 from clipdre.errors import InputError
 from clipdre.formats.remote import is_remote
 from clipdre.formats.samples import Failure, Reason, Sample, Stage, printable
+from clipdre.formats.storage import open_source
 from clipdre.formats.tar import BrokenTarError, Gap, Member, iter_members
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -96,6 +97,15 @@ class _Group:
 
     def fail(self, reason: Reason, message: str) -> None:
         self.failure = self.failure or (reason, message)
+
+
+def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure]:
+    """`iter_samples` of a shard; one that cannot be opened or read to its end is a `Failure`."""
+    try:
+        with open_source(url) as file:
+            yield from iter_samples(file, config)
+    except (InputError, OSError) as error:
+        yield Failure("", 0, Stage.READ, Reason.UNREADABLE_SHARD, str(error))
 
 
 def iter_samples(file: BinaryIO, config: ReadConfig) -> Iterator[Sample | Failure]:

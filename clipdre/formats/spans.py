@@ -56,20 +56,19 @@ class Source:
     def opened(self) -> Iterator[SpanReader]:
         """Open the shard to read spans; `InputError` when it is not what was scored."""
         self.check()
+        name = shown(self.url)
         if is_remote(self.url) and read_ranges(self.url, [MAGIC_SPAN]) != [GZIP_MAGIC]:
-            yield SpanReader(self.url, lambda runs: read_ranges(self.url, runs), REMOTE_GAP)
+            yield SpanReader(name, lambda runs: read_ranges(self.url, runs), REMOTE_GAP)
             return
         with open_source(self.url) as file:
-            yield SpanReader(
-                self.url, lambda runs: [_read(file, self.url, *run) for run in runs], 0
-            )
+            yield SpanReader(name, lambda runs: [_read(file, name, *run) for run in runs], 0)
 
 
 @dataclass(frozen=True)
 class SpanReader:
-    """Reads spans of one shard."""
+    """Reads spans of one shard; `name` is what messages call it."""
 
-    url: str
+    name: str
     ranges: ReadRanges
     gap: int
 
@@ -92,19 +91,19 @@ class SpanReader:
                 view = memoryview(data[run])[start : start + nbytes]
                 if len(view) < nbytes:
                     raise InputError(
-                        f"{shown(self.url)} ends before byte {offset + nbytes}: score it again"
+                        f"{self.name} ends before byte {offset + nbytes}: score it again"
                     )
                 yield view
 
 
-def _read(file: BinaryIO, url: str, offset: int, nbytes: int) -> bytes:
+def _read(file: BinaryIO, name: str, offset: int, nbytes: int) -> bytes:
     try:
         if is_compressed(file):
             file.seek(offset)
             return file.read(nbytes)
         return os.pread(file.fileno(), nbytes, offset)
     except (OSError, *COMPRESSION_ERRORS) as error:
-        raise InputError(f"cannot read {url} at byte {offset}: {error}") from error
+        raise InputError(f"cannot read {name} at byte {offset}: {error}") from error
 
 
 def write_samples(out: FileIO, samples: Iterable[memoryview | bytes]) -> int:
@@ -148,7 +147,7 @@ def coalesced(spans: Iterable[Span], gap: int = 0) -> Iterator[Span]:
         yield start, stop - start
 
 
-def checked(span: memoryview, key: str, url: str) -> memoryview:
+def checked(span: memoryview, key: str, shard: str) -> memoryview:
     """`span` when it begins with a header of `key`.
 
     Raises
@@ -156,15 +155,15 @@ def checked(span: memoryview, key: str, url: str) -> memoryview:
     InputError
         When it does not: the shard is no longer what was scored, though size and time agree.
     """
-    name = key.encode() + b"."
+    start = key.encode() + b"."
     # Where the header is of a plain file with a short name, all is there to see.
     plain = len(span) >= BLOCK and span[TYPE] == REGULAR and not span[PREFIX]
-    if plain and len(name) < NAME and span[: len(name)] == name:
+    if plain and len(start) < NAME and span[: len(start)] == start:
         return span
     found = _first_key(span)
     if found != key:
         raise InputError(
-            f"{shown(url)} has changed since it was scored: where {key!r} was, "
+            f"{shard} has changed since it was scored: where {key!r} was, "
             f"{'no tar header' if found is None else repr(found)} is now; score it again"
         )
     return span
@@ -178,7 +177,7 @@ def _first_key(span: memoryview) -> str | None:
     return printable(first.key) if isinstance(first, Member) else None
 
 
-def renamed(span: memoryview, key: str, url: str) -> bytes:
+def renamed(span: memoryview, key: str, shard: str) -> bytes:
     """The sample of `span` under another key: new headers, the same contents.
 
     Raises
@@ -190,7 +189,7 @@ def renamed(span: memoryview, key: str, url: str) -> bytes:
     with tarfile.open(fileobj=io.BytesIO(span), mode="r:", errors="surrogateescape") as tar:
         for info in tar:
             if info.issparse():
-                raise InputError(f"{url}: {info.name!r} is sparse and cannot be renamed")
+                raise InputError(f"{shard}: {info.name!r} is sparse and cannot be renamed")
             _, dot, suffix = info.name[len(split_name(info.name)[0]) :].partition(".")
             info.name = key + dot + suffix
             headers = dict(info.pax_headers)

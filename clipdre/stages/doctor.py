@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -15,10 +15,9 @@ import numpy.typing as npt
 from clipdre.config import ReadConfig
 from clipdre.errors import InputError
 from clipdre.formats.images import ImageError, check_image, decode_image
-from clipdre.formats.remote import shown
 from clipdre.formats.samples import Failure, Reason, Sample, Stage, printable
-from clipdre.formats.shards import iter_samples, shard_name
-from clipdre.formats.storage import identify, open_source
+from clipdre.formats.shards import read_samples, shard_name
+from clipdre.formats.storage import identify
 from clipdre.formats.tables import key_hash
 from clipdre.progress import Progress
 
@@ -153,7 +152,7 @@ def _read(url: str, config: ReadConfig, decode: bool) -> _Read:
     seen: Counter[str] = Counter()
     samples = good = 0
     last = ""
-    for record in _records(url, config):
+    for record in read_samples(url, config):
         samples += 1
         failure = record if isinstance(record, Failure) else _image_failure(record, config, decode)
         key = printable(record.key)
@@ -171,14 +170,6 @@ def _read(url: str, config: ReadConfig, decode: bool) -> _Read:
             found.setdefault(name, []).append(Example(shard, key, record.offset, message))
     hashes = [key_hash("", key) for key in seen if key]
     return _Read(samples, good, found, np.array(hashes, np.uint64))
-
-
-def _records(url: str, config: ReadConfig) -> Iterator[Sample | Failure]:
-    try:
-        with open_source(url) as file:
-            yield from iter_samples(file, config)
-    except (InputError, OSError) as error:
-        yield Failure("", 0, Stage.READ, Reason.UNREADABLE_SHARD, shown(str(error)))
 
 
 def _image_failure(sample: Sample, config: ReadConfig, decode: bool) -> Failure | None:

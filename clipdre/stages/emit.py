@@ -199,7 +199,7 @@ class _ShardWriter:
             self.folder.committed(f"{stem}.tar") as temporary,
             open(temporary, "xb", buffering=0) as out,
         ):
-            written = write_samples(out, ordered(self.subset, table, self.collisions, keys))
+            written = write_samples(out, ordered(self.subset, table, keys))
             end_archive(out, written)
             nbytes = out.tell()
         if self.collisions:
@@ -236,11 +236,8 @@ def new_keys(table: pa.Table, collisions: dict[str, int]) -> list[str]:
     return keys
 
 
-def sample_bytes(
-    subset: Subset, table: pa.Table, collisions: dict[str, int], keys: list[str] | None = None
-) -> Iterator[memoryview | bytes]:
-    """The samples of rows in pool order, under their `new_keys`."""
-    keys = new_keys(table, collisions) if keys is None else keys
+def sample_bytes(subset: Subset, table: pa.Table, keys: list[str]) -> Iterator[memoryview | bytes]:
+    """The samples of rows in pool order, under the `keys` of `new_keys`."""
     old, sources = table["key"].to_pylist(), table[FILE].to_pylist()
     offsets, sizes = table["offset"].to_pylist(), table["nbytes"].to_pylist()
     for index, group in groupby(range(len(table)), sources.__getitem__):
@@ -248,20 +245,17 @@ def sample_bytes(
         with subset.source(index).opened() as source:
             spans = source.read([(offsets[row], sizes[row]) for row in rows])
             for row, span in zip(rows, spans, strict=True):
-                span = checked(span, old[row], source.url)  # noqa: PLW2901
+                span = checked(span, old[row], source.name)  # noqa: PLW2901
                 same = keys[row] == old[row]
-                yield span if same else renamed(span, keys[row], source.url)
+                yield span if same else renamed(span, keys[row], source.name)
 
 
-def _shuffled_bytes(
-    subset: Subset, table: pa.Table, collisions: dict[str, int], keys: list[str] | None = None
-) -> list[bytes]:
+def _shuffled_bytes(subset: Subset, table: pa.Table, keys: list[str]) -> list[bytes]:
     """The samples of rows in any order: read in the order of the sources, then put into theirs."""
     order = pc.sort_indices(table, [(FILE, "ascending"), ("offset", "ascending")]).to_pylist()
-    keys = new_keys(table, collisions) if keys is None else keys
     moved = [keys[row] for row in order]
     samples: list[bytes] = [b""] * len(table)
-    found = sample_bytes(subset, table.take(pa.array(order)), collisions, moved)
+    found = sample_bytes(subset, table.take(pa.array(order)), moved)
     for row, data in zip(order, found, strict=True):
         samples[row] = bytes(data)
     return samples

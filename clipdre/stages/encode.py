@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from clipdre.config import EncodeConfig, ReadConfig
-from clipdre.errors import InputError, ModelError
+from clipdre.errors import ModelError
 from clipdre.formats.embeddings import EmbeddingFiles, Half
 from clipdre.formats.images import ImageError, decode_image
 from clipdre.formats.manifest import ModelRecord, ShardRecord
 from clipdre.formats.samples import Failure, Reason, Sample, Stage, printable
-from clipdre.formats.shards import iter_samples
-from clipdre.formats.storage import open_source
+from clipdre.formats.shards import read_samples
 from clipdre.formats.tables import SAMPLE_SCHEMA, failures_table, key_hashes, write_table
 from clipdre.models import Encoder
 from clipdre.progress import Progress
@@ -165,7 +164,9 @@ def _encode_shard(
 ) -> ShardEmbeddings:
     rows, failures, seen, position = _Rows(shard.name, encode.batch_size), list[Failure](), 0, 0
     with ThreadPoolExecutor(max(1, encode.workers)) as threads:
-        records = _decode_ahead(_read(shard, read), encoder, read, threads, 3 * encode.batch_size)
+        records = _decode_ahead(
+            read_samples(shard.url, read), encoder, read, threads, 3 * encode.batch_size
+        )
         while window := list(islice(records, encode.batch_size)):
             seen += len(window)
             failures += [record for record in window if isinstance(record, Failure)]
@@ -203,14 +204,6 @@ def commit_shard(
     write_table(failures_table(ordered), failures)
     files.write(found.images, found.texts, found.samples, facts)
     return replace(shard, rows=len(found.samples), failures=dict(sorted(counts.items())))
-
-
-def _read(shard: ShardRecord, config: ReadConfig) -> Iterator[Sample | Failure]:
-    try:
-        with open_source(shard.url) as file:
-            yield from iter_samples(file, config)
-    except (InputError, OSError) as error:
-        yield Failure("", 0, Stage.READ, Reason.UNREADABLE_SHARD, str(error))
 
 
 def _decode_ahead(

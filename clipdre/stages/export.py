@@ -16,7 +16,7 @@ from clipdre.config import SubsetFormat
 from clipdre.formats.query import FILE, ROW
 from clipdre.formats.spans import end_archive
 from clipdre.formats.uids import DIGITS, UID, UidFile
-from clipdre.stages.emit import sample_bytes
+from clipdre.stages.emit import new_keys, sample_bytes
 from clipdre.stages.subset import Subset
 
 KEY_SEPARATOR = "/"
@@ -115,7 +115,7 @@ def write_tar_stream(subset: Subset, out: BinaryIO) -> None:
     collisions = subset.collisions()
     for batch in subset.batches(["shard", "key", "offset", "nbytes"]):
         table = pa.Table.from_batches([batch])
-        for data in sample_bytes(subset, table, collisions):
+        for data in sample_bytes(subset, table, new_keys(table, collisions)):
             written += out.write(data)
     end_archive(out, written)
 

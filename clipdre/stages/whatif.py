@@ -12,7 +12,7 @@ from clipdre.formats.tables import SCORE_COLUMNS
 from clipdre.stages.select import Counted, Selection
 
 EXAMPLES = 3
-SHARED_BY = {"caption": "caption", "uid": "uid"}
+SHARED_BY = ("caption", "uid")
 
 
 @dataclass(frozen=True)
