@@ -21,6 +21,7 @@ from clipdre.config import EmitConfig, EncodeConfig, EstimateConfig, ReadConfig
 from clipdre.core.density_ratio import log_ratio, pointwise_mutual_information, similarity, unit
 from clipdre.core.divergence import effective_sample_size as _effective_sample_size
 from clipdre.core.divergence import kl, reverse_kl
+from clipdre.core.moments import Moments, mean_logit
 from clipdre.core.partition import RunningPartition, accumulate
 from clipdre.core.weights import importance_weights as _importance_weights
 from clipdre.core.weights import log_mixture
@@ -112,7 +113,8 @@ def reverse_kl_divergence(
     array([0.434, 0.   , 0.434])
     """
     pool = _Pool.of(images, texts, logit_scale, logit_bias)
-    return reverse_kl(pool.over_texts).numpy(), reverse_kl(pool.over_images).numpy()
+    by_image = reverse_kl(pool.over_texts, pool.mean_over_texts)
+    return by_image.numpy(), reverse_kl(pool.over_images, pool.mean_over_images).numpy()
 
 
 def effective_sample_size(
@@ -354,13 +356,15 @@ class _Pool:
     logits: Tensor
     over_texts: RunningPartition
     over_images: RunningPartition
+    mean_over_texts: Tensor
+    mean_over_images: Tensor
 
     @classmethod
     def of(cls, images: Array, texts: Array, scale: float, bias: float) -> _Pool:
         i, t = _rows(images, "images"), _rows(texts, "texts")
         if len(i) < 2:
             raise ValueError(f"A pair is compared with others: give 2 pairs or more, not {len(i)}.")
-        cosines = similarity(i, t)
+        logits = scale * similarity(i, t) + bias
         own = torch.arange(len(i))
 
         def partition(queries: Tensor, others: Tensor) -> RunningPartition:
@@ -370,7 +374,10 @@ class _Pool:
             )
             return accumulate(queries, tiles, scale=scale, bias=bias, own=own)
 
-        return cls(scale * cosines + bias, partition(i, t), partition(t, i))
+        def mean(queries: Tensor, others: Tensor) -> Tensor:
+            return mean_logit(queries, Moments.of(others), scale, bias, logits, own >= 0)
+
+        return cls(logits, partition(i, t), partition(t, i), mean(i, t), mean(t, i))
 
 
 def _rows(vectors: Array, name: str) -> Tensor:

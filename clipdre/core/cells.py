@@ -45,8 +45,8 @@ class Cells:
         """Expected log mass of each cell, up to the logit bias: (n, d) to (n, c), in nats."""
         spread = 0.5 * scale**2 * self.variances
         level = torch.log(self.counts.clamp(min=1)) + spread
-        empty = self.counts == 0
-        return ((queries * scale) @ self.centroids.T + level).masked_fill(empty, float("-inf"))
+        level = torch.where(self.counts == 0, float("-inf"), level)
+        return torch.addmm(level, queries, self.centroids.T, alpha=scale)
 
     def near(self, queries: Tensor, scale: float, margin: float) -> Tensor:
         """Mask (n, c) of the cells that each query takes; the most massive one always."""

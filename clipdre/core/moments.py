@@ -55,24 +55,44 @@ class Moments:
         )
 
 
+def mean_logit(
+    queries: Tensor, other: Moments, scale: float, bias: float, own: Tensor, left_out: Tensor
+) -> Tensor:
+    """``a <x, mean_Y> + b``, own counterparts left out: the mean logit, float64 of shape (n,).
+
+    Parameters
+    ----------
+    queries : Tensor of shape (n, d)
+    other : Moments
+        Of the other modality.
+    own : float64 Tensor of shape (n,)
+        Logit of each query with its own counterpart.
+    left_out : bool Tensor of shape (n,)
+        Whether that counterpart is among those of `other`.
+    """
+    mean = scale * (queries @ other.mean.to(queries.dtype)).double() + bias
+    total = other.count * mean - torch.where(left_out, own, 0.0)
+    return total / (other.count - left_out.double())
+
+
 def covariance_norm(queries: Tensor, own: Moments, other: Moments, scale: float) -> Tensor:
     """D_W: ``a^2 (x - mean_X)^T Cov_Y (x - mean_X)``, float64 of shape (n,).
 
     Parameters
     ----------
     queries : Tensor of shape (n, d)
+        Its dtype is the products'.
     own, other : Moments
         Of the pool's vectors of the queries' modality, and of the other one.
     scale : float
         The logit scale a.
     """
-    centred = queries.double() - own.mean
-    spread: Tensor = torch.linalg.vecdot(centred @ other.covariance, centred)
-    return scale**2 * spread
+    centred = queries - own.mean.to(queries.dtype)
+    spread: Tensor = torch.linalg.vecdot(centred @ other.covariance.to(queries.dtype), centred)
+    return scale**2 * spread.double()
 
 
 def centred_norm(queries: Tensor, own: Moments, scale: float) -> Tensor:
-    """D_C: ``a^2 ||x - mean_X||^2``, float64 of shape (n,)."""
-    centred = queries.double() - own.mean
-    spread: Tensor = torch.linalg.vecdot(centred, centred)
-    return scale**2 * spread
+    """D_C: ``a^2 ||x - mean_X||^2``, float64 of shape (n,), from the queries' own dtype."""
+    length: Tensor = torch.linalg.vector_norm(queries - own.mean.to(queries.dtype), dim=1)
+    return scale**2 * length.double() ** 2

@@ -4,7 +4,7 @@ For a query x (an image, say) and its references y_m (the pool's texts) with wei
 s_m, it keeps, per query and relative to the running maximum c of s_m,
 
     weight   sum_m w_m                    exp      sum_m w_m e^(s_m - c)
-    s        sum_m w_m s_m                s_exp    sum_m w_m (s_m - c) e^(s_m - c)
+                                          s_exp    sum_m w_m (s_m - c) e^(s_m - c)
                                           exp_sq   sum_m w_m e^(2 (s_m - c))
 
 A reference of weight w counts as w references of weight 1. Partitions merge in any order, so
@@ -13,6 +13,7 @@ neither tiles nor machines change a result beyond float tolerance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
@@ -34,12 +35,11 @@ class RunningPartition:
     exp: Tensor
     s_exp: Tensor
     exp_sq: Tensor
-    s: Tensor
 
     @classmethod
     def empty(cls, *shape: int, device: torch.device | str = "cpu") -> RunningPartition:
         """The partition of queries that have seen no reference."""
-        sums = (torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(5))
+        sums = (torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(4))
         start = torch.full(shape, NEGATIVE_INFINITY, dtype=torch.float64, device=device)
         return cls(start, *sums)
 
@@ -52,30 +52,44 @@ class RunningPartition:
         logits : Tensor of shape (n, m) or (n, f, m), float32 or float64
             Overwritten: at full speed there is room for one tile, not for two.
         left_out : bool Tensor of the same shape, optional
-            References that do not count: a query's own counterpart, those counted elsewhere.
+            References that do not count, such as those that are counted elsewhere.
         """
+        if left_out is None:
+            return cls._of(logits, None)
+        return cls._of(logits.masked_fill_(left_out, NEGATIVE_INFINITY), left_out.sum(dim=-1))
+
+    @classmethod
+    def without_own(cls, logits: Tensor, own: Tensor | None) -> RunningPartition:
+        """The partition of one tile without each query's own counterpart.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (n, m), float32 or float64
+            Overwritten.
+        own : int64 Tensor of shape (n,), optional
+            Column of each query's own counterpart; any other number where it is not in this tile.
+        """
+        return cls._of(logits, None if own is None else leave_out_own(logits, own))
+
+    @classmethod
+    def _of(cls, logits: Tensor, absent: Tensor | None) -> RunningPartition:
+        """Of a tile in which `absent` entries of each row are -inf and do not count."""
         if logits.shape[-1] == 0:
             return cls.empty(*logits.shape[:-1], device=logits.device)
-        weight = torch.full(logits.shape[:-1], float(logits.shape[-1]), dtype=torch.float64)
-        weight = weight.to(logits.device)
-        if left_out is not None:
-            logits.masked_fill_(left_out, NEGATIVE_INFINITY)
-            weight -= left_out.sum(dim=-1)
         top = logits.amax(dim=-1)
         # A query that sees nothing but what is left out has no maximum; its sums are all empty.
         shift = torch.where(torch.isneginf(top), torch.zeros_like(top), top)
-        logits -= shift[..., None]
+        # Below the floor a term is lost in rounding anyway, but it or its square would be a
+        # denormal number, on which processors are many times slower.
+        logits.sub_(shift[..., None]).clamp_(min=_floor(logits.dtype))
         exp = torch.exp(logits)
-        if left_out is not None:
-            logits.masked_fill_(left_out, 0.0)
-        return cls(
-            max=top.double(),
-            weight=weight,
-            exp=exp.sum(dim=-1).double(),
-            s_exp=torch.linalg.vecdot(exp, logits).double(),
-            exp_sq=torch.linalg.vecdot(exp, exp).double(),
-            s=logits.sum(dim=-1).double() + shift.double() * weight,
-        )
+        length = torch.linalg.vector_norm(exp, dim=-1)
+        sums = [exp.sum(dim=-1), logits.mul_(exp).sum(dim=-1), length**2]
+        weight = torch.full_like(top, float(logits.shape[-1]), dtype=torch.float64)
+        if absent is not None:
+            weight -= absent
+            sums = [torch.where(weight > 0, value, 0) for value in sums]
+        return cls(top.double(), weight, *(value.double() for value in sums))
 
     def merge(self, other: RunningPartition) -> RunningPartition:
         """The partition of both sets of references; the queries are the same."""
@@ -97,6 +111,16 @@ class RunningPartition:
     def cat(cls, parts: Sequence[RunningPartition]) -> RunningPartition:
         """Partitions of different queries, one behind the other."""
         return cls(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)})
+
+    @classmethod
+    def stack(cls, folds: Sequence[RunningPartition]) -> RunningPartition:
+        """Partitions of the same queries, shape (n,) each, kept apart as folds: shape (n, f)."""
+        values = {f.name: [getattr(p, f.name) for p in folds] for f in fields(cls)}
+        return cls(**{name: torch.stack(value, dim=1) for name, value in values.items()})
+
+    def fold(self, k: int) -> RunningPartition:
+        """One fold: shape (n, f) to (n,)."""
+        return RunningPartition(**{f.name: getattr(self, f.name)[:, k] for f in fields(self)})
 
     def merge_rows(self, rows: Tensor, other: RunningPartition) -> None:
         """Merge `other` into the queries at `rows` (int64, each at most once), in place."""
@@ -122,7 +146,6 @@ class RunningPartition:
             exp=self.exp * decay,
             s_exp=(self.s_exp + drop * self.exp) * decay,
             exp_sq=self.exp_sq * decay * decay,
-            s=self.s,
         )
 
     def log_mean_exp(self) -> Tensor:
@@ -130,9 +153,9 @@ class RunningPartition:
         return self.max + torch.log(self.exp / self.weight)
 
 
-def logits_of(queries: Tensor, references: Tensor, scale: float, bias: float) -> Tensor:
-    """``scale * <x, y> + bias``: shapes (n, d) and (m, d) to (n, m)."""
-    logits = (queries * scale) @ references.T
+def logits_of(scaled: Tensor, references: Tensor, bias: float) -> Tensor:
+    """``<a x, y> + b``: shapes (n, d), times the scale a already, and (m, d) to (n, m)."""
+    logits = scaled @ references.T
     if bias:
         logits += bias
     return logits
@@ -161,24 +184,32 @@ def accumulate(
     query_rows : int
         Queries per product; bounds the memory of a tile of logits, changes no result.
     """
-    blocks = torch.split(queries, query_rows)
+    blocks = torch.split(queries * scale, query_rows)
     owns = (None,) * len(blocks) if own is None else torch.split(own, query_rows)
     parts = [RunningPartition.empty(len(block), device=queries.device) for block in blocks]
     for start, references in tiles:
         for n, (block, block_own) in enumerate(zip(blocks, owns, strict=True)):
-            logits = logits_of(block, references, scale, bias)
-            left_out = own_mask(block_own, start, len(references))
-            parts[n] = parts[n].merge(RunningPartition.of(logits, left_out))
+            logits = logits_of(block, references, bias)
+            column = None if block_own is None else block_own - start
+            parts[n] = parts[n].merge(RunningPartition.without_own(logits, column))
     return RunningPartition.cat(parts)
 
 
-def own_mask(own: Tensor | None, start: int, count: int) -> Tensor | None:
-    """Mask (n, count) of each query's own counterpart in the tile at `start`; None where empty."""
-    if own is None:
-        return None
-    rows = torch.nonzero((own >= start) & (own < start + count)).squeeze(1)
-    if not len(rows):
-        return None
-    mask = torch.zeros(len(own), count, dtype=torch.bool, device=own.device)
-    mask[rows, own[rows] - start] = True
-    return mask
+def leave_out_own(tile: Tensor, own: Tensor) -> Tensor:
+    """Set each query's own counterpart to -inf (True in a mask); how many per row, 0 or 1.
+
+    Parameters
+    ----------
+    tile : Tensor of shape (n, m)
+        Logits, or a bool mask of what is left out; changed in place.
+    own : int64 Tensor of shape (n,)
+        Column of each query's own counterpart; any other number where it is not in this tile.
+    """
+    inside = (own >= 0) & (own < tile.shape[1])
+    rows = torch.nonzero(inside).squeeze(1)
+    tile[rows, own[rows]] = True if tile.dtype == torch.bool else NEGATIVE_INFINITY
+    return inside.double()
+
+
+def _floor(dtype: torch.dtype) -> float:
+    return math.log(torch.finfo(dtype).tiny) / 2 + 1

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -44,24 +46,19 @@ class StratifiedPartition:
             return self._completed(self.near, torch.zeros_like(self.rest))
         return self._completed(self.near, self.rest, self.folds.over_folds())
 
+    @cached_property
     def without_each_fold(self) -> RunningPartition:
         """The estimates that lack one fold each, shape (n, f)."""
         n, f = self.folds.max.shape
-        parts = []
-        for left in range(f):
-            keep = [fold for fold in range(f) if fold != left]
-            others = RunningPartition(
-                **{name: value[:, keep] for name, value in vars(self.folds).items()}
-            )
-            parts.append(self._completed(self.near, self.rest, others.over_folds()))
-        if not parts:
-            return RunningPartition.empty(n, 0)
-        return RunningPartition(
-            **{
-                name: torch.stack([getattr(part, name) for part in parts], dim=1)
-                for name in vars(parts[0])
-            }
-        )
+        if not f:
+            return RunningPartition.empty(n, 0, device=self.rest.device)
+        folds = [self.folds.fold(k) for k in range(f)]
+        # Merged from both ends: taking a fold off the sum would cancel where it is the largest.
+        before = list(accumulate(folds, RunningPartition.merge))
+        after = list(accumulate(folds[::-1], RunningPartition.merge))[::-1]
+        inner = [before[k - 1].merge(after[k + 1]) for k in range(1, f - 1)]
+        others = [after[1], *inner, before[-2]]
+        return RunningPartition.stack([self._completed(self.near, self.rest, o) for o in others])
 
     def deviations(self, statistic: Statistic) -> Tensor:
         """Scaled delete-one deviations of `statistic`: its variance is the sum of their squares.
@@ -69,7 +66,7 @@ class StratifiedPartition:
         Jackknife over folds with finite-population correction; float64 of shape (n, f). Keeping
         them apart lets a sum of statistics of the same folds take its covariances along.
         """
-        values = statistic(self.without_each_fold())
+        values = statistic(self.without_each_fold)
         f = values.shape[1]
         if not f:
             return values
@@ -86,8 +83,7 @@ class StratifiedPartition:
             factor = torch.where(bulk.weight > 0, rest / bulk.weight.clamp(min=1), 0.0)
             whole = near.merge(bulk.scale(factor))
         # Where no bulk member is left to stand for it, the rest still counts as counterparts.
-        weight = near.weight + rest
-        return replace(whole, weight=weight, s=self.mean_logit * weight)
+        return replace(whole, weight=near.weight + rest)
 
 
 def standard_error(deviations: Tensor) -> Tensor:

@@ -153,4 +153,4 @@ def release(array: npt.NDArray[Any]) -> None:
 def unit_rows(vectors: Half) -> torch.Tensor:
     """Stored fp16 vectors as float32 rows of length 1, shape (n, d)."""
     # Rounding to fp16 moves a norm by 1e-4; at a logit scale of 100 that would be seen.
-    return unit(torch.from_numpy(vectors.astype(np.float32)))
+    return unit(torch.tensor(vectors).float())

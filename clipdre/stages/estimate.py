@@ -21,7 +21,7 @@ from clipdre.formats.reference import Hashes, ReferenceFolder
 from clipdre.progress import Progress
 from clipdre.stages.marginal import Marginal
 
-QUERY_ROWS = 16_384
+QUERY_ROWS = 65_536
 
 Columns = dict[str, npt.NDArray[np.floating]]
 
@@ -68,8 +68,9 @@ class Estimator:
             columns |= {
                 f"kl_{side}": kl(whole),
                 f"kl_{side}_se": standard_error(partition.deviations(kl)),
-                f"klr_{side}": reverse_kl(whole),
-                f"klr_{side}_se": standard_error(partition.deviations(reverse_kl)),
+                f"klr_{side}": reverse_kl(whole, partition.mean_logit),
+                # The mean logit is known, so the error is the log partition's.
+                f"klr_{side}_se": columns[f"log_ratio_{side}_se"],
                 f"dw_{side}": covariance_norm(queries, own, other, scale),
                 f"dc_{side}": centred_norm(queries, own, scale),
                 f"ess_{side}": effective_sample_size(whole),

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from clipdre.core.cells import Cells
-from clipdre.core.moments import Moments
-from clipdre.core.partition import RunningPartition, accumulate, logits_of, own_mask
+from clipdre.core.moments import Moments, mean_logit
+from clipdre.core.partition import RunningPartition, accumulate, leave_out_own, logits_of
 from clipdre.core.stratified import StratifiedPartition
 from clipdre.formats.embeddings import Modality, release, unit_rows
 from clipdre.formats.reference import Hashes, ReferenceFolder, ReferenceRecord
 
 TILE_ROWS = 2048
-BULK_QUERY_ROWS = 1024
+BLOCK_ROWS = 1024
 
 
 class Places:
@@ -91,19 +91,14 @@ class Marginal:
             near = self._all(queries, own)
         elif self._record.method == "stratified":
             margin = self._record.near[self._side].margin
-            chosen = self._cells.near(queries, self._record.logit_scale, margin)
+            chosen = self._chosen(queries, margin)
             near = self._near(queries, own, chosen)
         else:
             near = RunningPartition.empty(len(queries))
         folds = self._folds(queries, hashes, chosen)
-        mean = queries.double() @ self.moments.mean * self._record.logit_scale
-        total = self._record.pairs * (mean + self._record.logit_bias)
-        mean_logit = (total - torch.where(own >= 0, pair_logits, 0.0)) / others
-        return StratifiedPartition(near, folds, others - near.weight, mean_logit)
-
-    def _logits(self, queries: Tensor, references: Tensor) -> Tensor:
         scale, bias = self._record.logit_scale, self._record.logit_bias
-        return logits_of(queries, references, scale, bias)
+        mean = mean_logit(queries, self.moments, scale, bias, pair_logits, own >= 0)
+        return StratifiedPartition(near, folds, others - near.weight, mean)
 
     def _all(self, queries: Tensor, own: Tensor) -> RunningPartition:
         scale, bias = self._record.logit_scale, self._record.logit_bias
@@ -115,18 +110,25 @@ class Marginal:
             yield start, unit_rows(vectors[start : start + TILE_ROWS])
         release(vectors)
 
+    def _chosen(self, queries: Tensor, margin: float) -> Tensor:
+        parts = torch.split(queries, BLOCK_ROWS)
+        return torch.cat([self._cells.near(p, self._record.logit_scale, margin) for p in parts])
+
     def _near(self, queries: Tensor, own: Tensor, chosen: Tensor) -> RunningPartition:
         """Over the members of the `chosen` cells, mask (n, c): cell by cell, for its takers."""
         vectors = self._folder.array(f"pool_{self._side}")
         near = RunningPartition.empty(len(queries))
+        scaled = queries * self._record.logit_scale
         by_cell = chosen.T.contiguous()
         start = 0
         for cell, count in enumerate(self._cells.counts.tolist()):
             takers = torch.nonzero(by_cell[cell]).squeeze(1)
             if len(takers) and count:
-                logits = self._logits(queries[takers], unit_rows(vectors[start : start + count]))
-                mask = own_mask(own[takers], start, count)
-                near.merge_rows(takers, RunningPartition.of(logits, mask))
+                members = unit_rows(vectors[start : start + count])
+                taking = scaled.index_select(0, takers)
+                logits = logits_of(taking, members, self._record.logit_bias)
+                part = RunningPartition.without_own(logits, own[takers] - start)
+                near.merge_rows(takers, part)
             start += count
         release(vectors)
         return near
@@ -138,15 +140,14 @@ class Marginal:
             return RunningPartition.empty(len(queries), 0)
         own = self._bulk_places(hashes)
         parts = []
-        for start in range(0, len(queries), BULK_QUERY_ROWS):
-            rows = slice(start, start + BULK_QUERY_ROWS)
-            logits = self._logits(queries[rows], self._bulk)
+        for start in range(0, len(queries), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            scaled = queries[rows] * self._record.logit_scale
+            logits = logits_of(scaled, self._bulk, self._record.logit_bias)
             mask = torch.zeros_like(logits, dtype=torch.bool)
             if chosen is not None:
-                mask = chosen[rows][:, self._bulk_cell]
-            itself = own_mask(own[rows], 0, bulk)
-            if itself is not None:
-                mask |= itself
+                mask = chosen[rows].index_select(1, self._bulk_cell)
+            leave_out_own(mask, own[rows])
             shape = (len(logits), folds, bulk // folds)
             parts.append(RunningPartition.of(logits.view(shape), mask.view(shape)))
         return RunningPartition.cat(parts)

@@ -14,7 +14,7 @@ from torch import Tensor
 from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.cells import Cells
 from clipdre.core.moments import Moments
-from clipdre.core.partition import logits_of, own_mask
+from clipdre.core.partition import leave_out_own, logits_of
 from clipdre.errors import InputError
 from clipdre.formats.embeddings import Modality, Pool
 from clipdre.formats.manifest import ModelRecord
@@ -202,10 +202,8 @@ def _calibrated(
     for cell, count in enumerate(cells.counts.tolist()):
         if count:
             members = pool.take(side, sorted_rows[start : start + count])
-            logits = logits_of(queries, members, record.logit_scale, record.logit_bias)
-            mask = own_mask(own, start, count)
-            if mask is not None:
-                logits.masked_fill_(mask, float("-inf"))
+            logits = logits_of(queries * record.logit_scale, members, record.logit_bias)
+            leave_out_own(logits, own - start)
             masses[:, cell] = logits.double().logsumexp(dim=1)
         start += count
     pool.release(side)

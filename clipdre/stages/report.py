@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from clipdre.core.cells import Cells
 from clipdre.core.divergence import kl, reverse_kl
 from clipdre.core.partition import RunningPartition, logits_of
 from clipdre.core.reliability import TRUSTED
-from clipdre.core.stratified import StratifiedPartition
+from clipdre.core.stratified import Statistic, StratifiedPartition
 from clipdre.errors import ScoresError
 from clipdre.formats.embeddings import Modality, Pool, embedding_files
 from clipdre.formats.manifest import Manifest
@@ -37,11 +38,6 @@ COLUMNS = (
     "klr_image",
     "klr_text",
 )
-STATISTICS = {
-    "log_ratio": RunningPartition.log_mean_exp,
-    "kl": kl,
-    "klr": reverse_kl,
-}
 Floats = npt.NDArray[np.float64]
 # Modality to its cells and the cell of each of the pool's rows; empty unless stratified.
 Located = dict[Modality, tuple[Cells, Tensor]]
@@ -178,9 +174,13 @@ class _CheckedSide:
         shape = (len(self.logits), folds, len(bulk) // folds)
         tile, mask = self.logits[:, bulk].clone(), ~rest[:, bulk]
         parts = RunningPartition.of(tile.view(shape), mask.view(shape))
+        count = rest.sum(dim=1).double()
+        return StratifiedPartition(near_part, parts, count, self.mean_logit()).whole()
+
+    def mean_logit(self) -> Tensor:
+        """Mean logit of each query with all counterparts."""
         total = torch.where(self.others, self.logits.double(), 0.0).sum(dim=1)
-        mean = total / self.others.sum(dim=1)
-        return StratifiedPartition(near_part, parts, rest.sum(dim=1).double(), mean).whole()
+        return total / self.others.sum(dim=1)
 
 
 def _measured(
@@ -227,7 +227,12 @@ def _check(
     for side, other in (("image", SIDES[1]), ("text", SIDES[0])):
         checked = _checked_side(pool, order, rows, other, located, record)
         wholes = dict(_ways(checked, order, record))
-        for name, statistic in STATISTICS.items():
+        statistics: dict[str, Statistic] = {
+            "log_ratio": RunningPartition.log_mean_exp,
+            "kl": kl,
+            "klr": partial(reverse_kl, mean_logit=checked.mean_logit()),
+        }
+        for name, statistic in statistics.items():
             values = {way: statistic(whole) for way, whole in wholes.items()}
             if name == "log_ratio":
                 values = {way: own_logit - value for way, value in values.items()}
@@ -267,7 +272,7 @@ def _checked_side(
     queries = pool.take("img" if side == "text" else "text", rows)
     scale, bias = record.logit_scale, record.logit_bias
     logits = torch.cat(
-        [logits_of(queries, tile, scale, bias) for _, tile in pool.tiles(side, TILE_ROWS)], dim=1
+        [logits_of(queries * scale, tile, bias) for _, tile in pool.tiles(side, TILE_ROWS)], dim=1
     )
     others = torch.ones_like(logits, dtype=torch.bool)
     others[torch.arange(len(rows)), torch.from_numpy(rows)] = False

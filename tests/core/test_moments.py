@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipdre.core.moments import Moments, centred_norm, covariance_norm
+from clipdre.core.moments import Moments, centred_norm, covariance_norm, mean_logit
 from tests.core.oracle import unit_rows
 
 
@@ -39,3 +39,16 @@ def test_norms_against_loops():
         expected = 900 * row @ np.cov(others.numpy().T, bias=True) @ row
         np.testing.assert_allclose(covariance_norm(queries, own, other, 30.0)[n], expected)
         np.testing.assert_allclose(centred_norm(queries, own, 30.0)[n], 900 * row @ row)
+
+
+def test_the_mean_logit_is_the_mean_of_the_logits_of_the_others():
+    queries, others = vectors(8, 6), vectors(9, 20)
+    logits = (30.0 * queries @ others.T - 4.0).numpy()
+    left_out = np.array([True, False, True, True, False, True])
+    expected = [
+        np.delete(row, n).mean() if out else row.mean()
+        for n, (row, out) in enumerate(zip(logits, left_out, strict=True))
+    ]
+    own = torch.from_numpy(np.diag(logits).copy())
+    found = mean_logit(queries, Moments.of(others), 30.0, -4.0, own, torch.from_numpy(left_out))
+    np.testing.assert_allclose(found, expected, atol=1e-12)

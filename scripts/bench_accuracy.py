@@ -1,7 +1,7 @@
 """Error and cost of each way to the pool's marginals, against exact, on pools where exact is known.
 
-python scripts/bench_estimators.py                                  # 40,000 pairs, four laws
-python scripts/bench_estimators.py --pairs 1000000 --laws 1         # takes an hour's quarter
+python scripts/bench_accuracy.py                                  # 40,000 pairs, four laws
+python scripts/bench_accuracy.py --pairs 1000000 --laws 1         # takes an hour's quarter
 """
 
 from __future__ import annotations

@@ -1,0 +1,181 @@
+"""Speed of the estimators: exact against the bare products and the published way, stratified
+against exact.
+
+python scripts/bench_estimate.py                           # about four minutes
+python scripts/bench_estimate.py --no-published --stratified 100000
+"""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from bench_accuracy import MODEL, stored_pool
+from torch import Tensor
+
+from clipdre.config import EstimateConfig, ReferenceMethod
+from clipdre.core.reliability import reliability
+from clipdre.formats.embeddings import Pool
+from clipdre.formats.manifest import ModelRecord
+from clipdre.formats.reference import ReferenceFolder
+from clipdre.progress import Progress
+from clipdre.stages.estimate import Columns, Estimator, estimate
+from clipdre.stages.reference import build_reference
+from clipdre.truth.embeddings import EmbeddingWorld
+
+SCALE = MODEL.logit_scale
+TILE = (1024, 2048)
+
+
+def published(queries: Tensor, references: Tensor) -> dict[str, Tensor]:
+    """One direction as the paper computes it: the full matrix, each quantity by passes of its own.
+
+    float64; a query's own counterpart has the query's index.
+    """
+    logits = SCALE * (queries @ references.T)
+    pairs = logits.diagonal().clone()
+    logits.diagonal().fill_(float("-inf"))
+    log_m = float(np.log(logits.shape[1] - 1))
+    found = {"log_ratio": pairs - (torch.logsumexp(logits, dim=1) - log_m)}
+    finite = logits.masked_fill(logits == float("-inf"), 0.0)
+    weights = torch.softmax(logits, dim=1)
+    found["kl"] = (weights * finite).sum(dim=1) - (torch.logsumexp(logits, dim=1) - log_m)
+    mean = finite.sum(dim=1) / (logits.shape[1] - 1)
+    found["klr"] = torch.logsumexp(logits, dim=1) - log_m - mean
+    found["ess"] = 1 / torch.softmax(logits, dim=1).square().sum(dim=1)
+    own = queries - queries.mean(dim=0)
+    covariance = torch.cov(references.T, correction=0)
+    found["dw"] = SCALE**2 * torch.linalg.vecdot(own @ covariance, own)
+    found["dc"] = SCALE**2 * torch.linalg.vecdot(own, own)
+    return found
+
+
+def bare(queries: Tensor, references: Tensor) -> None:
+    """The products alone, in the tiles that suit the machine's cache as well as clipdre's do."""
+    for rows in torch.split(queries, TILE[0]):
+        for columns in torch.split(references, TILE[1]):
+            torch.mm(rows, columns.T)
+
+
+def scored(pool: Pool, hashes: np.ndarray, estimator: Estimator, rows: int) -> Columns:
+    """All columns of the first rows, and the reliability of those that have errors."""
+    with Progress("estimate", rows) as progress:
+        blocks = list(estimate(pool, hashes, estimator, 0, rows, progress))
+    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    for name, values in columns.items():
+        if f"{name}_se" in columns:
+            reliability(values, columns[f"{name}_se"])
+    return columns
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def model(d: int) -> ModelRecord:
+    """A model record of `d` dimensions."""
+    return ModelRecord("synthetic", None, "synthetic", d, SCALE, 0.0, "fp32", {})
+
+
+def exact_table(rows: int, pairs: int, d: int, repeats: int, with_published: bool) -> None:
+    """Print what exact costs beside the bare products and the published way."""
+    with tempfile.TemporaryDirectory() as temporary:
+        pool = stored_pool(EmbeddingWorld(d, 0.4), pairs, Path(temporary) / "embeddings")
+        hashes = np.concatenate([file.hashes() for file in pool.shards])
+        reference = ReferenceFolder(Path(temporary) / "reference")
+        exact = EstimateConfig(ReferenceMethod.EXACT)
+        build_reference(pool, hashes, model(d), exact, reference)
+        estimator = Estimator(reference, model(d))
+        images, texts = pool.read("img", 0, pairs), pool.read("text", 0, pairs)
+        times: dict[str, list[float]] = {"bare fp32 products": [], "clipdre, exact": []}
+        for _ in range(repeats):
+            times["clipdre, exact"].append(seconds(lambda: scored(pool, hashes, estimator, rows)))
+            times["bare fp32 products"].append(
+                seconds(lambda: (bare(images[:rows], texts), bare(texts[:rows], images)))
+            )
+        if with_published:
+            i, t = images.double(), texts.double()
+            times["published way, float64"] = [
+                seconds(lambda: published(i[:rows], t)) + seconds(lambda: published(t[:rows], i))
+            ]
+    own = median(times["clipdre, exact"])
+    print(f"\n{rows:,} pairs against {pairs:,}, d {d}, both directions, all columns\n")
+    print("| | seconds | times clipdre's |\n|---|---|---|")
+    for name, measured in times.items():
+        print(f"| {name} | {median(measured):.2f} | {median(measured) / own:.2f} |")
+    own_ratio = own / median(times["bare fp32 products"])
+    print(f"\nclipdre takes {own_ratio:.2f} times the bare products.", flush=True)
+
+
+def parts_of(profile: cProfile.Profile) -> dict[str, float]:
+    """Seconds in each part of the stratified way, from a profile."""
+    named = {"cluster": "build cells", "near": "choose cells", "_near": "near", "_folds": "bulk"}
+    found = dict.fromkeys(named.values(), 0.0)
+    for (file, _, name), facts in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        if "clipdre" in file and name in named:
+            found[named[name]] += facts[3]
+    return found
+
+
+def stratified_table(sizes: list[int], d: int, exact_rows: int) -> None:
+    """Print what stratified costs beside exact, and where the time goes, at several pool sizes."""
+    print(f"\nstratified, whole pool, d {d}; exact is timed on {exact_rows:,} rows and scaled\n")
+    print("| pairs | build cells | choose cells | near | bulk | all | exact | ratio | growth |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    before: tuple[int, float] | None = None
+    for pairs in sizes:
+        with tempfile.TemporaryDirectory() as temporary:
+            pool = stored_pool(EmbeddingWorld(d, 0.4), pairs, Path(temporary) / "embeddings")
+            hashes = np.concatenate([file.hashes() for file in pool.shards])
+            profile = cProfile.Profile()
+            stratified, exact = (ReferenceFolder(Path(temporary) / way) for way in "se")
+            started = time.perf_counter()
+            with profile:
+                config = EstimateConfig(ReferenceMethod.STRATIFIED)
+                build_reference(pool, hashes, model(d), config, stratified)
+                scored(pool, hashes, Estimator(stratified, model(d)), pairs)
+            own = time.perf_counter() - started
+            build_reference(pool, hashes, model(d), EstimateConfig(ReferenceMethod.EXACT), exact)
+            rows = min(exact_rows, pairs)
+            started = time.perf_counter()
+            scored(pool, hashes, Estimator(exact, model(d)), rows)
+            other = (time.perf_counter() - started) * pairs / rows
+        power = (
+            "" if before is None else f"N^{np.log(own / before[1]) / np.log(pairs / before[0]):.2f}"
+        )
+        before = pairs, own
+        shown = " | ".join(f"{value:.1f}" for value in parts_of(profile).values())
+        print(
+            f"| {pairs:,} | {shown} | {own:.1f} | {other:.1f} | {own / other:.3f} | {power} |",
+            flush=True,
+        )
+
+
+def main(
+    rows: int = 20_000,
+    pairs: int = 25_600,
+    d: int = 768,
+    repeats: int = 3,
+    published_way: Annotated[bool, typer.Option("--published/--no-published")] = True,
+    stratified: Annotated[list[int] | None, typer.Option(help="Pool sizes.")] = None,
+) -> None:
+    """Print two tables; with several --stratified, one row for each."""
+    torch.manual_seed(0)
+    exact_table(rows, pairs, d, repeats, published_way)
+    stratified_table(stratified or [25_000, 50_000, 100_000], d, 16_384)
+
+
+if __name__ == "__main__":
+    typer.run(main)
