@@ -22,6 +22,13 @@ class Precision(str, Enum):
     FP16 = "fp16"
 
 
+class Decode(str, Enum):
+    """How JPEGs are decoded: whole, or scaled down by the decoder where that is hardly seen."""
+
+    EXACT = "exact"
+    FAST = "fast"
+
+
 class ReferenceMethod(str, Enum):
     """How the pool's marginals are computed."""
 
@@ -69,6 +76,7 @@ class ReadConfig:
         Suffix of the member that holds the caption.
     caption_field : str or None
         With a value, the caption is this field of the json member.
+    decode : Decode
     max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels, max_aspect_ratio
         What is larger is not read or decoded but recorded as a failure: strangers made these files.
     """
@@ -76,6 +84,7 @@ class ReadConfig:
     image_suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     caption_suffix: str = "txt"
     caption_field: str | None = None
+    decode: Decode = Decode.EXACT
     max_member_bytes: int = 256 * 1024 * 1024
     max_json_bytes: int = 16 * 1024 * 1024
     max_caption_bytes: int = 64 * 1024

@@ -1,4 +1,4 @@
-"""Encoders: what clipdre needs of a contrastive model, and open_clip behind it."""
+"""Loads the model that a run names: open_clip's registry, a checkpoint, or the embedded one."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import open_clip
 import torch
-from PIL import Image
-from torch import Tensor
 
 from clipdre.config import TINY_MODEL, EncodeConfig, Precision
-from clipdre.core.density_ratio import unit
+from clipdre.encoders import OpenClipEncoder, split_transform
 from clipdre.errors import ModelError
 from clipdre.formats.manifest import ModelRecord
+from clipdre.text_tower import TextTower
 
 DTYPES = {
     Precision.FP32: torch.float32,
@@ -30,57 +28,8 @@ DTYPES = {
 }
 WEIGHT_SUFFIXES = ("safetensors", "bin", "pt", "pth", "npz")
 SHOWN_TAGS = 6
+PROBES = ("a photo", "two dogs and a cat on the stairs of an old house", "red")
 SCHEMAS = ("local-dir:", "hf-hub:")
-
-
-class Encoder(Protocol):
-    """A contrastive model: images and captions to unit vectors, with its own scale and bias."""
-
-    @property
-    def record(self) -> ModelRecord:
-        """What the model is, for the manifest."""
-        ...
-
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """The model's own transform of an RGB image, float32 of shape (3, height, width)."""
-        ...
-
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Shape (n, 3, height, width) to unit vectors, float32 of shape (n, d), on the CPU."""
-        ...
-
-    def encode_texts(self, captions: Sequence[str]) -> Tensor:
-        """`n` captions to unit vectors, float32 of shape (n, d), on the CPU."""
-        ...
-
-
-@dataclass(frozen=True)
-class OpenClipEncoder:
-    """An open_clip model on a device."""
-
-    model: Any
-    transform: Any
-    tokenizer: Any
-    device: torch.device
-    dtype: torch.dtype
-    record: ModelRecord
-
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """See `Encoder`."""
-        pixels: Tensor = self.transform(image)
-        return pixels
-
-    @torch.inference_mode()
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """See `Encoder`."""
-        features = self.model.encode_image(pixels.to(self.device, self.dtype))
-        return unit(features.float()).cpu()
-
-    @torch.inference_mode()
-    def encode_texts(self, captions: Sequence[str]) -> Tensor:
-        """See `Encoder`."""
-        tokens = self.tokenizer(list(captions)).to(self.device)
-        return unit(self.model.encode_text(tokens).float()).cpu()
 
 
 def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
@@ -111,8 +60,11 @@ def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
         precision=precision.value,
         preprocessing=json.loads(json.dumps(open_clip.get_model_preprocess_cfg(model))),
     )
-    model = model.to(device, DTYPES[precision]).eval()
-    return OpenClipEncoder(model, transform, tokenizer, device, DTYPES[precision], record)
+    dtype = DTYPES[precision]
+    text = TextTower(model.eval(), tokenizer(list(PROBES)))
+    geometry, scaling = split_transform(transform, device)
+    model = model.to(device, dtype)
+    return OpenClipEncoder(model, geometry, scaling, text, tokenizer, device, dtype, record)
 
 
 def weights_digest(model: torch.nn.Module) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from clipdre.config import IMAGE_SUFFIXES, ReadConfig
+from clipdre.config import IMAGE_SUFFIXES, Decode, ReadConfig
 
 IMAGE_KEY = ",".join(IMAGE_SUFFIXES)
 
@@ -16,6 +16,7 @@ def read_config(
     max_json_bytes: int,
     max_caption_bytes: int,
     max_pixels: int,
+    decode: Decode = Decode.EXACT,
 ) -> ReadConfig:
     """The options as settings; a usage error where they make no sense."""
     suffixes = tuple(s.strip().lstrip(".").lower() for s in image_key.split(",") if s.strip())
@@ -32,4 +33,5 @@ def read_config(
         max_json_bytes=max_json_bytes,
         max_caption_bytes=max_caption_bytes,
         max_pixels=max_pixels,
+        decode=decode,
     )

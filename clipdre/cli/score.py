@@ -47,6 +47,7 @@ def score(
     pretrained: take.Pretrained = None,
     device: take.Device = EncodeConfig.device,
     precision: take.Precisions = EncodeConfig.precision,
+    decode: take.DecodeWay = ReadConfig.decode,
     batch_size: take.BatchSize = EncodeConfig.batch_size,
     workers: take.Workers = None,
     reference: take.ReferenceWay = EstimateConfig.method.value,
@@ -85,7 +86,13 @@ def score(
         manifest = score_embeddings(source, output, estimate, **options)
     else:
         read = read_config(
-            image_key, text_key, max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels
+            image_key,
+            text_key,
+            max_member_bytes,
+            max_json_bytes,
+            max_caption_bytes,
+            max_pixels,
+            decode,
         )
         encode = _encode_config(model, pretrained, device, precision, batch_size, workers)
         manifest = _score_shards(shards or [], output, read, encode, estimate, options)

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -15,6 +16,7 @@ from clipdre.formats.samples import Reason
 # Pillow guesses the format from the content; only these decoders may ever see it.
 DECODERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 ORIENTATION = 0x0112
+QUARTER_TURNS = range(5, 9)
 # Of the buffer, in messages: it would differ from run to run.
 ADDRESS = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
 
@@ -41,8 +43,24 @@ def _told() -> Iterator[None]:
         raise ImageError(Reason.UNREADABLE_IMAGE, message) from error
 
 
-def decode_image(data: bytes, *, max_pixels: int, max_aspect_ratio: float) -> Image.Image:
+class DecodedImage(NamedTuple):
+    """An image in RGB, and the width and height that it has in its file, upright."""
+
+    image: Image.Image
+    width: int
+    height: int
+
+
+def decode_image(
+    data: bytes, *, max_pixels: int, max_aspect_ratio: float, smallest: int | None = None
+) -> DecodedImage:
     """First frame of an encoded image: upright (EXIF), RGB, transparency composited on white.
+
+    Parameters
+    ----------
+    smallest : int, optional
+        A JPEG may be decoded to half, a quarter or an eighth of its size, as long as no side gets
+        smaller than this: a decoder drops frequencies in half the time and less.
 
     Raises
     ------
@@ -51,9 +69,13 @@ def decode_image(data: bytes, *, max_pixels: int, max_aspect_ratio: float) -> Im
     """
     with _told():
         image = Image.open(io.BytesIO(data), formats=DECODERS)
-        _check_size(image.width, image.height, max_pixels, max_aspect_ratio)
+        width, height = image.size
+        _check_size(width, height, max_pixels, max_aspect_ratio)
+        if smallest is not None:
+            image.draft(image.mode, (smallest, smallest))
         image.load()
-        return _to_rgb(_upright(image))
+        upright, lay = _upright(image)
+        return DecodedImage(_to_rgb(upright), *((height, width) if lay else (width, height)))
 
 
 def check_image(data: bytes, *, max_pixels: int, max_aspect_ratio: float) -> None:
@@ -72,12 +94,15 @@ def _check_size(width: int, height: int, max_pixels: int, max_aspect_ratio: floa
         raise ImageError(Reason.EXTREME_ASPECT_RATIO, message)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
+    """The image as it is meant to be seen, and whether it lay on its side."""
     try:
-        turned = image.getexif().get(ORIENTATION, 1) != 1
-        return ImageOps.exif_transpose(image) if turned else image
+        orientation = image.getexif().get(ORIENTATION, 1)
+        if orientation == 1:
+            return image, False
+        return ImageOps.exif_transpose(image), orientation in QUARTER_TURNS
     except Exception:  # a broken EXIF block says nothing about the pixels
-        return image
+        return image, False
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from clipdre.config import EncodeConfig, ReadConfig
+from clipdre.config import Decode, EncodeConfig, ReadConfig
+from clipdre.encoders import Encoder
 from clipdre.errors import ModelError
 from clipdre.formats.embeddings import EmbeddingFiles, Half
 from clipdre.formats.images import ImageError, decode_image
@@ -23,11 +24,16 @@ from clipdre.formats.manifest import ModelRecord, ShardRecord
 from clipdre.formats.samples import Failure, Reason, Sample, Stage, printable
 from clipdre.formats.shards import read_samples
 from clipdre.formats.tables import SAMPLE_SCHEMA, failures_table, key_hashes, write_table
-from clipdre.models import Encoder
 from clipdre.progress import Progress
 
 # Of a shard whose decoding dies.
 ATTEMPTS = 2
+# Of the model's own size, at least, that a JPEG is scaled down to by its decoder: the pixels the
+# model sees are then within 1 % of full scale (root mean square) of those of exact decoding.
+DETAIL = 2
+# That wait to be encoded together.
+CAPTIONS = 4096
+NOTHING = torch.empty(0)
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Decoded:
     width: int
     height: int
     pixels: Tensor
+    tokens: Tensor
 
 
 @dataclass(frozen=True)
@@ -87,51 +94,79 @@ def _halved(size: int, error: Exception) -> int:
 
 
 @dataclass
-class _Rows:
-    """The rows of a shard as they are encoded."""
+class _InParts:
+    """Encodes rows in parts that fit into the device's memory."""
 
-    shard: str
+    encode: Callable[[Sequence[Tensor]], Tensor]
     most: int
-    rows: list[dict[str, object]] = field(default_factory=list)
-    images: list[Tensor] = field(default_factory=list)
-    texts: list[Tensor] = field(default_factory=list)
 
-    def add(self, batch: Sequence[Decoded], encoder: Encoder) -> list[Failure]:
-        """Encode a batch; returns the samples of which the model makes no vector."""
-        if not batch:
-            return []
+    def __call__(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        """`n` rows to vectors in fp16, shapes (n', d); they stay on the device."""
         parts = []
-        while batch:
-            part = batch[: self.most]
+        while rows:
+            part = rows[: self.most]
             try:
-                parts.append(self._encoded(part, encoder))
+                parts.append(self.encode(part).half())
             except torch.cuda.OutOfMemoryError as error:
                 self.most = _halved(len(part), error)
                 continue
-            batch = batch[len(part) :]
-        return [failure for part in parts for failure in part]
+            rows = rows[len(part) :]
+        return parts
 
-    def _encoded(self, batch: Sequence[Decoded], encoder: Encoder) -> list[Failure]:
-        images = encoder.encode_images(torch.stack([record.pixels for record in batch]))
-        texts = encoder.encode_texts([record.sample.caption for record in batch])
-        finite = torch.isfinite(images).all(1) & torch.isfinite(texts).all(1)
-        self.images.append(images[finite].half())
-        self.texts.append(texts[finite].half())
-        good = finite.tolist()
-        self.rows += [self._row(r) for r, use in zip(batch, good, strict=True) if use]
-        return [_not_finite(r.sample) for r, use in zip(batch, good, strict=True) if not use]
 
-    def _row(self, record: Decoded) -> dict[str, object]:
+class _Rows:
+    """The rows of a shard as they are encoded.
+
+    Captions wait for one another: the more there are, the better short ones go with short ones.
+    """
+
+    def __init__(self, shard: str, encoder: Encoder, batch_size: int) -> None:
+        self._shard = shard
+        self._dim = encoder.record.embedding_dim
+        self._encode_images = _InParts(encoder.encode_images, batch_size)
+        self._encode_texts = _InParts(encoder.encode_texts, CAPTIONS)
+        self._samples: list[Decoded] = []
+        self._waiting: list[Tensor] = []
+        self._images: list[Tensor] = []
+        self._texts: list[Tensor] = []
+
+    def add(self, batch: Sequence[Decoded]) -> None:
+        """Encode a batch's images, and its captions once there are enough."""
+        self._images += self._encode_images([record.pixels for record in batch])
+        self._waiting += [record.tokens for record in batch]
+        self._samples += [replace(r, pixels=NOTHING, tokens=NOTHING) for r in batch]
+        if len(self._waiting) >= CAPTIONS:
+            self._read_captions()
+
+    def _read_captions(self) -> None:
+        self._texts += self._encode_texts(self._waiting)
+        self._waiting = []
+
+    def finished(self, seen: int, failures: list[Failure]) -> ShardEmbeddings:
+        """All rows, and the failures with those samples of which the model makes no vector."""
+        self._read_captions()
+        images, texts = _stacked(self._images, self._dim), _stacked(self._texts, self._dim)
+        finite = np.isfinite(np.hstack([images, texts])).all(axis=1)
+        good = [self._samples[n] for n in np.flatnonzero(finite)]
+        bad = [self._samples[n] for n in np.flatnonzero(~finite)]
+        failures = failures + [_not_finite(record.sample) for record in bad]
+        hashes = key_hashes(self._shard, [printable(record.sample.key) for record in good])
+        rows = [self._row(r, int(value)) for r, value in zip(good, hashes, strict=True)]
+        samples = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
+        return ShardEmbeddings(seen, images[finite], texts[finite], samples, failures)
+
+    def _row(self, record: Decoded, key_hash: int) -> dict[str, object]:
         sample = record.sample
         return {
             "key": printable(sample.key),
             "uid": sample.uid and printable(sample.uid),
-            "shard": self.shard,
+            "shard": self._shard,
             "offset": sample.offset,
             "nbytes": sample.nbytes,
             "caption": sample.caption,
             "width": record.width,
             "height": record.height,
+            "key_hash": key_hash,
         }
 
 
@@ -162,7 +197,8 @@ def _encode_shard(
     encode: EncodeConfig,
     progress: Progress,
 ) -> ShardEmbeddings:
-    rows, failures, seen, position = _Rows(shard.name, encode.batch_size), list[Failure](), 0, 0
+    rows = _Rows(shard.name, encoder, encode.batch_size)
+    failures, seen, position = list[Failure](), 0, 0
     with ThreadPoolExecutor(max(1, encode.workers)) as threads:
         records = _decode_ahead(
             read_samples(shard.url, read), encoder, read, threads, 3 * encode.batch_size
@@ -170,20 +206,12 @@ def _encode_shard(
         while window := list(islice(records, encode.batch_size)):
             seen += len(window)
             failures += [record for record in window if isinstance(record, Failure)]
-            batch = [record for record in window if isinstance(record, Decoded)]
-            failures += rows.add(batch, encoder)
+            rows.add([record for record in window if isinstance(record, Decoded)])
             reached = max(position, *(_end(record) for record in window))
             progress.advance(reached - position, len(window))
             position = reached
     progress.advance(max(0, shard.nbytes - position))
-    dim = encoder.record.embedding_dim
-    hashes = key_hashes(shard.name, [str(row["key"]) for row in rows.rows])
-    for row, value in zip(rows.rows, hashes.tolist(), strict=True):
-        row["key_hash"] = value
-    samples = pa.Table.from_pylist(rows.rows, schema=SAMPLE_SCHEMA)
-    return ShardEmbeddings(
-        seen, _stacked(rows.images, dim), _stacked(rows.texts, dim), samples, failures
-    )
+    return rows.finished(seen, failures)
 
 
 def commit_shard(
@@ -219,7 +247,7 @@ def _decode_ahead(
         if isinstance(record, Failure):
             pending.append(record)
         else:
-            pending.append(threads.submit(_decode, record, encoder, config))
+            pending.append(threads.submit(decode, record, encoder, config))
         if len(pending) >= ahead:
             yield _settled(pending.popleft())
     while pending:
@@ -235,15 +263,19 @@ def _settled(item: Future[Decoded | Failure] | Failure) -> Decoded | Failure:
         raise _WorkerDiedError(f"{type(error).__name__}: {error}") from error
 
 
-def _decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | Failure:
+def decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | Failure:
+    """All that a sample costs before its batch is encoded; in any thread."""
     try:
-        image = decode_image(
-            sample.image, max_pixels=config.max_pixels, max_aspect_ratio=config.max_aspect_ratio
+        found = decode_image(
+            sample.image,
+            max_pixels=config.max_pixels,
+            max_aspect_ratio=config.max_aspect_ratio,
+            smallest=DETAIL * encoder.image_size if config.decode is Decode.FAST else None,
         )
     except ImageError as error:
         return Failure(sample.key, sample.offset, Stage.DECODE, error.reason, str(error))
-    pixels = encoder.preprocess(image)
-    return Decoded(replace(sample, image=b""), image.width, image.height, pixels)
+    pixels, tokens = encoder.preprocess(found.image), encoder.tokenize(sample.caption)
+    return Decoded(replace(sample, image=b""), found.width, found.height, pixels, tokens)
 
 
 def _not_finite(sample: Sample) -> Failure:
@@ -258,5 +290,5 @@ def _end(record: Decoded | Failure) -> int:
 
 
 def _stacked(parts: list[Tensor], dim: int) -> Half:
-    stacked: Half = torch.cat(parts).numpy() if parts else np.empty((0, dim), np.float16)
+    stacked: Half = torch.cat(parts).cpu().numpy() if parts else np.empty((0, dim), np.float16)
     return stacked

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from clipdre.config import EncodeConfig, Precision
 from clipdre.core.weights import importance_weights, log_mixture, weights_sample_size
+from clipdre.encoders import Encoder
 from clipdre.errors import ModelError, ScoresError
 from clipdre.formats.embeddings import Pool, embedding_files
 from clipdre.formats.manifest import Manifest
 from clipdre.formats.score_folder import ScoreFolder
 from clipdre.formats.tables import write_table
-from clipdre.models import Encoder, load_encoder
+from clipdre.models import load_encoder
 
 TILE_ROWS = 8192
 TOP = 5
@@ -76,7 +77,7 @@ def weigh(
     pool = Pool(files)
 
     def mixture(texts: Sequence[str]) -> Tensor:
-        vectors = encoder.encode_texts(texts)
+        vectors = encoder.encode_texts([encoder.tokenize(text) for text in texts]).cpu()
         tiles = (tile for _, tile in pool.tiles("img", TILE_ROWS))
         return torch.cat([log_mixture(tile, vectors, logit_scale) for tile in tiles])
 

@@ -11,7 +11,7 @@ from tests.conftest import png
 
 
 def decode(data, max_pixels=10_000_000, max_aspect_ratio=200.0):
-    return decode_image(data, max_pixels=max_pixels, max_aspect_ratio=max_aspect_ratio)
+    return decode_image(data, max_pixels=max_pixels, max_aspect_ratio=max_aspect_ratio).image
 
 
 def encoded(image, format="PNG", **options):
@@ -123,3 +123,39 @@ def test_messages_are_the_same_in_every_run():
     with pytest.raises(ImageError) as caught:
         decode_image(b"<html>", max_pixels=100, max_aspect_ratio=9)
     assert str(caught.value) == "UnidentifiedImageError: cannot identify image file"
+
+
+def photo(width, height, seed=0):
+    """Noise with the spectrum of photographs."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    falloff = np.hypot(rows, columns)
+    falloff[0, 0] = 1
+    shape = (3, *falloff.shape)
+    spectrum = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / falloff
+    values = np.fft.irfft2(spectrum, (height, width)).transpose(1, 2, 0)
+    return Image.fromarray((128 + 50 * values / values.std()).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", [(900, 450), (1400, 1100), (2000, 2000)])
+def test_fast_decoding_keeps_what_a_model_sees_within_its_bound(size):
+    data = encoded(photo(*size), "JPEG", quality=90)
+    limits = {"max_pixels": 10**7, "max_aspect_ratio": 9}
+    exact, fast = decode_image(data, **limits), decode_image(data, **limits, smallest=448)
+    assert (fast.width, fast.height) == size == exact.image.size
+    assert min(fast.image.size) >= min(448, *size)
+    assert (fast.image.size != size) == (min(size) >= 2 * 448)
+    scaled = [
+        np.asarray(found.image.resize((224, 224), Image.Resampling.BICUBIC)).astype(float)
+        for found in (exact, fast)
+    ]
+    assert np.sqrt(np.mean((scaled[0] - scaled[1]) ** 2)) < 0.01 * 255
+
+
+def test_fast_decoding_tells_the_size_of_an_image_that_lay_on_its_side():
+    turned = Image.Exif()
+    turned[ORIENTATION] = 6
+    data = encoded(photo(1000, 999), "JPEG", exif=turned)
+    found = decode_image(data, max_pixels=10**7, max_aspect_ratio=9, smallest=64)
+    assert (found.width, found.height) == (999, 1000)
+    assert found.image.size == (125, 125)

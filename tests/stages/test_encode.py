@@ -16,7 +16,7 @@ class Cramped:
     def __init__(self, room):
         self._encoder = load_encoder(TINY.encode)
         self.record, self.preprocess = self._encoder.record, self._encoder.preprocess
-        self.encode_texts = self._encoder.encode_texts
+        self.encode_texts, self.tokenize = self._encoder.encode_texts, self._encoder.tokenize
         self.room, self.sizes = room, []
 
     def encode_images(self, pixels):

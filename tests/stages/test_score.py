@@ -6,6 +6,7 @@ import tarfile
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from clipdre.config import EncodeConfig, EstimateConfig, Precision, ReadConfig, ReferenceMethod
 from clipdre.errors import InputError, OutputError, ScoresError
@@ -359,14 +360,15 @@ class TestRefusals:
 
 
 def test_a_vector_that_is_not_finite_is_a_failure(tmp_path, monkeypatch):
-    from clipdre.models import OpenClipEncoder
+    from clipdre.encoders import OpenClipEncoder
 
     write_tar(tmp_path / "a.tar", [m for n in range(5) for m in pair(str(n), f"c{n}", seed=n)])
     original = OpenClipEncoder.encode_texts
 
-    def spoilt(self, captions):
-        vectors = original(self, captions).clone()
-        vectors[captions.index("c3")] = float("nan")
+    def spoilt(self, tokens):
+        vectors = original(self, tokens).clone()
+        wanted = self.tokenize("c3")
+        vectors[[torch.equal(row, wanted) for row in tokens]] = float("nan")
         return vectors
 
     monkeypatch.setattr(OpenClipEncoder, "encode_texts", spoilt)

@@ -1,0 +1,97 @@
+"""Reading and decoding alone: clipdre's tar reading against webdataset's, and what a core decodes.
+
+python scripts/bench_read.py                               # half a minute
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import typer
+import webdataset
+from made_up import random_weights, write_shard
+
+from clipdre.config import Decode, EncodeConfig, ReadConfig
+from clipdre.encoders import OpenClipEncoder
+from clipdre.formats.samples import Sample
+from clipdre.formats.shards import read_samples
+from clipdre.models import load_encoder
+from clipdre.stages.encode import decode
+
+
+def by_clipdre(shard: str) -> int:
+    """Samples, with the span, caption and uid of each."""
+    return sum(isinstance(found, Sample) for found in read_samples(shard, ReadConfig()))
+
+
+def by_webdataset(shard: str) -> int:
+    """Samples as webdataset groups them, nothing decoded."""
+    return sum(1 for _ in webdataset.WebDataset(shard, shardshuffle=False, empty_check=False))
+
+
+def decode_all(encoder: OpenClipEncoder, shard: str, way: Decode, threads: int) -> int:
+    """Everything that a sample costs before its batch is encoded."""
+    config = ReadConfig(decode=way)
+    with ThreadPoolExecutor(threads) as pool:
+        samples = read_samples(shard, config)
+        return sum(1 for _ in pool.map(lambda sample: decode(sample, encoder, config), samples))
+
+
+def rates(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, float]:
+    """Samples per second of each way, medians of interleaved runs."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            count = way()
+            found[name].append(count / (time.perf_counter() - started))
+    return {name: median(values) for name, values in found.items()}
+
+
+def print_table(title: str, found: dict[str, float], base: str) -> None:
+    """One row for each way, with its ratio to the base."""
+    print(f"\n{title}\n\n| | samples/s | times {base} |\n|---|---|---|")
+    for name, rate in found.items():
+        print(f"| {name} | {rate:,.0f} | {rate / found[base]:.2f} |", flush=True)
+
+
+def main(model: str = "ViT-B-32", samples: int = 4000, images: int = 200, repeats: int = 5) -> None:
+    """Print two tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights = random_weights(model, Path(folder) / "weights.pt")
+        encoder = load_encoder(EncodeConfig(model, weights, "cpu"))
+        shards = {side: str(Path(folder) / f"{side}.tar") for side in (128, 512, 1280)}
+        write_shard(Path(shards[128]), samples, 128)
+        write_shard(Path(shards[512]), images, 512)
+        write_shard(Path(shards[1280]), images, 1280)
+        found = rates(
+            {
+                "clipdre": partial(by_clipdre, shards[128]),
+                "webdataset": partial(by_webdataset, shards[128]),
+            },
+            repeats,
+        )
+        print_table(f"{samples:,} samples read in one thread, nothing decoded", found, "webdataset")
+        ways = {
+            f"{side} px, {way.value}, {threads} thread{'s' * (threads > 1)}": partial(
+                decode_all, encoder, shards[side], way, threads
+            )
+            for side, way, threads in (
+                (512, Decode.EXACT, 1),
+                (512, Decode.EXACT, 2),
+                (1280, Decode.EXACT, 2),
+                (1280, Decode.FAST, 2),
+            )
+        }
+        title = f"read, decoded, preprocessed for {model} and tokenized, not encoded"
+        print_table(title, rates(ways, repeats), next(iter(ways)))
+
+
+if __name__ == "__main__":
+    typer.run(main)
