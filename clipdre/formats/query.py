@@ -307,6 +307,9 @@ def _contained(files: Sequence[str]) -> duckdb.DuckDBPyConnection:
     connection.execute("SET temp_directory = $1", [spill])
     connection.execute("SET memory_limit = $1", [MEMORY_LIMIT])
     connection.execute("SET enable_external_file_cache = false")
+    # A Parquet file's statistics know nothing of NaN: where the other values of a column are all
+    # equal, DuckDB would take it for a constant and drop the conditions that ask for NaN.
+    connection.execute("SET disabled_optimizers = 'statistics_propagation'")
     connection.execute("SET allowed_paths = $1", [list(files)])
     connection.execute("SET enable_external_access = false")
     return connection

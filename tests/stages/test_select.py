@@ -294,3 +294,17 @@ class TestJoined:
             chosen(scored, [tmp_path / "more.parquet"])
         with pytest.raises(SelectionError, match="cannot be read as Parquet"):
             chosen(scored, [tmp_path / "none.parquet"])
+
+
+def test_nan_beside_values_that_are_all_equal_is_no_value():
+    rows = [
+        {"key": str(n), "key_hash": n, "x": x, "w": None, "c": "dog"}
+        for n, x in enumerate([0.0, math.nan, math.nan])
+    ]
+    for step in (
+        Step(by="x", top=Amount(3)),
+        Step(balance="c", cap=9, by="x"),
+        Step(where="x = 0"),
+    ):
+        found, _ = kept_hashes([rows], Rule((step,)))
+        assert found == Counter([0])
