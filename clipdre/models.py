@@ -40,7 +40,7 @@ def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
     ModelError
         When the model or its weights are unknown, missing or do not fit, or have no logit scale.
     """
-    device = _device(config.device)
+    device = usable_device(config.device)
     precision = _precision(config.precision, device)
     name, pretrained = _source(config)
     model, transform, tokenizer = _load(name, pretrained)
@@ -81,16 +81,38 @@ def _embedding_dim(model: Any, tokenizer: Any) -> int:
         return int(model.eval().encode_text(tokenizer(["a photo"])).shape[1])
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def usable_device(name: str) -> torch.device:
+    """The first of `usable_devices`."""
+    return torch.device(usable_devices(name)[0])
+
+
+def usable_devices(name: str) -> list[str]:
+    """The devices of a name such as ``cuda:0,cuda:2``: of ``auto`` and ``cuda`` all GPUs.
+
+    Raises
+    ------
+    ModelError
+        When one of them cannot be used.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto" and not count:
+        return ["cpu"]
+    if name in ("auto", "cuda") and count:
+        return [f"cuda:{n}" for n in range(count)]
+    names = [part.strip() for part in name.split(",")]
+    for part in names:
+        reason = _why_not(part)
+        if reason is not None:
+            raise ModelError(f"--device {part} cannot be used ({reason}): try --device cpu")
+    return names
+
+
+def _why_not(device: str) -> str | None:
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=torch.device(device))
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"--device {name} cannot be used ({reason}): try --device cpu") from error
-    return device
+        return str(error).splitlines()[0]
+    return None
 
 
 def _precision(precision: Precision, device: torch.device) -> Precision:

@@ -80,5 +80,5 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except signals.Interrupted as error:
-        sys.stderr.write(signals.SAID)
+        signals.say()
         sys.exit(128 + error.number)

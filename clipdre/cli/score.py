@@ -83,7 +83,7 @@ def score(
         from clipdre.stages.score import score_embeddings
 
         source = open_embeddings(embeddings, arch.value, logit_scale, logit_bias)
-        manifest = score_embeddings(source, output, estimate, **options)
+        manifest = score_embeddings(source, output, estimate, device=device, **options)
     else:
         read = read_config(
             image_key,

@@ -52,7 +52,13 @@ Pretrained = Annotated[
         show_default=False,
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto (cuda, then cpu), cpu, cuda, cuda:1, ...")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto (all GPUs, else the cpu), cpu, cuda (all GPUs), cuda:1, or several with commas: "
+        "one process each, which take the shards in turn."
+    ),
+]
 Precisions = Annotated[
     Precision, typer.Option(help="Arithmetic of the encoder; auto: fp16 on cuda, else fp32.")
 ]

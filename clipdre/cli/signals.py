@@ -12,6 +12,7 @@ from typing import NoReturn
 
 GRACE = 0.6
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_said = threading.Event()
 SAID = "clipdre: interrupted; the same command goes on where it was\n"
 
 
@@ -37,6 +38,13 @@ def install() -> None:
     threading.Thread(target=_watch, args=(heard, tells), daemon=True).start()
 
 
+def say() -> None:
+    """Tell the user on stderr; once, whoever comes first."""
+    if not _said.is_set():
+        _said.set()
+        os.write(2, SAID.encode())
+
+
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
     raise Interrupted(number)
 
@@ -53,5 +61,5 @@ def _end(number: int) -> NoReturn:
     from clipdre.formats.storage import abandon
 
     abandon()
-    os.write(2, SAID.encode())
+    say()
     os._exit(128 + number)

@@ -11,7 +11,7 @@ query only, so the choice does not depend on what else is in its batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ class Cells:
 
     def __len__(self) -> int:
         return len(self.counts)
+
+    def to(self, device: torch.device) -> Cells:
+        """The same cells on a device."""
+        return Cells(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def of_places(self, places: Tensor) -> Tensor:
         """Cell of each place in a pool that lies cell behind cell; int64, the shape of `places`."""

@@ -39,6 +39,10 @@ class Moments:
         centred = vectors - mean.to(vectors.dtype)
         return cls(len(vectors), mean, (centred.T @ centred).double() / len(vectors))
 
+    def to(self, device: torch.device) -> Moments:
+        """The same moments on a device."""
+        return Moments(self.count, self.mean.to(device), self.covariance.to(device))
+
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets (Chan, Golub and LeVeque, 1983)."""
         count = self.count + other.count

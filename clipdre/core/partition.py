@@ -14,13 +14,14 @@ neither tiles nor machines change a result beyond float tolerance.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 NEGATIVE_INFINITY = float("-inf")
+TilePartition = Callable[[Tensor, Tensor, float, "Tensor | None"], "RunningPartition"]
 
 
 @dataclass
@@ -55,25 +56,13 @@ class RunningPartition:
             References that do not count, such as those that are counted elsewhere.
         """
         if left_out is None:
-            return cls._of(logits, None)
-        return cls._of(logits.masked_fill_(left_out, NEGATIVE_INFINITY), left_out.sum(dim=-1))
+            return cls.counting(logits, None)
+        absent = left_out.sum(dim=-1)
+        return cls.counting(logits.masked_fill_(left_out, NEGATIVE_INFINITY), absent)
 
     @classmethod
-    def without_own(cls, logits: Tensor, own: Tensor | None) -> RunningPartition:
-        """The partition of one tile without each query's own counterpart.
-
-        Parameters
-        ----------
-        logits : Tensor of shape (n, m), float32 or float64
-            Overwritten.
-        own : int64 Tensor of shape (n,), optional
-            Column of each query's own counterpart; any other number where it is not in this tile.
-        """
-        return cls._of(logits, None if own is None else leave_out_own(logits, own))
-
-    @classmethod
-    def _of(cls, logits: Tensor, absent: Tensor | None) -> RunningPartition:
-        """Of a tile in which `absent` entries of each row are -inf and do not count."""
+    def counting(cls, logits: Tensor, absent: Tensor | None) -> RunningPartition:
+        """The partition of one tile in which `absent` entries of each row are -inf: not counted."""
         if logits.shape[-1] == 0:
             return cls.empty(*logits.shape[:-1], device=logits.device)
         top = logits.amax(dim=-1)
@@ -161,6 +150,24 @@ def logits_of(scaled: Tensor, references: Tensor, bias: float) -> Tensor:
     return logits
 
 
+def tile_partition(
+    scaled: Tensor, references: Tensor, bias: float, own: Tensor | None
+) -> RunningPartition:
+    """Partition of queries over one tile of references.
+
+    Parameters
+    ----------
+    scaled : float Tensor of shape (n, d)
+        Unit rows times the scale.
+    references : float Tensor of shape (m, d), unit rows
+    bias : float
+    own : int64 Tensor of shape (n,), optional
+        Place of each query's own counterpart in the tile; any other number where it is elsewhere.
+    """
+    logits = logits_of(scaled, references, bias)
+    return RunningPartition.counting(logits, None if own is None else leave_out_own(logits, own))
+
+
 def accumulate(
     queries: Tensor,
     tiles: Iterable[tuple[int, Tensor]],
@@ -184,15 +191,26 @@ def accumulate(
     query_rows : int
         Queries per product; bounds the memory of a tile of logits, changes no result.
     """
+    partition = _fastest(queries.device)
     blocks = torch.split(queries * scale, query_rows)
     owns = (None,) * len(blocks) if own is None else torch.split(own, query_rows)
     parts = [RunningPartition.empty(len(block), device=queries.device) for block in blocks]
     for start, references in tiles:
         for n, (block, block_own) in enumerate(zip(blocks, owns, strict=True)):
-            logits = logits_of(block, references, bias)
             column = None if block_own is None else block_own - start
-            parts[n] = parts[n].merge(RunningPartition.without_own(logits, column))
+            parts[n] = parts[n].merge(partition(block, references, bias, column))
     return RunningPartition.cat(parts)
+
+
+def _fastest(device: torch.device) -> TilePartition:
+    """The fused kernel on GPUs that can run it, else the plain way."""
+    if device.type != "cuda":
+        return tile_partition
+    try:
+        from clipdre.core import fused  # noqa: PLC0415 (Triton comes with torch for GPUs only)
+    except ImportError:
+        return tile_partition
+    return fused.tile_partition
 
 
 def leave_out_own(tile: Tensor, own: Tensor) -> Tensor:

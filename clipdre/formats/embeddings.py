@@ -150,7 +150,7 @@ def release(array: npt.NDArray[Any]) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def unit_rows(vectors: Half) -> torch.Tensor:
-    """Stored fp16 vectors as float32 rows of length 1, shape (n, d)."""
+def unit_rows(vectors: Half, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Stored fp16 vectors as float32 rows of length 1, shape (n, d), on `device`."""
     # Rounding to fp16 moves a norm by 1e-4; at a logit scale of 100 that would be seen.
-    return unit(torch.tensor(vectors).float())
+    return unit(torch.tensor(vectors, device=device).float())

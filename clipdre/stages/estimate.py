@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from clipdre.core.density_ratio import log_ratio, pointwise_mutual_information, similarity
@@ -21,7 +22,9 @@ from clipdre.formats.reference import Hashes, ReferenceFolder
 from clipdre.progress import Progress
 from clipdre.stages.marginal import Marginal
 
-QUERY_ROWS = 65_536
+# Pairs that are estimated together. Each block costs a pass over the pool; where cells are gathered
+# or a device has to be fed, larger blocks pay, and take more memory.
+QUERY_ROWS, MANY_QUERY_ROWS = 16_384, 65_536
 
 Columns = dict[str, npt.NDArray[np.floating]]
 
@@ -29,7 +32,10 @@ Columns = dict[str, npt.NDArray[np.floating]]
 class Estimator:
     """Scores of pairs under one model, against one reference."""
 
-    def __init__(self, folder: ReferenceFolder, model: ModelRecord) -> None:
+    def __init__(
+        self, folder: ReferenceFolder, model: ModelRecord, device: torch.device | None = None
+    ) -> None:
+        """Of a model, by a reference, on a device: the CPU, or a GPU."""
         record = folder.record()
         if record is None:
             raise ScoresError(f"{folder.path} holds no reference: score that pool to its end first")
@@ -40,8 +46,17 @@ class Estimator:
             )
         self.record = record
         self._model = model
-        self._images = Marginal(folder, record, "img")
-        self._texts = Marginal(folder, record, "text")
+        # Sums are kept in float64, which other accelerators than CUDA's do not have.
+        on_gpu = device is not None and device.type == "cuda"
+        self._device = device if device is not None and on_gpu else torch.device("cpu")
+        self._images = Marginal(folder, record, "img", self._device)
+        self._texts = Marginal(folder, record, "text", self._device)
+
+    @property
+    def query_rows(self) -> int:
+        """Pairs that `estimate` takes at once."""
+        many = self.record.method == "stratified" or self._device.type == "cuda"
+        return MANY_QUERY_ROWS if many else QUERY_ROWS
 
     def columns(self, images: Tensor, texts: Tensor, hashes: Hashes, pairs: int) -> Columns:
         """All score columns of some pairs.
@@ -54,6 +69,7 @@ class Estimator:
         pairs : int
             Pairs of the pool that is scored, of which `kl_contribution` is a share.
         """
+        images, texts = images.to(self._device), texts.to(self._device)
         scale = self._model.logit_scale
         cosine = similarity(images, texts)
         logits = scale * cosine.double() + self._model.logit_bias
@@ -75,7 +91,7 @@ class Estimator:
                 f"dc_{side}": centred_norm(queries, own, scale),
                 f"ess_{side}": effective_sample_size(whole),
             }
-        return {name: column.numpy() for name, column in columns.items()}
+        return {name: column.cpu().numpy() for name, column in columns.items()}
 
 
 def _ratios(
@@ -109,8 +125,8 @@ def estimate(
     pool: Pool, hashes: Hashes, estimator: Estimator, start: int, stop: int, progress: Progress
 ) -> Iterator[Columns]:
     """Score columns of the pool's rows `start` to `stop`, block by block, in pool order."""
-    for low in range(start, stop, QUERY_ROWS):
-        high = min(low + QUERY_ROWS, stop)
+    for low in range(start, stop, estimator.query_rows):
+        high = min(low + estimator.query_rows, stop)
         images, texts = pool.read("img", low, high), pool.read("text", low, high)
         yield estimator.columns(images, texts, hashes[low:high], len(pool))
         progress.advance(high - low, high - low)

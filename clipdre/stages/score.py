@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 
 from clipdre import __version__
 from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig
@@ -30,15 +31,15 @@ from clipdre.formats.score_folder import ScoreFolder
 from clipdre.formats.shards import shard_name
 from clipdre.formats.storage import exclusive, identify, remove_unfinished
 from clipdre.formats.tables import SCORE_COLUMNS, read_facts, scores_table, write_table
-from clipdre.models import load_encoder
+from clipdre.models import load_encoder, usable_device, usable_devices
 from clipdre.progress import Progress
-from clipdre.stages.encode import ShardEmbeddings, commit_shard, encode_shard
-from clipdre.stages.estimate import QUERY_ROWS, Columns, Estimator, estimate, unnormalised
+from clipdre.stages.encode import ShardEmbeddings, encode_shard
+from clipdre.stages.estimate import Columns, Estimator, estimate, unnormalised
+from clipdre.stages.fleet import JobRunner, ShardJob, here, on_devices
 from clipdre.stages.ingest import EmbeddingSource
 from clipdre.stages.reference import build_reference
 
 UNREAD = {Reason.UNREADABLE_SHARD.value, Reason.WORKER_DIED.value}
-ShardEncoder = Callable[[ShardRecord, Progress], ShardEmbeddings]
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,24 @@ def score(
     folder = ScoreFolder(output)
     _refuse_foreign(folder)
     shards = tuple(_shard_record(url) for url in urls)
+    run, model, device = _encoding(config)
+    planned = _planned(model, asdict(config.read), config.estimate, shards)
+    options = _Options(overwrite, discard_embeddings, max_bad_fraction, device)
+    return _run(folder, planned, run, config.estimate, options)
+
+
+def _encoding(config: ScoreConfig) -> tuple[JobRunner, ModelRecord, torch.device]:
+    """How shards are encoded, by which model, and the device for what comes after."""
     encoder = load_encoder(config.encode)
+    devices = usable_devices(config.encode.device)
+    if len(devices) > 1:  # each process loads the model itself, and this one lets it go
+        run = on_devices(devices, config.read, config.encode)
+        return run, encoder.record, encoder.device
 
     def encode(shard: ShardRecord, progress: Progress) -> ShardEmbeddings:
         return encode_shard(shard, encoder, config.read, config.encode, progress)
 
-    planned = _planned(encoder.record, asdict(config.read), config.estimate, shards)
-    options = _Options(overwrite, discard_embeddings, max_bad_fraction)
-    return _run(folder, planned, encode, config.estimate, options)
+    return here(encode), encoder.record, encoder.device
 
 
 def score_embeddings(
@@ -103,6 +114,7 @@ def score_embeddings(
     output: Path,
     config: EstimateConfig,
     *,
+    device: str = "auto",
     overwrite: bool = False,
     discard_embeddings: bool = False,
     max_bad_fraction: float = 1.0,
@@ -116,8 +128,9 @@ def score_embeddings(
     shards = tuple(_shard_record(url) for url in source.files())
     settings = {"embeddings": source.layout}
     planned = _planned(source.model, settings, config, shards)
-    options = _Options(overwrite, discard_embeddings, max_bad_fraction)
-    return _run(folder, planned, source.read, config, options)
+    chosen = usable_device(device)
+    options = _Options(overwrite, discard_embeddings, max_bad_fraction, chosen)
+    return _run(folder, planned, here(source.read), config, options)
 
 
 def _refuse_foreign(folder: ScoreFolder) -> None:
@@ -146,12 +159,13 @@ class _Options:
     overwrite: bool
     discard_embeddings: bool
     max_bad_fraction: float
+    device: torch.device
 
 
 def _run(
     folder: ScoreFolder,
     planned: Manifest,
-    encode: ShardEncoder,
+    run: JobRunner,
     config: EstimateConfig,
     options: _Options,
 ) -> Manifest:
@@ -164,9 +178,9 @@ def _run(
         planned.write(folder.path)  # before anything goes: what is killed here is still this run
         if options.overwrite:
             folder.clear()
-        encoded = planned.with_shards(_encode_shards(folder, planned, encode))
+        encoded = planned.with_shards(_encode_shards(folder, planned, run))
         _check_share(folder, encoded, options.max_bad_fraction)
-        finished = _estimate_shards(folder, encoded, config)
+        finished = _estimate_shards(folder, encoded, config, options.device)
         _check_whole(folder, finished)
         finished.write(folder.path)
         if options.discard_embeddings:
@@ -248,22 +262,23 @@ def _identity(shard: ShardRecord) -> tuple[str, int, str]:
 
 
 def _encode_shards(
-    folder: ScoreFolder, manifest: Manifest, encode: ShardEncoder
+    folder: ScoreFolder, manifest: Manifest, run: JobRunner
 ) -> tuple[ShardRecord, ...]:
-    done: list[ShardRecord] = []
+    done: dict[int, ShardRecord] = {}
+    jobs: list[ShardJob] = []
     files = embedding_files(folder.embeddings, len(manifest.shards))
     with Progress("encode", sum(shard.nbytes for shard in manifest.shards)) as progress:
-        for shard, shard_files in zip(manifest.shards, files, strict=True):
+        for n, (shard, shard_files) in enumerate(zip(manifest.shards, files, strict=True)):
             facts = _encoding_facts(manifest, shard)
             same = facts.items() <= shard_files.facts().items()
             if same and not UNREAD & folder.failure_counts(shard.name).keys():
-                done.append(_recounted(folder, shard, shard_files))
+                done[n] = _recounted(folder, shard, shard_files)
                 progress.advance(shard.nbytes)
-                continue
-            found = encode(shard, progress)
-            failures = folder.failures(shard.name)
-            done.append(commit_shard(found, shard, shard_files, failures, facts))
-    return tuple(done)
+            else:
+                failures = folder.failures(shard.name)
+                jobs.append(ShardJob(n, shard, shard_files, failures, facts))
+        done |= dict(run(jobs, progress))
+    return tuple(done[n] for n in range(len(manifest.shards)))
 
 
 def _encoding_facts(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
@@ -285,13 +300,16 @@ def _recounted(folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles) -
     return replace(shard, rows=rows, failures=folder.failure_counts(shard.name))
 
 
-def _estimate_shards(folder: ScoreFolder, manifest: Manifest, config: EstimateConfig) -> Manifest:
+def _estimate_shards(
+    folder: ScoreFolder, manifest: Manifest, config: EstimateConfig, device: torch.device
+) -> Manifest:
     files = embedding_files(folder.embeddings, len(manifest.shards))
     pool, hashes = Pool(files), np.concatenate([file.hashes() for file in files])
-    estimator = Estimator(_reference(folder, pool, hashes, manifest, config), manifest.model)
+    reference = _reference(folder, pool, hashes, manifest, config)
+    estimator = Estimator(reference, manifest.model, device)
     facts = {"clipdre.reference": estimator.record.digest, "clipdre.tau": str(config.tau)}
     with Progress("estimate", len(pool)) as progress:
-        for group in _groups(manifest.shards):
+        for group in _groups(manifest.shards, estimator.query_rows):
             paths = [folder.scores(manifest.shards[n].name) for n in group]
             start, stop = pool.starts[group.start], pool.starts[group.stop]
             if all(facts.items() <= read_facts(path).items() for path in paths):
@@ -317,12 +335,12 @@ def _reference(
     return reference
 
 
-def _groups(shards: Sequence[ShardRecord]) -> Iterator[range]:
+def _groups(shards: Sequence[ShardRecord], most: int) -> Iterator[range]:
     """Ranges of shards that are estimated together: each costs a pass over the pool."""
     start = rows = 0
     for n, shard in enumerate(shards):
         rows += shard.rows
-        if rows >= QUERY_ROWS or n == len(shards) - 1:
+        if rows >= most or n == len(shards) - 1:
             yield range(start, n + 1)
             start, rows = n + 1, 0
 

@@ -82,8 +82,7 @@ def test_the_result_does_not_depend_on_batch_size_or_workers(scored, pool, tmp_p
 
 def test_small_tiles_and_groups_change_nothing(scored, pool, tmp_path, monkeypatch):
     monkeypatch.setattr("clipdre.stages.estimate.QUERY_ROWS", 32)
-    monkeypatch.setattr("clipdre.stages.marginal.TILE_ROWS", 17)
-    monkeypatch.setattr("clipdre.stages.score.QUERY_ROWS", 150)
+    monkeypatch.setattr("clipdre.stages.marginal.BLOCKS", {"cpu": (9, 17)})
     manifest = tiny_score(pool, tmp_path / "s")
     assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
 
