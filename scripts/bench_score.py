@@ -1,6 +1,6 @@
 """Scoring, end to end, against the bare encoder: pairs per second of each, in one run.
 
-python scripts/bench_score.py                              # ViT-B-32 on a CPU, five minutes
+python scripts/bench_score.py                              # ViT-B-32 on a CPU, two minutes
 python scripts/bench_score.py --model ViT-L-14 --device cuda --precision bf16 --pairs 20000
 """
 
@@ -172,8 +172,8 @@ def main(
     precision: Annotated[
         list[Precision] | None, typer.Option(help="The first is the base.")
     ] = None,
-    pairs: int = 384,
-    batch_size: int = 256,
+    pairs: int = 256,
+    batch_size: int = 128,
     repeats: int = 3,
     workers: int = 2,
 ) -> None:

@@ -24,7 +24,7 @@ from clipdre.stages.marginal import Marginal
 
 # Pairs that are estimated together. Each block costs a pass over the pool; where cells are gathered
 # or a device has to be fed, larger blocks pay, and take more memory.
-QUERY_ROWS, MANY_QUERY_ROWS = 16_384, 65_536
+QUERY_ROWS, MANY_QUERY_ROWS = 8192, 65_536
 
 Columns = dict[str, npt.NDArray[np.floating]]
 
