@@ -39,7 +39,7 @@ def print_growth(title: str, sizes: list[int], command: Command, repeats: int) -
         before = seconds, peak
 
 
-def main(pairs: int = 2000, rows: int = 500_000, repeats: int = 1) -> None:
+def main(pairs: int = 2000, rows: int = 1_000_000, repeats: int = 1) -> None:
     """Print two tables, from the given sizes to eight times as much."""
     clipdre = str(Path(sys.executable).parent / "clipdre")
     with tempfile.TemporaryDirectory() as temporary:

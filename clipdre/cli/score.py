@@ -116,7 +116,10 @@ def _score_shards(
     if encode.model == TINY_MODEL:
         note(f"{TINY_MODEL} knows drawn shapes only: its scores of real images mean nothing")
     urls = expand_shards(shards, sys.stdin)
-    return run(urls, output, ScoreConfig(read, encode, estimate), **options)
+    manifest = run(urls, output, ScoreConfig(read, encode, estimate), **options)
+    if encode.precision is Precision.AUTO:
+        note(f"--precision auto: {manifest.model.precision}, as suits the device")
+    return manifest
 
 
 def _encode_config(

@@ -56,12 +56,12 @@ class RunningPartition:
             References that do not count, such as those that are counted elsewhere.
         """
         if left_out is None:
-            return cls.counting(logits, None)
+            return cls.counting(logits, torch.zeros(logits.shape[:-1], device=logits.device))
         absent = left_out.sum(dim=-1)
         return cls.counting(logits.masked_fill_(left_out, NEGATIVE_INFINITY), absent)
 
     @classmethod
-    def counting(cls, logits: Tensor, absent: Tensor | None) -> RunningPartition:
+    def counting(cls, logits: Tensor, absent: Tensor) -> RunningPartition:
         """The partition of one tile in which `absent` entries of each row are -inf: not counted."""
         if logits.shape[-1] == 0:
             return cls.empty(*logits.shape[:-1], device=logits.device)
@@ -74,11 +74,9 @@ class RunningPartition:
         exp = torch.exp(logits)
         length = torch.linalg.vector_norm(exp, dim=-1)
         sums = [exp.sum(dim=-1), logits.mul_(exp).sum(dim=-1), length**2]
-        weight = torch.full_like(top, float(logits.shape[-1]), dtype=torch.float64)
-        if absent is not None:
-            weight -= absent
-            sums = [torch.where(weight > 0, value, 0) for value in sums]
-        return cls(top.double(), weight, *(value.double() for value in sums))
+        weight = logits.shape[-1] - absent.double()
+        counted = (torch.where(weight > 0, value.double(), 0.0) for value in sums)
+        return cls(top.double(), weight, *counted)
 
     def merge(self, other: RunningPartition) -> RunningPartition:
         """The partition of both sets of references; the queries are the same."""
@@ -165,7 +163,8 @@ def tile_partition(
         Place of each query's own counterpart in the tile; any other number where it is elsewhere.
     """
     logits = logits_of(scaled, references, bias)
-    return RunningPartition.counting(logits, None if own is None else leave_out_own(logits, own))
+    absent = logits.new_zeros(len(logits)) if own is None else leave_out_own(logits, own)
+    return RunningPartition.counting(logits, absent)
 
 
 def accumulate(

@@ -222,8 +222,7 @@ def _smallest_margin(
         found = NearRecord(len(cells), margin, 1 - float(missed.mean()), share)
         return found, float((missed**2).mean()) ** 0.5
 
-    for margin in MARGINS:
-        found, missed = measured(margin)
-        if missed <= MISSED and found.share * record.pairs >= record.neighbors:
-            break
-    return measured(margin + SAFETY)[0]
+    found = [measured(margin) for margin in MARGINS]
+    enough = next((n for n, missed in found if missed <= MISSED), found[-1][0])
+    asked = next((n for n, _ in found if n.share * record.pairs >= record.neighbors), found[-1][0])
+    return measured(max(enough.margin + SAFETY, asked.margin))[0]

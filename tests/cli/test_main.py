@@ -162,6 +162,7 @@ class TestWords:
             "kl_text",
             "95%",
             "its scores of real images mean nothing",
+            "--precision auto: f",
             f"why samples failed: {tmp_path}/s/failures/",
         ):
             assert said in run.stderr, said

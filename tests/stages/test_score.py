@@ -8,7 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from clipdre.config import EncodeConfig, EstimateConfig, Precision, ReadConfig, ReferenceMethod
+from clipdre.config import (
+    Decode,
+    EncodeConfig,
+    EstimateConfig,
+    Precision,
+    ReadConfig,
+    ReferenceMethod,
+)
 from clipdre.errors import InputError, OutputError, ScoresError
 from clipdre.formats.embeddings import Pool, embedding_files
 from clipdre.formats.manifest import MANIFEST, read_manifest
@@ -78,6 +85,30 @@ def test_the_result_does_not_depend_on_batch_size_or_workers(scored, pool, tmp_p
     )
     manifest = tiny_score(pool, tmp_path / "s", other)
     assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+
+def test_fast_decoding_is_a_setting_of_the_run_and_hardly_moves_a_score(tmp_path):
+    from tests.formats.test_images import encoded, photo
+
+    members = [
+        member
+        for n in range(12)
+        for member in (
+            (f"k{n:02d}.jpg", encoded(photo(200, 160, n), "JPEG", quality=90)),
+            (f"k{n:02d}.txt", f"red {n}".encode()),
+        )
+    ]
+    write_tar(tmp_path / "a.tar", members)
+    fast = dataclasses.replace(TINY, read=dataclasses.replace(TINY.read, decode=Decode.FAST))
+    found = [
+        read_scores(tmp_path / name, tiny_score(tmp_path, tmp_path / name, config))
+        for name, config in (("exact", TINY), ("fast", fast))
+    ]
+    assert found[1]["width"].to_pylist() == [200] * 12
+    apart = np.abs(found[0]["similarity"].to_numpy() - found[1]["similarity"].to_numpy())
+    assert 0 < apart.max() < 0.05
+    with pytest.raises(ScoresError, match="differs in read decode"):
+        tiny_score(tmp_path, tmp_path / "exact", fast)
 
 
 def test_small_tiles_and_groups_change_nothing(scored, pool, tmp_path, monkeypatch):
