@@ -31,14 +31,11 @@ class StratifiedPartition:
         Over the bulk's members that are not near, fold by fold; f is 0 where everything is near.
     rest : float64 Tensor of shape (n,)
         How many counterparts are not near.
-    mean_logit : float64 Tensor of shape (n,)
-        Mean logit over all counterparts: known exactly, from the pool's mean vector.
     """
 
     near: RunningPartition
     folds: RunningPartition
     rest: Tensor
-    mean_logit: Tensor
 
     def whole(self) -> RunningPartition:
         """The estimate over the whole pool, shape (n,)."""

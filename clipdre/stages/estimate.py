@@ -22,6 +22,7 @@ from clipdre.formats.reference import Hashes, ReferenceFolder
 from clipdre.progress import Progress
 from clipdre.stages.marginal import Marginal
 
+CPU = torch.device("cpu")
 # Pairs that are estimated together. Each block costs a pass over the pool; where cells are gathered
 # or a device has to be fed, larger blocks pay, and take more memory.
 QUERY_ROWS, MANY_QUERY_ROWS = 8192, 65_536
@@ -33,7 +34,7 @@ class Estimator:
     """Scores of pairs under one model, against one reference."""
 
     def __init__(
-        self, folder: ReferenceFolder, model: ModelRecord, device: torch.device | None = None
+        self, folder: ReferenceFolder, model: ModelRecord, device: torch.device = CPU
     ) -> None:
         """Of a model, by a reference, on a device: the CPU, or a GPU."""
         record = folder.record()
@@ -47,8 +48,7 @@ class Estimator:
         self.record = record
         self._model = model
         # Sums are kept in float64, which other accelerators than CUDA's do not have.
-        on_gpu = device is not None and device.type == "cuda"
-        self._device = device if device is not None and on_gpu else torch.device("cpu")
+        self._device = device if device.type == "cuda" else CPU
         self._images = Marginal(folder, record, "img", self._device)
         self._texts = Marginal(folder, record, "text", self._device)
 
@@ -73,18 +73,32 @@ class Estimator:
         scale = self._model.logit_scale
         cosine = similarity(images, texts)
         logits = scale * cosine.double() + self._model.logit_bias
-        over_texts = self._texts.partition(images, hashes, logits)
-        over_images = self._images.partition(texts, hashes, logits)
+        over_texts, mean_over_texts = self._texts.partition(images, hashes, logits)
+        over_images, mean_over_images = self._images.partition(texts, hashes, logits)
         columns = {"similarity": cosine, **_ratios(logits, over_texts, over_images, pairs)}
-        for side, queries, own, other, partition in (
-            ("image", images, self._images.moments, self._texts.moments, over_texts),
-            ("text", texts, self._texts.moments, self._images.moments, over_images),
+        for side, queries, own, other, partition, mean_logit in (
+            (
+                "image",
+                images,
+                self._images.moments,
+                self._texts.moments,
+                over_texts,
+                mean_over_texts,
+            ),
+            (
+                "text",
+                texts,
+                self._texts.moments,
+                self._images.moments,
+                over_images,
+                mean_over_images,
+            ),
         ):
             whole = partition.whole()
             columns |= {
                 f"kl_{side}": kl(whole),
                 f"kl_{side}_se": standard_error(partition.deviations(kl)),
-                f"klr_{side}": reverse_kl(whole, partition.mean_logit),
+                f"klr_{side}": reverse_kl(whole, mean_logit),
                 # The mean logit is known, so the error is the log partition's.
                 f"klr_{side}_se": columns[f"log_ratio_{side}_se"],
                 f"dw_{side}": covariance_norm(queries, own, other, scale),

@@ -83,8 +83,8 @@ class Marginal:
 
     def partition(
         self, queries: Tensor, hashes: Hashes, pair_logits: Tensor
-    ) -> StratifiedPartition:
-        """Partition of each query over the pool without the query's own counterpart.
+    ) -> tuple[StratifiedPartition, Tensor]:
+        """Partition of each query over the pool without its own counterpart, and its mean logit.
 
         Parameters
         ----------
@@ -109,7 +109,7 @@ class Marginal:
         folds = self._folds(queries, hashes, chosen)
         scale, bias = self._record.logit_scale, self._record.logit_bias
         mean = mean_logit(queries, self.moments, scale, bias, pair_logits, own >= 0)
-        return StratifiedPartition(near, folds, others - near.weight, mean)
+        return StratifiedPartition(near, folds, others - near.weight), mean
 
     def _all(self, queries: Tensor, own: Tensor) -> RunningPartition:
         scale, bias = self._record.logit_scale, self._record.logit_bias

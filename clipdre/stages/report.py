@@ -174,8 +174,7 @@ class _CheckedSide:
         shape = (len(self.logits), folds, len(bulk) // folds)
         tile, mask = self.logits[:, bulk].clone(), ~rest[:, bulk]
         parts = RunningPartition.of(tile.view(shape), mask.view(shape))
-        count = rest.sum(dim=1).double()
-        return StratifiedPartition(near_part, parts, count, self.mean_logit()).whole()
+        return StratifiedPartition(near_part, parts, rest.sum(dim=1).double()).whole()
 
     def mean_logit(self) -> Tensor:
         """Mean logit of each query with all counterparts."""
