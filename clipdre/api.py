@@ -25,19 +25,19 @@ from clipdre.core.moments import Moments, mean_logit
 from clipdre.core.partition import RunningPartition, accumulate
 from clipdre.core.weights import importance_weights as _importance_weights
 from clipdre.core.weights import log_mixture
-from clipdre.formats.manifest import Manifest, read_complete_manifest
-from clipdre.formats.query import ScoreQuery
-from clipdre.formats.recipes import read_recipe
-from clipdre.formats.score_folder import ScoreFolder
-from clipdre.formats.shards import expand_shards
-from clipdre.rules import AMOUNTS, Rule, Step, parse_amount
-from clipdre.stages import emit as _emit
-from clipdre.stages import ingest as _ingest
-from clipdre.stages import report as _report
-from clipdre.stages import score as _score
-from clipdre.stages import select as _select
-from clipdre.stages import subset as _subset
-from clipdre.stages import weigh as _weigh
+from clipdre.emitting import emit as _emit
+from clipdre.emitting import subset as _subset
+from clipdre.encoding import ingest as _ingest
+from clipdre.estimating import check as _report
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import Manifest, read_complete_manifest
+from clipdre.formats.tars.shards import expand_shards
+from clipdre.pipelines import score as _score
+from clipdre.pipelines import weigh as _weigh
+from clipdre.selecting import select as _select
+from clipdre.selecting.recipes import read_recipe
+from clipdre.selecting.rules import AMOUNTS, Rule, Step, parse_amount
+from clipdre.sql.query import ScoreQuery
 
 TILE_ROWS = 2048
 Array = npt.ArrayLike
@@ -201,7 +201,7 @@ def score(
 ) -> Scores:
     """`clipdre score`: folders, tars, globs, brace patterns or URLs to a score folder.
 
-    `options` are those of `clipdre.stages.score.score`: `overwrite`, `discard_embeddings`,
+    `options` are those of `clipdre.pipelines.score.score`: `overwrite`, `discard_embeddings`,
     `max_bad_fraction`.
 
     Examples
@@ -260,7 +260,7 @@ def select(
 ) -> _select.Selection:
     """The rows that `clipdre filter` keeps: a count (int) or a fraction (float) as `top`.
 
-    `step` are the other attributes of `clipdre.rules.Step` (`bottom`, `uniform`, `bins`, `sample`,
+    `step` are the other attributes of `clipdre.selecting.rules.Step` (`bottom`, `uniform`, `bins`, `sample`,
     `balance`, `cap`) and the `seed` of the rule; `joined` are Parquet files whose columns join by
     key; with a `recipe`, `budget` is the size of the subset.
 

@@ -21,12 +21,12 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from clipdre.config import EstimateConfig, ReferenceMethod
-from clipdre.formats.embeddings import EmbeddingFiles, Pool
-from clipdre.formats.manifest import ModelRecord
-from clipdre.formats.reference import ReferenceFolder
-from clipdre.formats.tables import SAMPLE_SCHEMA, key_hash
-from clipdre.stages.estimate import Columns, Estimator
-from clipdre.stages.reference import build_reference
+from clipdre.estimating.estimate import Columns, Estimator
+from clipdre.estimating.reference import build_reference
+from clipdre.formats.folders.embeddings import EmbeddingFiles, Pool
+from clipdre.formats.folders.manifest import ModelRecord
+from clipdre.formats.folders.reference import ReferenceFolder
+from clipdre.formats.folders.tables import SAMPLE_SCHEMA, key_hash
 from clipdre.truth.embeddings import EmbeddingWorld
 
 D = 512

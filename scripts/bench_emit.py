@@ -25,16 +25,16 @@ import webdataset as wds
 
 from clipdre import __version__
 from clipdre.config import EmitConfig
-from clipdre.formats.locate import locate
-from clipdre.formats.manifest import Manifest, ModelRecord, ShardRecord
-from clipdre.formats.query import ScoreQuery
-from clipdre.formats.score_folder import ScoreFolder
-from clipdre.formats.storage import identify
-from clipdre.formats.tables import SAMPLE_SCHEMA, key_hashes
-from clipdre.rules import Amount, Rule, Step
-from clipdre.stages.emit import write_tar_folder
-from clipdre.stages.select import Selection, select
-from clipdre.stages.subset import Subset
+from clipdre.emitting.emit import write_tar_folder
+from clipdre.emitting.subset import Subset
+from clipdre.formats.files.storage import identify
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import Manifest, ModelRecord, ShardRecord
+from clipdre.formats.folders.tables import SAMPLE_SCHEMA, key_hashes
+from clipdre.formats.tars.locate import locate
+from clipdre.selecting.rules import Amount, Rule, Step
+from clipdre.selecting.select import Selection, select
+from clipdre.sql.query import ScoreQuery
 
 SHARDS = 20
 SHARE = 0.25

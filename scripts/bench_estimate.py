@@ -24,12 +24,12 @@ from torch import Tensor
 
 from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.reliability import reliability
-from clipdre.formats.embeddings import Pool
-from clipdre.formats.manifest import ModelRecord
-from clipdre.formats.reference import ReferenceFolder
+from clipdre.estimating.estimate import Columns, Estimator, estimate
+from clipdre.estimating.reference import build_reference
+from clipdre.formats.folders.embeddings import Pool
+from clipdre.formats.folders.manifest import ModelRecord
+from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.progress import Progress
-from clipdre.stages.estimate import Columns, Estimator, estimate
-from clipdre.stages.reference import build_reference
 from clipdre.truth.embeddings import EmbeddingWorld
 
 SCALE = MODEL.logit_scale

@@ -18,11 +18,11 @@ import webdataset
 from made_up import random_weights, write_shard
 
 from clipdre.config import Decode, EncodeConfig, ReadConfig
-from clipdre.encoders import OpenClipEncoder
-from clipdre.formats.samples import Sample
-from clipdre.formats.shards import read_samples
-from clipdre.models import load_encoder
-from clipdre.stages.encode import decode
+from clipdre.encoding.encode import decode
+from clipdre.formats.tars.samples import Sample
+from clipdre.formats.tars.shards import read_samples
+from clipdre.models.encoder import OpenClipEncoder
+from clipdre.models.load import load_encoder
 
 
 def by_clipdre(shard: str) -> int:

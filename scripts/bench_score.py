@@ -25,10 +25,10 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from clipdre.config import TINY_MODEL, EncodeConfig, Precision
-from clipdre.encoders import OpenClipEncoder
-from clipdre.formats.score_folder import ScoreFolder
-from clipdre.models import DTYPES, load_encoder
-from clipdre.stages.score import ScoreConfig, score
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.models.encoder import OpenClipEncoder
+from clipdre.models.load import DTYPES, load_encoder
+from clipdre.pipelines.score import ScoreConfig, score
 from clipdre.truth.pool import write_pool
 
 SIDE = 512
@@ -38,7 +38,7 @@ COLUMNS = ("similarity", "log_ratio", "kl_text")
 @contextmanager
 def loaded(encoder: OpenClipEncoder) -> Iterator[None]:
     """Runs use this encoder: loading a model is no part of a rate."""
-    with patch("clipdre.stages.score.load_encoder", return_value=encoder):
+    with patch("clipdre.pipelines.score.load_encoder", return_value=encoder):
         yield
 
 

@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 import typer
 
 from clipdre import __version__
-from clipdre.formats.manifest import Manifest, ModelRecord, ShardRecord
-from clipdre.formats.score_folder import ScoreFolder
-from clipdre.formats.tables import SAMPLE_SCHEMA, SCORE_COLUMNS
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import Manifest, ModelRecord, ShardRecord
+from clipdre.formats.folders.tables import SAMPLE_SCHEMA, SCORE_COLUMNS
 
 FILES = 100
 WORDS = np.array(["red", "blue", "dog", "photo", "of", "a", "the", "car", "in", "house", "with"])

@@ -21,8 +21,8 @@ import torch
 import typer
 
 from clipdre.config import EncodeConfig
-from clipdre.formats.shards import expand_shards
-from clipdre.stages.score import ScoreConfig, score
+from clipdre.formats.tars.shards import expand_shards
+from clipdre.pipelines.score import ScoreConfig, score
 from clipdre.truth.pool import write_pool
 
 PAIRS = 8

@@ -17,9 +17,9 @@ import atheris
 
 with atheris.instrument_imports(include=["clipdre", "tarfile"]):
     from clipdre.config import ReadConfig
-    from clipdre.formats.samples import Failure, Sample
-    from clipdre.formats.shards import iter_samples
-    from clipdre.formats.tables import failures_table
+    from clipdre.formats.folders.tables import failures_table
+    from clipdre.formats.tars.samples import Failure, Sample
+    from clipdre.formats.tars.shards import iter_samples
     from tests.corpus import KINDS
 
 CONFIGS = (

@@ -27,7 +27,7 @@ from clipdre.cli.main import app
 from clipdre.truth.pool import write_pool
 
 # What commands import when they run: once, here, and not in every copy of this process.
-LOADED = ("clipdre.stages.score", "clipdre.stages.export", "clipdre.cli.preview")
+LOADED = ("clipdre.pipelines.score", "clipdre.emitting.export", "clipdre.cli.preview")
 TINY = ["--model", "clipdre-tiny", "--device", "cpu", "--workers", "2", "--batch-size", "16"]
 
 

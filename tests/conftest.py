@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 
 from clipdre.config import TINY_MODEL, EncodeConfig
-from clipdre.formats.manifest import Manifest, ModelRecord, ShardRecord
-from clipdre.formats.query import ScoreQuery
-from clipdre.formats.score_folder import ScoreFolder
-from clipdre.formats.shards import expand_shards
-from clipdre.rules import AMOUNTS, Amount, Rule, Step
-from clipdre.stages.score import ScoreConfig, score
-from clipdre.stages.select import Selection, select
-from clipdre.stages.subset import Subset
+from clipdre.emitting.subset import Subset
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import Manifest, ModelRecord, ShardRecord
+from clipdre.formats.tars.shards import expand_shards
+from clipdre.pipelines.score import ScoreConfig, score
+from clipdre.selecting.rules import AMOUNTS, Amount, Rule, Step
+from clipdre.selecting.select import Selection, select
+from clipdre.sql.query import ScoreQuery
 from clipdre.truth.pool import write_pool
 
 REAL_SHARDS = Path(__file__).parents[2] / "shared" / "data"

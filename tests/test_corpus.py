@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 
 from clipdre.config import EmitConfig, ReadConfig
-from clipdre.formats.images import ImageError, decode_image
-from clipdre.formats.samples import Failure, printable
-from clipdre.formats.shards import iter_samples
-from clipdre.formats.storage import open_source
-from clipdre.stages.emit import write_tar_folder
+from clipdre.emitting.emit import write_tar_folder
+from clipdre.formats.files.storage import open_source
+from clipdre.formats.tars.images import ImageError, decode_image
+from clipdre.formats.tars.samples import Failure, printable
+from clipdre.formats.tars.shards import iter_samples
 from tests.conftest import read_failures, read_scores, subset_of, tiny_score
 from tests.corpus import GOOD, KINDS
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipdre.config import ReadConfig
-from clipdre.formats.samples import Failure, Reason, Sample, Stage, printable
-from clipdre.formats.shards import iter_samples
-from clipdre.formats.tables import FAILURE_SCHEMA, MAX_MESSAGE, failures_table
-from clipdre.formats.tar import Gap, Member, iter_members
+from clipdre.formats.folders.tables import FAILURE_SCHEMA, MAX_MESSAGE, failures_table
+from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage, printable
+from clipdre.formats.tars.shards import iter_samples
+from clipdre.formats.tars.tar import Gap, Member, iter_members
 from tests.conftest import png
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=140)

@@ -11,7 +11,7 @@ import pytest
 
 from clipdre.cli.terminal import harmless
 from clipdre.config import EmitConfig
-from clipdre.stages.emit import write_tar_folder
+from clipdre.emitting.emit import write_tar_folder
 from tests.conftest import pair, png, read_scores, subset_of, tiny_score, write_tar
 
 CLIPDRE = Path(sys.executable).parent / "clipdre"
@@ -58,7 +58,7 @@ def test_nothing_is_unpickled(hostile):
 
 def test_no_loader_of_ours_can_unpickle():
     """webdataset, whose decoders unpickle, is not even imported."""
-    listed = "import sys; import clipdre.cli.main, clipdre.stages.score, clipdre.stages.export"
+    listed = "import sys; import clipdre.cli.main, clipdre.pipelines.score, clipdre.emitting.export"
     code = f"{listed}; print('webdataset' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

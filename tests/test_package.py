@@ -21,7 +21,7 @@ def test_the_version_is_the_distributions():
 
 
 @pytest.mark.parametrize(
-    "module", ["clipdre.cli.main", "clipdre.stages.emit", "clipdre.stages.select"]
+    "module", ["clipdre.cli.main", "clipdre.emitting.emit", "clipdre.selecting.select"]
 )
 def test_help_and_filter_do_not_wait_for_torch(module):
     assert not {"torch", "open_clip"} & imported_by(f"import {module}")
@@ -34,7 +34,7 @@ def test_help_waits_for_nothing_heavy():
 
 def test_the_core_needs_torch_and_numpy_only():
     code = "import clipdre.core.partition, clipdre.core.divergence, clipdre.core.density_ratio"
-    found = imported_by(f"{code}, clipdre.core.selection") - imported_by("import torch, numpy")
+    found = imported_by(f"{code}, clipdre.core.allocation") - imported_by("import torch, numpy")
     assert {name.partition(".")[0] for name in found} <= {"clipdre", "torch", "numpy"}
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from clipdre.config import EmitConfig
-from clipdre.formats.tables import SCORE_COLUMNS
-from clipdre.stages.emit import write_tar_folder
+from clipdre.emitting.emit import write_tar_folder
+from clipdre.formats.folders.tables import SCORE_COLUMNS
 from tests.conftest import read_failures, read_scores, subset_of, tiny_score
 
 SAMPLES = 5111

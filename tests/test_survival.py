@@ -48,7 +48,7 @@ def test_a_step_that_does_not_heed_a_signal_is_ended_all_the_same(tmp_path):
     """One step of the interpreter may be a batch on a large model."""
     deaf = (
         "import sys, time; from pathlib import Path; from clipdre.cli import signals\n"
-        "from clipdre.formats.storage import committed\n"
+        "from clipdre.formats.files.storage import committed\n"
         "import hashlib; signals.install()\n"
         "with committed(Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('half'); print('deaf', flush=True)\n"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from clipdre.stages.demo import DemoReport
+    from clipdre.demo import DemoReport
 
 EXAMPLE = "Example:  clipdre demo /tmp/clipdre-demo"
 PLOT = "estimated-against-true.png"
@@ -26,8 +26,8 @@ def demo(
     Draws two pools of simple scenes with captions: a clean one, to compare every estimate with the
     truth, and one with planted noise, to see what each rule keeps of it.
     """
-    from clipdre.cli.plots import Panel, plot_agreement
-    from clipdre.stages.demo import demo_encode_config, run_demo
+    from clipdre.demo import demo_encode_config, run_demo
+    from clipdre.reporting.figures import Panel, plot_agreement
 
     report = run_demo(folder, pairs, seed, demo_encode_config(device, os.cpu_count() or 1))
     panels = [Panel(a.column, "true", a.true, a.estimated) for a in report.agreements]

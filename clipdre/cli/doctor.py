@@ -13,7 +13,7 @@ from clipdre.cli.read_options import IMAGE_KEY, read_config
 from clipdre.config import ReadConfig
 
 if TYPE_CHECKING:
-    from clipdre.stages.doctor import Diagnosis
+    from clipdre.doctor import Diagnosis
 
 EXAMPLE = "Example:  clipdre doctor pool && clipdre score pool -o scores"
 SHOWN = 70
@@ -41,8 +41,8 @@ def doctor(
 
     Reads as 'clipdre score' does, without a model. Exit code 1 when samples would be lost.
     """
-    from clipdre.formats.shards import expand_shards
-    from clipdre.stages.doctor import diagnose
+    from clipdre.doctor import diagnose
+    from clipdre.formats.tars.shards import expand_shards
 
     config = read_config(
         image_key, text_key, max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels
@@ -61,7 +61,7 @@ def doctor(
 def _machine(found: Diagnosis) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from clipdre.stages.doctor import ADVICE
+    from clipdre.doctor import ADVICE
 
     findings = [
         {"reason": name, **asdict(finding), "clipdre": ADVICE[name][0], "cure": ADVICE[name][1]}
@@ -72,7 +72,7 @@ def _machine(found: Diagnosis) -> dict[str, Any]:
 
 def _print(found: Diagnosis, *, decode: bool) -> None:
     from clipdre.cli.terminal import note, table
-    from clipdre.stages.doctor import ADVICE
+    from clipdre.doctor import ADVICE
 
     said = f"{found.samples:,} samples in {found.shards:,} shards, {found.good:,} good"
     rows = [

@@ -39,11 +39,11 @@ def emit(
     """
     from clipdre.cli.terminal import note
     from clipdre.errors import SelectionError
-    from clipdre.formats.manifest import read_complete_manifest
+    from clipdre.formats.folders.folder import ScoreFolder
+    from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.formats.name_lists import read_names
-    from clipdre.formats.query import ScoreQuery
-    from clipdre.formats.score_folder import ScoreFolder
-    from clipdre.stages.listed import select_listed
+    from clipdre.selecting.listed import select_listed
+    from clipdre.sql.query import ScoreQuery
 
     if output is None:
         raise typer.BadParameter("name a folder or file, or - for stdout", param_hint="--output")

@@ -13,7 +13,7 @@ import typer
 from clipdre.config import EmitConfig, SubsetFormat
 
 if TYPE_CHECKING:
-    from clipdre.stages.select import Selection
+    from clipdre.selecting.select import Selection
 
 STDOUT = "-"
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -76,12 +76,12 @@ def write_subset(
     overwrite: bool,
 ) -> None:
     """Write what is kept, and print where."""
+    from clipdre.emitting.emit import write_tar_folder
+    from clipdre.emitting.export import WRITERS
+    from clipdre.emitting.relocate import relocated
+    from clipdre.emitting.subset import Subset
     from clipdre.errors import OutputError
-    from clipdre.formats.shards import expand_shards
-    from clipdre.stages.emit import write_tar_folder
-    from clipdre.stages.export import WRITERS
-    from clipdre.stages.relocate import relocated
-    from clipdre.stages.subset import Subset
+    from clipdre.formats.tars.shards import expand_shards
 
     if not len(selection):
         raise OutputError("nothing is kept, so nothing is written: loosen --where")
@@ -109,9 +109,9 @@ def _tell(summary: dict[str, object], output: str) -> None:
 @contextmanager
 def _opened(output: str, overwrite: bool) -> Iterator[BinaryIO]:
     from clipdre.errors import OutputError
-    from clipdre.formats.outputs import output_folder
-    from clipdre.formats.remote import is_remote
-    from clipdre.formats.storage import committed
+    from clipdre.formats.files.outputs import output_folder
+    from clipdre.formats.files.remote import is_remote
+    from clipdre.formats.files.storage import committed
 
     if output == STDOUT:
         yield sys.stdout.buffer

@@ -9,11 +9,11 @@ import typer
 from clipdre.cli import emit_options as write
 from clipdre.cli import select_options as keep
 from clipdre.config import TIME_LIMIT, EmitConfig, SubsetFormat
-from clipdre.rules import AMOUNTS, Rule, Step, parse_amount
+from clipdre.selecting.rules import AMOUNTS, Rule, Step, parse_amount
 
 if TYPE_CHECKING:
-    from clipdre.formats.query import ScoreQuery
-    from clipdre.stages.select import Selection
+    from clipdre.selecting.select import Selection
+    from clipdre.sql.query import ScoreQuery
 
 EXAMPLE = "Example:  clipdre filter scores --where 'width >= 200' --by log_ratio --top 30% -o kept"
 
@@ -53,10 +53,10 @@ def filter_scores(
     from the source shards. Prints the path it wrote.
     """
     from clipdre.cli.preview import show
-    from clipdre.formats.manifest import read_complete_manifest
-    from clipdre.formats.query import ScoreQuery
-    from clipdre.formats.score_folder import ScoreFolder
-    from clipdre.stages.select import select
+    from clipdre.formats.folders.folder import ScoreFolder
+    from clipdre.formats.folders.manifest import read_complete_manifest
+    from clipdre.selecting.select import select
+    from clipdre.sql.query import ScoreQuery
 
     recipes = recipe or []
     if output is None and not dry_run:
@@ -99,7 +99,7 @@ def _recipe_rule(
     where: str | None,
     seed: int,
 ) -> Rule:
-    from clipdre.formats.recipes import read_recipe
+    from clipdre.selecting.recipes import read_recipe
 
     for option in options:
         if "=" not in option:

@@ -12,8 +12,8 @@ import typer
 from clipdre.cli.terminal import note, table
 
 if TYPE_CHECKING:
-    from clipdre.stages.select import Selection
-    from clipdre.stages.whatif import Comparison, Preview
+    from clipdre.selecting.preview import Comparison, Preview
+    from clipdre.selecting.select import Selection
 
 SHOWN_SHARDS = 5
 SHOWN_CAPTION = 60
@@ -21,7 +21,7 @@ SHOWN_CAPTION = 60
 
 def show(selections: Sequence[Selection], *, as_json: bool) -> None:
     """What each selection keeps, and how they differ where there are several."""
-    from clipdre.stages.whatif import compare, preview
+    from clipdre.selecting.preview import compare, preview
 
     previews = [preview(selection) for selection in selections]
     comparison = compare(selections) if len(selections) > 1 else None

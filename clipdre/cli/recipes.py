@@ -16,7 +16,7 @@ def recipes(
 ) -> None:
     """List the published rules that 'clipdre filter --recipe' knows, or print one."""
     from clipdre.cli.terminal import table
-    from clipdre.formats.recipes import read_recipe, recipe_names, recipe_text
+    from clipdre.selecting.recipes import read_recipe, recipe_names, recipe_text
 
     if name is not None:
         typer.echo(recipe_text(name), nl=False)

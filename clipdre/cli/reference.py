@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from clipdre.stages.report import ReferenceReport
+    from clipdre.estimating.check import ReferenceReport
 
 EXAMPLE = "Example:  clipdre reference scores --plot errors.png"
 
@@ -28,12 +28,12 @@ def reference(
     Claimed errors come from the folds of the bulk. Where embeddings are kept, some rows are checked
     against exact as well: as they are, with twice the near counterparts, with twice the bulk.
     """
-    from clipdre.cli.plots import Panel, plot_agreement
     from clipdre.cli.terminal import note
     from clipdre.errors import OutputError
-    from clipdre.formats.manifest import read_complete_manifest
-    from clipdre.formats.score_folder import ScoreFolder
-    from clipdre.stages.report import report
+    from clipdre.estimating.check import report
+    from clipdre.formats.folders.folder import ScoreFolder
+    from clipdre.formats.folders.manifest import read_complete_manifest
+    from clipdre.reporting.figures import Panel, plot_agreement
 
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise typer.BadParameter("name a .png or .svg file", param_hint="--plot")

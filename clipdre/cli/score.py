@@ -25,8 +25,8 @@ from clipdre.config import (
 )
 
 if TYPE_CHECKING:
-    from clipdre.formats.manifest import Manifest
-    from clipdre.formats.query import ScoreQuery
+    from clipdre.formats.folders.manifest import Manifest
+    from clipdre.sql.query import ScoreQuery
 
 SHOWN = ("similarity", "log_ratio", "kl_image", "kl_text", "klr_image", "klr_text")
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -79,8 +79,8 @@ def score(
         "max_bad_fraction": max_bad_fraction,
     }
     if embeddings is not None:
-        from clipdre.stages.ingest import open_embeddings
-        from clipdre.stages.score import score_embeddings
+        from clipdre.encoding.ingest import open_embeddings
+        from clipdre.pipelines.score import score_embeddings
 
         source = open_embeddings(embeddings, arch.value, logit_scale, logit_bias)
         manifest = score_embeddings(source, output, estimate, device=device, **options)
@@ -109,9 +109,9 @@ def _score_shards(
     options: dict[str, Any],
 ) -> Manifest:
     from clipdre.cli.terminal import note
-    from clipdre.formats.shards import expand_shards
-    from clipdre.stages.score import ScoreConfig
-    from clipdre.stages.score import score as run
+    from clipdre.formats.tars.shards import expand_shards
+    from clipdre.pipelines.score import ScoreConfig
+    from clipdre.pipelines.score import score as run
 
     if encode.model == TINY_MODEL:
         note(f"{TINY_MODEL} knows drawn shapes only: its scores of real images mean nothing")
@@ -161,8 +161,8 @@ def print_summary(manifest: Manifest, output: Path) -> None:
     from collections import Counter
 
     from clipdre.cli.terminal import note, table
-    from clipdre.formats.query import ScoreQuery
-    from clipdre.formats.score_folder import ScoreFolder
+    from clipdre.formats.folders.folder import ScoreFolder
+    from clipdre.sql.query import ScoreQuery
 
     failures: Counter[str] = Counter()
     for shard in manifest.shards:

@@ -58,7 +58,7 @@ def _watch(heard: socket.socket, tells: socket.socket) -> None:
 
 
 def _end(number: int) -> NoReturn:
-    from clipdre.formats.storage import abandon
+    from clipdre.formats.files.storage import abandon
 
     abandon()
     say()

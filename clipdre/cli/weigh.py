@@ -31,9 +31,9 @@ def weigh(
     """
     from clipdre.cli.terminal import note, table
     from clipdre.errors import OutputError
-    from clipdre.formats.manifest import read_complete_manifest
-    from clipdre.formats.score_folder import ScoreFolder
-    from clipdre.stages.weigh import weigh as run
+    from clipdre.formats.folders.folder import ScoreFolder
+    from clipdre.formats.folders.manifest import read_complete_manifest
+    from clipdre.pipelines.weigh import weigh as run
 
     if output.is_dir() or (output.exists() and not overwrite):
         raise OutputError(f"{output} exists: choose another --output, or give --overwrite")

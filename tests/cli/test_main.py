@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clipdre.formats.manifest import read_manifest
+from clipdre.formats.folders.manifest import read_manifest
 from tests.conftest import pair, write_tar
 
 CLIPDRE = Path(sys.executable).parent / "clipdre"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from clipdre.formats.images import ImageError, decode_image
+from clipdre.formats.tars.images import ImageError, decode_image
 from clipdre.truth.pool import CLEAN, NOISE, UNINFORMATIVE, write_pool
 from clipdre.truth.world import ATTRIBUTES, sample_pairs
 

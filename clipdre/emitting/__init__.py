@@ -1,0 +1,1 @@
+"""Subsets to shards, files and streams."""

@@ -1,0 +1,131 @@
+"""A subset as one file or stream: keys, uids, a table, or a tar."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+
+from clipdre.config import SubsetFormat
+from clipdre.emitting.emit import new_keys, sample_bytes
+from clipdre.emitting.subset import Subset
+from clipdre.formats.tars.spans import end_archive
+from clipdre.formats.uids import DIGITS, UID, UidFile
+from clipdre.sql.query import FILE, ROW
+
+KEY_SEPARATOR = "/"
+HAS_UID = f"coalesce(regexp_matches(uid, '{UID}'), false)"
+
+
+def write_keys(subset: Subset, out: BinaryIO) -> None:
+    """One ``shard/key`` per line: keys alone may repeat from shard to shard."""
+    for batch in subset.batches(["shard", "key"]):
+        pairs = zip(batch["shard"].to_pylist(), batch["key"].to_pylist(), strict=True)
+        out.write("".join(f"{shard}{KEY_SEPARATOR}{key}\n" for shard, key in pairs).encode())
+
+
+def write_uids(subset: Subset, out: BinaryIO) -> None:
+    """DataComp's subset file (.npy): the kept uids, sorted, each once."""
+    file = UidFile(len(subset.selection))
+    for batch in subset.batches(["uid"]):
+        file.add(batch["uid"])
+    if file.without:
+        (shard, key), *_ = subset.selection.rows.wide().all(
+            f"SELECT shard, key FROM {{rows}} WHERE NOT {HAS_UID} ORDER BY key_hash LIMIT 1"
+        )
+        warnings.warn(
+            f"{file.without:,} of the {len(subset.selection):,} kept samples have no uid of up to "
+            f"{DIGITS} hex digits (for instance {shard}{KEY_SEPARATOR}{key}): they are left out",
+            stacklevel=2,
+        )
+    file.write(out)
+
+
+def _tables(subset: Subset) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """The kept rows without their places; the schema is there even when no row is."""
+    batches = subset.batches()
+    first = next(batches, None)
+    if first is None:
+        return pa.schema([]), iter(())
+
+    def every() -> Iterator[pa.RecordBatch]:
+        yield first.drop_columns([FILE, ROW])
+        for batch in batches:
+            yield batch.drop_columns([FILE, ROW])
+
+    return first.drop_columns([FILE, ROW]).schema, every()
+
+
+def write_parquet(subset: Subset, out: BinaryIO) -> None:
+    """The kept rows as one Parquet file."""
+    schema, batches = _tables(subset)
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def write_arrow(subset: Subset, out: BinaryIO) -> None:
+    """The kept rows as an Arrow IPC stream."""
+    schema, batches = _tables(subset)
+    with pa.ipc.new_stream(out, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def write_csv(subset: Subset, out: BinaryIO) -> None:
+    """The kept rows as CSV with a header; columns that hold lists or structs as JSON."""
+    schema, batches = _tables(subset)
+    flat = pa.schema([f.with_type(pa.string()) if _nested(f) else f for f in schema])
+    with pc.CSVWriter(out, flat) as writer:
+        for batch in batches:
+            columns = [
+                pa.array([json.dumps(v) for v in column.to_pylist()]) if _nested(field) else column
+                for field, column in zip(schema, batch.columns, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=flat))
+
+
+def _nested(field: pa.Field) -> bool:
+    return bool(pa.types.is_nested(field.type))
+
+
+def write_jsonl(subset: Subset, out: BinaryIO) -> None:
+    """The kept rows as one JSON object per line; what is no number in JSON is null."""
+    _, batches = _tables(subset)
+    for batch in batches:
+        lines = [
+            json.dumps(_json(row), ensure_ascii=False, default=str) for row in batch.to_pylist()
+        ]
+        out.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def _json(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def write_tar_stream(subset: Subset, out: BinaryIO) -> None:
+    """The kept samples as one tar, in pool order."""
+    written = 0
+    collisions = subset.collisions()
+    for batch in subset.batches(["shard", "key", "offset", "nbytes"]):
+        table = pa.Table.from_batches([batch])
+        for data in sample_bytes(subset, table, new_keys(table, collisions)):
+            written += out.write(data)
+    end_archive(out, written)
+
+
+WRITERS: dict[SubsetFormat, Callable[[Subset, BinaryIO], None]] = {
+    SubsetFormat.TAR: write_tar_stream,
+    SubsetFormat.KEYS: write_keys,
+    SubsetFormat.UIDS: write_uids,
+    SubsetFormat.PARQUET: write_parquet,
+    SubsetFormat.ARROW: write_arrow,
+    SubsetFormat.CSV: write_csv,
+    SubsetFormat.JSONL: write_jsonl,
+}

@@ -1,0 +1,102 @@
+"""Kept samples whose tars lie elsewhere, or were never scored themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from clipdre.emitting.subset import Subset
+from clipdre.errors import InputError
+from clipdre.formats.files.storage import identify, open_source
+from clipdre.formats.tars.locate import Located, locate
+from clipdre.formats.tars.shards import shard_name
+from clipdre.formats.tars.spans import Source
+from clipdre.selecting.select import Selection
+from clipdre.sql.query import FILE, ROW
+
+
+def relocated(selection: Selection, urls: Sequence[str]) -> Subset:
+    """The subset with its samples taken from the tars `urls`.
+
+    Where these are the scored ones, moved (each name is there, of the same size), spans stay as
+    they are; else samples are looked for by uid, else by key.
+
+    Raises
+    ------
+    InputError
+        When a kept sample is in none of them.
+    """
+    sources = {shard_name(url): Source(url, identify(url).nbytes, None) for url in urls}
+    manifest = selection.query.manifest
+    same = "embeddings" not in manifest.settings["read"] and all(
+        shard.name in sources and sources[shard.name].nbytes == shard.nbytes
+        for shard in manifest.shards
+    )
+    return (
+        Subset(selection, sources) if same else _SearchedSubset(selection, list(sources.values()))
+    )
+
+
+class _SearchedSubset(Subset):
+    """Samples that were looked for in other tars; they come in the order of these."""
+
+    def __init__(self, selection: Selection, sources: Sequence[Source]) -> None:
+        super().__init__(selection)
+        self._sources = sources
+        batches = list(selection.rows.batches())
+        kept = pa.Table.from_batches(batches) if batches else None
+        # uids repeat where a pool holds exact duplicates: each of them is to be found.
+        rows: dict[str, list[int]] = {}
+        names = zip(kept["uid"].to_pylist(), kept["key"].to_pylist(), strict=True) if kept else ()
+        for row, (uid, key) in enumerate(names):
+            rows.setdefault(uid or key, []).append(row)
+        self._parts = []
+        for index, source in enumerate(sources):
+            with open_source(source.url) as file:
+                found = list(locate(file, rows.__contains__))
+            taken = [(s, rows.get(s.uid or "") or rows.get(s.key)) for s in found]
+            here = [(sample, left.pop(0)) for sample, left in taken if left]
+            if here and kept is not None:
+                table = kept.take(pa.array([row for _, row in here]))
+                samples = [sample for sample, _ in here]
+                self._parts.append(_moved(table, index, shard_name(source.url), samples))
+        lost = [name for name, left in rows.items() for _ in left]
+        if lost:
+            raise InputError(
+                f"{len(lost):,} of {len(selection):,} kept samples are in none of the --shards "
+                f"(for instance {lost[0]}): name all tars of the pool"
+            )
+
+    def batches(
+        self, columns: Sequence[str] | None = None, shuffle: int | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """As of `Subset`, in the order of the tars."""
+        table = pa.concat_tables(self._parts)
+        if columns is not None:
+            table = table.select([FILE, ROW, *columns])
+        if shuffle is not None:
+            table = table.take(pa.array(np.random.default_rng(shuffle).permutation(len(table))))
+        yield from table.combine_chunks().to_batches()
+
+    def check(self) -> None:
+        """Nothing to find: the tars have just been read."""
+
+    def source(self, index: int) -> Source:
+        """The tar of that index among those that were searched."""
+        return self._sources[index]
+
+
+def _moved(table: pa.Table, index: int, shard: str, samples: Sequence[Located]) -> pa.Table:
+    """The rows of `table` with the place of each sample in another tar."""
+    columns = {
+        FILE: [index] * len(samples),
+        "shard": [shard] * len(samples),
+        "offset": [sample.offset for sample in samples],
+        "nbytes": [sample.nbytes for sample in samples],
+    }
+    for name, column in columns.items():
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, name, pa.array(column, table.schema.field(at).type))
+    return table

@@ -1,0 +1,294 @@
+"""Shards to embeddings: read, decode ahead in threads, encode in batches, commit shard by shard."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from clipdre.config import Decode, EncodeConfig, ReadConfig
+from clipdre.errors import ModelError
+from clipdre.formats.folders.embeddings import EmbeddingFiles, Half
+from clipdre.formats.folders.manifest import ModelRecord, ShardRecord
+from clipdre.formats.folders.tables import SAMPLE_SCHEMA, failures_table, key_hashes, write_table
+from clipdre.formats.tars.images import ImageError, decode_image
+from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage, printable
+from clipdre.formats.tars.shards import read_samples
+from clipdre.models.encoder import Encoder
+from clipdre.progress import Progress
+
+# Of a shard whose decoding dies.
+ATTEMPTS = 2
+# Of the model's own size, at least, that a JPEG is scaled down to by its decoder: the pixels the
+# model sees are then within 1 % of full scale (root mean square) of those of exact decoding.
+DETAIL = 2
+# That wait to be encoded together.
+CAPTIONS = 4096
+NOTHING = torch.empty(0)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A sample whose image is ready for the model."""
+
+    sample: Sample
+    width: int
+    height: int
+    pixels: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class ShardEmbeddings:
+    """What has come of one shard.
+
+    Attributes
+    ----------
+    seen : int
+        Samples found, counted where they come in: each must be a row or a failure.
+    images, texts : fp16 arrays of shape (rows, d)
+    samples : pa.Table
+        The rows' sample columns.
+    """
+
+    seen: int
+    images: Half
+    texts: Half
+    samples: pa.Table
+    failures: list[Failure]
+
+
+def unread(failure: Failure, model: ModelRecord) -> ShardEmbeddings:
+    """A shard of which nothing has come but a failure."""
+    nothing = np.empty((0, model.embedding_dim), np.float16)
+    return ShardEmbeddings(1, nothing, nothing, SAMPLE_SCHEMA.empty_table(), [failure])
+
+
+class _WorkerDiedError(Exception):
+    """A decoding worker ended by an error that is none of its sample's known ones."""
+
+
+def _halved(size: int, error: Exception) -> int:
+    """Half a batch that did not fit into the device's memory; `ModelError` where none does."""
+    if size == 1:
+        raise ModelError(
+            "one pair alone does not fit into the device's memory: choose a smaller model, "
+            "--precision bf16, or --device cpu"
+        ) from error
+    torch.cuda.empty_cache()
+    warnings.warn(
+        f"a batch of {size} does not fit into the device's memory: going on with {size // 2}; "
+        f"--batch-size {size // 2} would have begun there",
+        stacklevel=2,
+    )
+    return size // 2
+
+
+@dataclass
+class _InParts:
+    """Encodes rows in parts that fit into the device's memory."""
+
+    encode: Callable[[Sequence[Tensor]], Tensor]
+    most: int
+
+    def __call__(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        """`n` rows to vectors in fp16, shapes (n', d); they stay on the device."""
+        parts = []
+        while rows:
+            part = rows[: self.most]
+            try:
+                parts.append(self.encode(part).half())
+            except torch.cuda.OutOfMemoryError as error:
+                self.most = _halved(len(part), error)
+                continue
+            rows = rows[len(part) :]
+        return parts
+
+
+class _Rows:
+    """The rows of a shard as they are encoded.
+
+    Captions wait for one another: the more there are, the better short ones go with short ones.
+    """
+
+    def __init__(self, shard: str, encoder: Encoder, batch_size: int) -> None:
+        self._shard = shard
+        self._dim = encoder.record.embedding_dim
+        self._encode_images = _InParts(encoder.encode_images, batch_size)
+        self._encode_texts = _InParts(encoder.encode_texts, CAPTIONS)
+        self._samples: list[Decoded] = []
+        self._waiting: list[Tensor] = []
+        self._images: list[Tensor] = []
+        self._texts: list[Tensor] = []
+
+    def add(self, batch: Sequence[Decoded]) -> None:
+        """Encode a batch's images, and its captions once there are enough."""
+        self._images += self._encode_images([record.pixels for record in batch])
+        self._waiting += [record.tokens for record in batch]
+        self._samples += [replace(r, pixels=NOTHING, tokens=NOTHING) for r in batch]
+        if len(self._waiting) >= CAPTIONS:
+            self._read_captions()
+
+    def _read_captions(self) -> None:
+        self._texts += self._encode_texts(self._waiting)
+        self._waiting = []
+
+    def finished(self, seen: int, failures: list[Failure]) -> ShardEmbeddings:
+        """All rows, and the failures with those samples of which the model makes no vector."""
+        self._read_captions()
+        images, texts = _stacked(self._images, self._dim), _stacked(self._texts, self._dim)
+        finite = np.isfinite(np.hstack([images, texts])).all(axis=1)
+        good = [self._samples[n] for n in np.flatnonzero(finite)]
+        bad = [self._samples[n] for n in np.flatnonzero(~finite)]
+        failures = failures + [_not_finite(record.sample) for record in bad]
+        hashes = key_hashes(self._shard, [printable(record.sample.key) for record in good])
+        rows = [self._row(r, int(value)) for r, value in zip(good, hashes, strict=True)]
+        samples = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
+        return ShardEmbeddings(seen, images[finite], texts[finite], samples, failures)
+
+    def _row(self, record: Decoded, key_hash: int) -> dict[str, object]:
+        sample = record.sample
+        return {
+            "key": printable(sample.key),
+            "uid": sample.uid and printable(sample.uid),
+            "shard": self._shard,
+            "offset": sample.offset,
+            "nbytes": sample.nbytes,
+            "caption": sample.caption,
+            "width": record.width,
+            "height": record.height,
+            "key_hash": key_hash,
+        }
+
+
+def encode_shard(
+    shard: ShardRecord,
+    encoder: Encoder,
+    read: ReadConfig,
+    encode: EncodeConfig,
+    progress: Progress,
+) -> ShardEmbeddings:
+    """Encode one shard.
+
+    A shard that cannot be opened or breaks off is a failure row, not an error.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            return _encode_shard(shard, encoder, read, encode, progress)
+        except _WorkerDiedError as error:  # noqa: PERF203
+            reason = str(error)
+    message = f"a decoding worker died, {ATTEMPTS} times: {reason}"
+    return unread(Failure("", 0, Stage.DECODE, Reason.WORKER_DIED, message), encoder.record)
+
+
+def _encode_shard(
+    shard: ShardRecord,
+    encoder: Encoder,
+    read: ReadConfig,
+    encode: EncodeConfig,
+    progress: Progress,
+) -> ShardEmbeddings:
+    rows = _Rows(shard.name, encoder, encode.batch_size)
+    failures, seen, position = list[Failure](), 0, 0
+    with ThreadPoolExecutor(max(1, encode.workers)) as threads:
+        records = _decode_ahead(
+            read_samples(shard.url, read), encoder, read, threads, 3 * encode.batch_size
+        )
+        while window := list(islice(records, encode.batch_size)):
+            seen += len(window)
+            failures += [record for record in window if isinstance(record, Failure)]
+            rows.add([record for record in window if isinstance(record, Decoded)])
+            reached = max(position, *(_end(record) for record in window))
+            progress.advance(reached - position, len(window))
+            position = reached
+    progress.advance(max(0, shard.nbytes - position))
+    return rows.finished(seen, failures)
+
+
+def commit_shard(
+    found: ShardEmbeddings,
+    shard: ShardRecord,
+    files: EmbeddingFiles,
+    failures: Path,
+    facts: dict[str, str],
+) -> ShardRecord:
+    """Write one shard's failures and embeddings; returns its record with the counts."""
+    if len(found.samples) + len(found.failures) != found.seen:
+        raise RuntimeError(
+            f"{shard.name}: {len(found.samples)} rows and {len(found.failures)} failures "
+            f"of {found.seen} samples; this is an error in clipdre"
+        )
+    ordered = sorted(found.failures, key=lambda failure: failure.offset)
+    counts = Counter(failure.reason.value for failure in ordered)
+    write_table(failures_table(ordered), failures)
+    files.write(found.images, found.texts, found.samples, facts)
+    return replace(shard, rows=len(found.samples), failures=dict(sorted(counts.items())))
+
+
+def _decode_ahead(
+    records: Iterable[Sample | Failure],
+    encoder: Encoder,
+    config: ReadConfig,
+    threads: ThreadPoolExecutor,
+    ahead: int,
+) -> Iterator[Decoded | Failure]:
+    """Decode in threads, in order, at most `ahead` samples before they are asked for."""
+    pending: deque[Future[Decoded | Failure] | Failure] = deque()
+    for record in records:
+        if isinstance(record, Failure):
+            pending.append(record)
+        else:
+            pending.append(threads.submit(decode, record, encoder, config))
+        if len(pending) >= ahead:
+            yield _settled(pending.popleft())
+    while pending:
+        yield _settled(pending.popleft())
+
+
+def _settled(item: Future[Decoded | Failure] | Failure) -> Decoded | Failure:
+    if isinstance(item, Failure):
+        return item
+    try:
+        return item.result()
+    except Exception as error:  # whatever it is, it is no fault of the other shards
+        raise _WorkerDiedError(f"{type(error).__name__}: {error}") from error
+
+
+def decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | Failure:
+    """All that a sample costs before its batch is encoded; in any thread."""
+    try:
+        found = decode_image(
+            sample.image,
+            max_pixels=config.max_pixels,
+            max_aspect_ratio=config.max_aspect_ratio,
+            smallest=DETAIL * encoder.image_size if config.decode is Decode.FAST else None,
+        )
+    except ImageError as error:
+        return Failure(sample.key, sample.offset, Stage.DECODE, error.reason, str(error))
+    pixels, tokens = encoder.preprocess(found.image), encoder.tokenize(sample.caption)
+    return Decoded(replace(sample, image=b""), found.width, found.height, pixels, tokens)
+
+
+def _not_finite(sample: Sample) -> Failure:
+    message = "the model gives NaN, infinity or a zero vector; try --precision fp32"
+    return Failure(sample.key, sample.offset, Stage.ENCODE, Reason.NON_FINITE_EMBEDDING, message)
+
+
+def _end(record: Decoded | Failure) -> int:
+    if isinstance(record, Failure):
+        return record.offset
+    return record.sample.offset + record.sample.nbytes
+
+
+def _stacked(parts: list[Tensor], dim: int) -> Half:
+    stacked: Half = torch.cat(parts).cpu().numpy() if parts else np.empty((0, dim), np.float16)
+    return stacked

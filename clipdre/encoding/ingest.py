@@ -1,0 +1,122 @@
+"""Embeddings made elsewhere to embeddings of a run: checked, scaled to unit length, copied."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from clipdre.core.density_ratio import unit
+from clipdre.encoding.encode import ShardEmbeddings, unread
+from clipdre.errors import InputError, ModelError
+from clipdre.formats.folders.embeddings import Half
+from clipdre.formats.folders.manifest import ModelRecord, ShardRecord
+from clipdre.formats.folders.precomputed import (
+    ARCHITECTURES,
+    DATACOMP_SCALE,
+    DataCompLayout,
+    Layout,
+    UnreadableError,
+    find_layout,
+    sample_table,
+)
+from clipdre.formats.folders.tables import key_hashes
+from clipdre.formats.tars.samples import Failure, Reason, Stage
+from clipdre.progress import Progress
+
+
+@dataclass(frozen=True)
+class EmbeddingSource:
+    """A folder of embeddings, and the model that made them."""
+
+    layout_reader: Layout
+    model: ModelRecord
+
+    @property
+    def layout(self) -> str:
+        """Name of the layout, for the manifest."""
+        return type(self.layout_reader).__name__.removesuffix("Layout")
+
+    def files(self) -> list[str]:
+        """The table of each file of embeddings, in order."""
+        return [str(path) for path in self.layout_reader.files()]
+
+    def read(self, shard: ShardRecord, progress: Progress) -> ShardEmbeddings:
+        """One file; one that is damaged is a failure row, not an error."""
+        try:
+            images, texts, columns = self.layout_reader.read(Path(shard.url))
+        except UnreadableError as error:
+            return self._failed(Reason.BROKEN_FILE, str(error))
+        finally:
+            progress.advance(shard.nbytes)
+        rows, dim = len(columns), self.model.embedding_dim
+        if not images.shape == texts.shape == (rows, dim):
+            shapes = f"images {images.shape}, texts {texts.shape}, table ({rows}, {dim})"
+            return self._failed(Reason.MISALIGNED_ROWS, f"rows do not align: {shapes}")
+        return _checked(_unit(images), _unit(texts), columns, shard.name)
+
+    def _failed(self, reason: Reason, message: str) -> ShardEmbeddings:
+        return unread(Failure("", 0, Stage.READ, reason, message), self.model)
+
+
+def open_embeddings(
+    folder: Path, architecture: str, logit_scale: float | None, logit_bias: float
+) -> EmbeddingSource:
+    """Embeddings of a folder, in whichever layout they are.
+
+    Raises
+    ------
+    InputError
+        When the folder has no known layout, or none of its files can be read.
+    ModelError
+        When the logit scale of the model is neither given nor known.
+    """
+    layout = find_layout(folder, architecture)
+    name = "unknown"
+    if isinstance(layout, DataCompLayout):
+        name = f"{ARCHITECTURES[architecture]} (openai)"
+        logit_scale = DATACOMP_SCALE if logit_scale is None else logit_scale
+    if logit_scale is None:
+        raise ModelError(
+            "the embeddings do not say the logit scale of their model: give --logit-scale (100 for "
+            "OpenAI's and most CLIP models), and --logit-bias for SigLIP"
+        )
+    dim = _dim(layout, folder)
+    digest = f"{type(layout).__name__} {name} {dim} {logit_scale} {logit_bias}"
+    model = ModelRecord(name, None, digest, dim, logit_scale, logit_bias, "as given", {})
+    return EmbeddingSource(layout, model)
+
+
+def _dim(layout: Layout, folder: Path) -> int:
+    for path in layout.files():
+        with suppress(UnreadableError, IndexError):
+            return int(layout.read(path)[0].shape[1])
+    raise InputError(f"none of the embedding files in {folder} can be read")
+
+
+def _unit(vectors: npt.NDArray[np.floating]) -> Half:
+    rows: Half = unit(torch.from_numpy(vectors.astype(np.float32))).half().numpy()
+    return rows
+
+
+def _checked(images: Half, texts: Half, columns: pa.Table, shard: str) -> ShardEmbeddings:
+    """Rows with two finite vectors; the others, zero vectors among them, are failures."""
+    good = np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1)
+    keys = [str(key) for key in columns["key"].to_pylist()]
+    failures = [
+        Failure(
+            keys[row],
+            int(row),
+            Stage.READ,
+            Reason.NON_FINITE_EMBEDDING,
+            "NaN, infinity or a zero vector",
+        )
+        for row in np.flatnonzero(~good)
+    ]
+    table = sample_table(columns, shard, key_hashes(shard, keys)).filter(pa.array(good))
+    return ShardEmbeddings(len(columns), images[good], texts[good], table, failures)

@@ -1,0 +1,1 @@
+"""Embeddings to references and scores."""

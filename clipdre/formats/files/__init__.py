@@ -1,0 +1,1 @@
+"""Files on disks and in stores: open, commit, lock."""

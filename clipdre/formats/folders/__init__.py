@@ -1,0 +1,1 @@
+"""Score folders: manifest, tables, embeddings, references."""

@@ -1,0 +1,156 @@
+"""Stored embeddings in the layout of clip-retrieval: ``img_emb/``, ``text_emb/``, ``metadata/``."""
+
+from __future__ import annotations
+
+import mmap
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from clipdre.core.density_ratio import unit
+from clipdre.formats.files.storage import committed
+from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY, read_facts, write_table
+
+Modality = Literal["img", "text"]
+Half = npt.NDArray[np.float16]
+NPY_HEADER_BYTES = 128
+
+
+@dataclass(frozen=True)
+class EmbeddingFiles:
+    """Paths of one shard's embeddings: number `index` of `count`."""
+
+    folder: Path
+    index: int
+    count: int
+
+    @property
+    def _number(self) -> str:
+        return str(self.index).zfill(len(str(self.count)))
+
+    def array(self, modality: Modality) -> Path:
+        """The unit vectors, fp16 of shape (rows, d)."""
+        return self.folder / f"{modality}_emb" / f"{modality}_emb_{self._number}.npy"
+
+    @property
+    def metadata(self) -> Path:
+        """The rows' sample columns; written last, it marks the shard as encoded."""
+        return self.folder / "metadata" / f"metadata_{self._number}.parquet"
+
+    def write(self, images: Half, texts: Half, samples: pa.Table, facts: Mapping[str, str]) -> None:
+        """Commit one shard's embeddings; `facts` say of which shard and settings they are."""
+        for modality, vectors in (("img", images), ("text", texts)):
+            with (
+                committed(self.array(cast("Modality", modality))) as temporary,
+                open(temporary, "wb") as file,
+            ):
+                np.save(file, vectors)
+        names = [CLIP_RETRIEVAL_KEY if n == "key" else n for n in samples.column_names]
+        write_table(samples.rename_columns(names), self.metadata, facts)
+
+    def facts(self) -> dict[str, str]:
+        """What `write` was told; empty when the shard is not encoded yet."""
+        return read_facts(self.metadata)
+
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Key hashes of the shard's rows, shape (rows,)."""
+        hashes: npt.NDArray[np.uint64] = pq.read_table(self.metadata, columns=["key_hash"])[
+            "key_hash"
+        ].to_numpy()
+        return hashes
+
+    def samples(self) -> pa.Table:
+        """The sample columns of the shard's rows."""
+        table = pq.read_table(self.metadata)
+        names = ["key" if name == CLIP_RETRIEVAL_KEY else name for name in table.column_names]
+        return table.rename_columns(names).replace_schema_metadata(None)
+
+
+def embedding_files(folder: Path, count: int) -> list[EmbeddingFiles]:
+    """The files of all `count` shards in a folder, in order."""
+    return [EmbeddingFiles(folder, index, count) for index in range(count)]
+
+
+class Pool:
+    """All pairs of a run, shard behind shard, read from disk as they are needed."""
+
+    def __init__(self, shards: Sequence[EmbeddingFiles]) -> None:
+        self.shards = shards
+        self._arrays: dict[Modality, list[Half]] = {
+            "img": [map_array(shard.array("img")) for shard in shards],
+            "text": [map_array(shard.array("text")) for shard in shards],
+        }
+        self.starts = [0, *accumulate(len(array) for array in self._arrays["img"])]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of an embedding."""
+        return int(self._arrays["img"][0].shape[1])
+
+    def read(self, modality: Modality, start: int, stop: int) -> torch.Tensor:
+        """Unit vectors of rows `start` to `stop`, float32 of shape (stop - start, d)."""
+        arrays = self._arrays[modality]
+        parts: list[Half] = []
+        shard = bisect_right(self.starts, start) - 1
+        while start < stop:
+            first = self.starts[shard]
+            part = arrays[shard][start - first : stop - first]
+            parts.append(part)
+            start += len(part)
+            shard += 1
+        return unit_rows(np.concatenate(parts))
+
+    def take(self, modality: Modality, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Unit vectors of the given rows in any order, float32 of shape (len(rows), d)."""
+        order = np.argsort(rows)
+        ascending = rows[order]
+        taken = np.empty((len(rows), self.dim), np.float16)
+        bounds = np.searchsorted(ascending, self.starts)
+        for array, first, (low, high) in zip(
+            self._arrays[modality], self.starts, pairwise(bounds), strict=False
+        ):
+            taken[order[low:high]] = array[ascending[low:high] - first]
+        return unit_rows(taken)
+
+    def tiles(self, modality: Modality, size: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """All rows in order, `size` at a time, each tile with the index of its first row."""
+        for start in range(0, len(self), size):
+            yield start, self.read(modality, start, min(start + size, len(self)))
+        self.release(modality)
+
+    def release(self, modality: Modality) -> None:
+        """Give back the memory of what was read; a pass over the pool ends with it."""
+        for array in self._arrays[modality]:
+            release(array)
+
+
+def map_array(path: Path) -> npt.NDArray[Any]:
+    """An array on disk, mapped; never unpickled."""
+    empty = path.stat().st_size <= NPY_HEADER_BYTES  # numpy cannot map an array without elements
+    array: npt.NDArray[Any] = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
+    return array
+
+
+def release(array: npt.NDArray[Any]) -> None:
+    """Give back the memory of a mapped array's pages; they are read again when needed."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def unit_rows(vectors: Half, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Stored fp16 vectors as float32 rows of length 1, shape (n, d), on `device`."""
+    # Rounding to fp16 moves a norm by 1e-4; at a logit scale of 100 that would be seen.
+    return unit(torch.tensor(vectors, device=device).float())

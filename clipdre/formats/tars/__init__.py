@@ -1,0 +1,1 @@
+"""WebDataset shards: samples, members, byte spans, images."""

@@ -1,0 +1,1 @@
+"""Contrastive models: what clipdre needs of them, and loading."""

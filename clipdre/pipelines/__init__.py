@@ -1,0 +1,1 @@
+"""Whole runs: shards to a finished score folder."""

@@ -1,0 +1,1 @@
+"""Rules to rows: steps, recipes, lists, previews."""

@@ -1,0 +1,233 @@
+"""A score folder and a rule to the rows that are kept."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdre.core.allocation import fill_evenly
+from clipdre.core.reliability import TRUSTED
+from clipdre.errors import SelectionError, UnreliableEstimateWarning
+from clipdre.selecting.rules import Rule, Step
+from clipdre.sql.largest import largest
+from clipdre.sql.query import FILE, ROW, Expression, Kind, ScoreQuery
+from clipdre.sql.row_set import RowSet, mixed
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A step, and how many rows it met and left.
+
+    Attributes
+    ----------
+    step : Step
+    before, after_where : int
+        Rows that came, and that its condition left.
+    unranked : int
+        Of these, rows without a value (null, NaN, a weight of zero): never kept.
+    asked : int
+        Rows to keep; all that are left, where it asks for no number.
+    kept : int
+        Fewer than asked only where there are not enough.
+    """
+
+    step: Step
+    before: int
+    after_where: int
+    unranked: int
+    asked: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows that a rule keeps, and what became of the others.
+
+    Attributes
+    ----------
+    rule : Rule
+    rows : RowSet
+        The kept rows.
+    pool : int
+        Rows of the score folder.
+    steps : tuple of Counted
+    """
+
+    rule: Rule
+    rows: RowSet
+    pool: int
+    steps: tuple[Counted, ...]
+
+    def __len__(self) -> int:
+        return self.steps[-1].kept if self.steps else self.pool
+
+    @property
+    def query(self) -> ScoreQuery:
+        """The score folder as a table."""
+        return self.rows.query
+
+    @cached_property
+    def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Of each kept row, in pool order: its shard in the manifest, its row in the shard's file.
+
+        Two int64 arrays of shape (n,).
+        """
+        batches = [(b[FILE].to_numpy(), b[ROW].to_numpy()) for b in self.rows.batches([])]
+        parts = zip(*batches, strict=True) if batches else [[np.empty(0)]] * 2
+        shard, row = (np.concatenate(list(part)).astype(np.int64) for part in parts)
+        return shard, row
+
+
+def select(query: ScoreQuery, rule: Rule) -> Selection:
+    """Keep the rows that `rule` keeps: step by step, each among what the one before left.
+
+    Raises
+    ------
+    SelectionError
+        When a step names no column, is no condition, or weighs by negative weights.
+    """
+    expressions = [e for n, step in enumerate(rule.steps) for e in _expressions(rule, n, step)]
+    for step in rule.steps:
+        if step.by is not None and f"{step.by}_se" in query.columns:
+            _warn_if_unreliable(query, step.by)
+    rows = RowSet.of_pool(query, expressions)
+    pool = before = query.manifest.rows
+    counted: list[Counted] = []
+    budget = None
+    for n, step in enumerate(rule.steps):
+        runner = _Runner(n, step, rule.seed)
+        left = rows.where(runner.where) if step.where else rows
+        after_where = left.count() if step.where else before
+        left, unranked = runner.ranked(left, after_where)
+        if step.balance:
+            left = left.first_per_group(runner.group, runner.order, str(step.cap))
+        present = left.count() if step.balance else after_where
+        if step.amount is None:
+            asked = present if step.balance else present - unranked
+        elif step.amount.of_budget and rule.budget is not None:
+            budget = rule.budget.of(present) if budget is None else budget
+            asked = int(step.amount.value * budget + 0.5)
+        else:
+            asked = step.amount.of(present)
+        available = present if step.balance else present - unranked
+        rows = runner.chosen(left, asked, available)
+        counted.append(Counted(step, before, after_where, unranked, asked, min(asked, available)))
+        before = counted[-1].kept
+    return Selection(rule, rows, pool, tuple(counted))
+
+
+def _expressions(rule: Rule, n: int, step: Step) -> list[Expression]:
+    """The user's expressions of a step, as columns."""
+    kinds = {"where": Kind.CONDITION, "by": Kind.NUMBER, "balance": Kind.VALUE}
+    said = f"{rule.name}, step {n + 1}: " if rule.name else "--"
+    return [
+        Expression(f"{name}_{n}", f"{said}{name}", text, kind)
+        for name, kind in kinds.items()
+        if (text := getattr(step, name)) is not None
+    ]
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """The SQL of one step, over columns that hold its expressions."""
+
+    n: int
+    step: Step
+    seed: int
+
+    @property
+    def where(self) -> str:
+        return f"where_{self.n}"
+
+    @property
+    def group(self) -> str:
+        return f"balance_{self.n}"
+
+    @property
+    def by(self) -> str:
+        return f"by_{self.n}"
+
+    @property
+    def value(self) -> str:
+        """What rows are ranked by, largest first."""
+        if self.step.sample:
+            # The largest of these are a weighted sample without replacement: Efraimidis, Spirakis,
+            # Weighted random sampling with a reservoir (2006), as Gumbel-perturbed log weights.
+            uniform = f"((({mixed(self.seed)} >> 11)::DOUBLE + 0.5) / {2**53})"
+            # A condition beside it may be evaluated later, and ln(0) is an error.
+            weight = f"CASE WHEN {self.by} > 0 THEN {self.by} END" if self.step.by else "1.0"
+            return f"(ln({weight}) - ln(-ln({uniform})))"
+        if not self.step.by or self.step.uniform:
+            return "0::DOUBLE"
+        return f"(-{self.by})" if self.step.bottom else self.by
+
+    @property
+    def ties(self) -> str:
+        """What decides among equal values, smallest first."""
+        drawn = self.step.sample or self.step.uniform or not self.step.by
+        return mixed(self.seed) if drawn else "key_hash"
+
+    @property
+    def order(self) -> str:
+        return f"{self.value} DESC, {self.ties}"
+
+    def ranked(self, rows: RowSet, present: int) -> tuple[RowSet, int]:
+        """The rows that have what they are ranked and grouped by, and how many have not."""
+        conditions = []
+        if self.step.by:
+            conditions.append(f"{self.by} IS NOT NULL AND NOT isnan({self.by})")
+        if self.step.sample and self.step.by:
+            self._check_weights(rows)
+            conditions.append(f"{self.by} > 0")
+        if self.step.balance:
+            is_nan = (
+                f"typeof({self.group}) IN ('FLOAT', 'DOUBLE') AND {self.group}::VARCHAR = 'nan'"
+            )
+            conditions.append(f"{self.group} IS NOT NULL AND NOT ({is_nan})")
+        if not conditions:
+            return rows, 0
+        left = rows.where(" AND ".join(conditions))
+        return left, present - left.count()
+
+    def _check_weights(self, rows: RowSet) -> None:
+        wrong = rows.count(f"{self.by} < 0 OR isinf({self.by})")
+        if wrong:
+            raise SelectionError(
+                f"--by {self.step.by} is negative or infinite in {wrong:,} rows: weights are not"
+            )
+
+    def chosen(self, rows: RowSet, asked: int, available: int) -> RowSet:
+        """The asked number of rows, or all where there are no more."""
+        if asked >= available:
+            return rows
+        if asked == 0:
+            return rows.where("false")
+        if self.step.uniform:
+            return self._uniform(rows, asked)
+        return largest(rows, available, self.value, self.ties, asked)
+
+    def _uniform(self, rows: RowSet, asked: int) -> RowSet:
+        low, high = rows.one(f"min({self.by})", f"max({self.by})", condition=f"isfinite({self.by})")
+        bins = self.step.bins
+        place = f"({self.by} - {low!r}::DOUBLE) / {high - low!r}::DOUBLE * {bins}"
+        nth = f"greatest(0, least({bins - 1}, floor({place})))::INT" if high > low else "0"
+        counts = np.zeros(bins, np.int64)
+        for at, held in rows.all(f"SELECT {nth}, count(*) FROM {{rows}} GROUP BY 1"):
+            counts[at] = held
+        caps = fill_evenly(counts, asked).tolist()
+        return rows.first_per_group(nth, self.ties, f"({caps})[{nth} + 1]")
+
+
+def _warn_if_unreliable(query: ScoreQuery, column: str) -> None:
+    reliability = query.errors(column)[3]
+    if reliability < TRUSTED:
+        warnings.warn(
+            f"{column} has a reliability of {reliability:.2f}: another draw of the reference would "
+            "select otherwise; score with more --neighbors and --bulk, or --reference exact",
+            UnreliableEstimateWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,1 @@
+"""SQL over score folders: contained, bounded, in pool order."""

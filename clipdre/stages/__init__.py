@@ -1,1 +1,0 @@
-"""Each stage reads what the one before wrote: encode, estimate, select, emit."""

@@ -1,0 +1,72 @@
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipdre.emitting.export import (
+    write_arrow,
+    write_csv,
+    write_jsonl,
+    write_keys,
+    write_parquet,
+    write_uids,
+)
+from tests.conftest import rows_of, subset_of, write_score_folder
+
+
+def written(writer, subset):
+    out = io.BytesIO()
+    writer(subset, out)
+    return out.getvalue()
+
+
+def test_every_format_holds_the_same_rows(scored):
+    subset = subset_of(scored, where="similarity > 0.5")
+    table = rows_of(subset).drop_columns(["file_index", "file_row_number"])
+    names = [f"{row['shard']}/{row['key']}" for row in table.to_pylist()]
+    assert written(write_keys, subset).decode().splitlines() == names
+    assert pq.read_table(io.BytesIO(written(write_parquet, subset))).equals(table)
+    with pa.ipc.open_stream(written(write_arrow, subset)) as reader:
+        assert reader.read_all().equals(table)
+    lines = [json.loads(line) for line in written(write_jsonl, subset).splitlines()]
+    assert lines == table.to_pylist()
+    rows = list(csv.DictReader(io.StringIO(written(write_csv, subset).decode())))
+    assert [row["caption"] for row in rows] == table["caption"].to_pylist()
+    found = np.array([float(row["kl_text"]) for row in rows], np.float32)
+    np.testing.assert_array_equal(found, table["kl_text"].to_numpy())
+    assert len(table) == len(subset.selection)
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """Values that a format may stumble over."""
+    columns = {
+        "key": ["a,b", 'q"uote', "line\nbreak", "üñ"],
+        "uid": ["f" * 32, None, "1", "no"],
+        "shard": ["s"] * 4,
+        "key_hash": pa.array([1, 2, 3, 4], pa.uint64()),
+        "x": [math.nan, math.inf, None, 0.1],
+        "boxes": pa.array([[[0.5]], None, [], [[1.0, 2.0]]], pa.list_(pa.list_(pa.float64()))),
+    }
+    return tmp_path, write_score_folder(tmp_path, [columns])
+
+
+def test_odd_values_come_through(odd):
+    subset = subset_of(odd)
+    lines = [json.loads(line) for line in written(write_jsonl, subset).splitlines()]
+    assert [line["x"] for line in lines] == [None, None, None, 0.1]
+    assert [line["boxes"] for line in lines] == [[[0.5]], None, [], [[1.0, 2.0]]]
+    rows = list(csv.DictReader(io.StringIO(written(write_csv, subset).decode(), newline="")))
+    assert [row["key"] for row in rows] == ["a,b", 'q"uote', "line\nbreak", "üñ"]
+    assert json.loads(rows[3]["boxes"]) == [[1.0, 2.0]]
+
+
+def test_samples_without_a_uid_are_counted_and_named(odd):
+    with pytest.warns(UserWarning, match=r"2 of the 4 kept .* instance s/q\"uote\): they are left"):
+        array = np.load(io.BytesIO(written(write_uids, subset_of(odd))))
+    assert array.tolist() == [(0, 1), (2**64 - 1, 2**64 - 1)]

@@ -1,0 +1,254 @@
+"""Sources that are far away, behind real servers that fail."""
+
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from clipdre.config import EmitConfig
+from clipdre.emitting.emit import write_tar_folder
+from clipdre.errors import InputError
+from clipdre.formats.files import remote
+from clipdre.formats.files.remote import identify_remote, read_ranges, shown
+from clipdre.formats.files.storage import open_source
+from clipdre.pipelines.score import score
+from tests.conftest import TINY, read_failures, read_scores, subset_of
+
+# Event loops and sockets of the libraries behind fsspec end when they end.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+
+
+class Faulty(ThreadingHTTPServer):
+    """Serves a folder by ranges; some requests it refuses, some answers it cuts short."""
+
+    daemon_threads = True
+
+    def __init__(self, folder, faults, ranges=True):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder, self.faults, self.ranges = folder, faults, ranges
+        self.dice = random.Random(7)
+        self.met = {"503": 0, "cut": 0, "served": 0}
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+    def url(self, name, user=""):
+        return f"http://{user}127.0.0.1:{self.server_port}/{name}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        server = self.server
+        path = server.folder / Path(self.path.partition("?")[0]).name
+        if not path.exists():
+            self.send_error(404)
+            return
+        if server.dice.random() < server.faults:
+            server.met["503"] += 1
+            self.send_error(503)
+            return
+        data = path.read_bytes()
+        asked = RANGE.match(self.headers.get("Range", "")) if server.ranges else None
+        part = data[int(asked[1]) : int(asked[2]) + 1] if asked else data
+        self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", f"bytes {asked[1]}-{asked[2]}/{len(data)}")
+        elif server.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("ETag", f'"{hash(data)}"')
+        self.end_headers()
+        if not body:
+            return
+        if server.dice.random() < server.faults:
+            server.met["cut"] += 1
+            self.wfile.write(part[: len(part) // 2])
+            self.close_connection = True
+            return
+        server.met["served"] += 1
+        self.wfile.write(part)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(remote, "WAITS", (0.01,) * 12)
+    yield
+    fsspec.asyn.reset_lock()
+
+
+def test_a_server_that_fails_gives_what_a_disk_gives(pool, scored, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "BUFFER", 64 * 1024)
+    with Faulty(pool, faults=0.3) as server:
+        urls = [server.url(f"{n:05d}.tar") for n in range(3)]
+        manifest = score(urls, tmp_path / "s", TINY)
+        assert min(server.met.values()) > 5
+        far, near = read_scores(tmp_path / "s", manifest), read_scores(*scored)
+        assert far["key"].equals(near["key"])
+        assert far["offset"].equals(near["offset"])
+        for column in ("similarity", "log_ratio", "kl_text"):
+            np.testing.assert_allclose(far[column], near[column], atol=2e-3)
+        subset = subset_of((tmp_path / "s", manifest), where="similarity > 0.5")
+        write_tar_folder(subset, tmp_path / "far", EmitConfig())
+        near_subset = subset_of(scored, where="similarity > 0.5")
+        keys = [[k for _, k in named(s)] for s in (subset, near_subset)]
+        if keys[0] == keys[1]:  # where no score lies within a rounding of the threshold
+            write_tar_folder(near_subset, tmp_path / "near", EmitConfig())
+            name = "00000000.tar"
+            assert (tmp_path / "far" / name).read_bytes() == (tmp_path / "near" / name).read_bytes()
+
+
+def named(subset):
+    for batch in subset.batches(["shard", "key"]):
+        yield from zip(batch["shard"].to_pylist(), batch["key"].to_pylist(), strict=True)
+
+
+def test_a_server_without_ranges_is_read_all_the_same(tmp_path):
+    data = bytes(range(256)) * 40
+    (tmp_path / "a.tar").write_bytes(data)
+    with Faulty(tmp_path, faults=0, ranges=False) as server:
+        spans = [(0, 5), (100, 7), (10_000, 240)]
+        found = read_ranges(server.url("a.tar"), spans)
+    assert found == [data[start : start + size] for start, size in spans]
+
+
+def test_a_shard_that_fails_for_good_is_recorded_and_read_by_the_next_run(
+    pool, tmp_path, monkeypatch
+):
+    shutil.copytree(pool, tmp_path / "web")
+    with Faulty(tmp_path / "web", faults=0) as server:
+        urls = [server.url(f"{n:05d}.tar") for n in range(3)]
+        read, broken = remote.read_ranges, [True]
+
+        def breaking(url, spans):
+            if broken[0] and url.endswith("00001.tar"):
+                raise InputError("cannot read it, after 6 attempts: 503")
+            return read(url, spans)
+
+        monkeypatch.setattr(remote, "read_ranges", breaking)
+        manifest = score(urls, tmp_path / "s", TINY)
+        assert [shard.rows for shard in manifest.shards] == [100, 0, 100]
+        (failure,) = read_failures(tmp_path / "s", manifest)
+        assert failure["reason"] == "unreadable_shard"
+        broken[0] = False
+        manifest = score(urls, tmp_path / "s", TINY)
+        assert [shard.rows for shard in manifest.shards] == [100, 100, 100]
+        assert manifest.samples == 300
+
+
+def test_what_is_not_there_is_not_asked_for_again(tmp_path):
+    with Faulty(tmp_path, faults=0) as server:
+        started = time.monotonic()
+        with pytest.raises(InputError, match=r"cannot find http://127\.0\.0\.1:\d+/none\.tar"):
+            identify_remote(server.url("none.tar"))
+        assert time.monotonic() - started < 5
+
+
+def test_a_server_that_always_fails_is_given_up_in_one_line(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"x" * 100)
+    with Faulty(tmp_path, faults=1) as server:
+        url = server.url("a.tar?token=SECRET", user="user:SECRET@")
+        with pytest.raises(InputError, match="after 13 attempts") as caught:
+            open_source(url)
+    assert "SECRET" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "harmless"),
+    [
+        ("https://u:p@h/a.tar", "https://h/a.tar"),
+        ("https://h/a.tar?X-Amz-Signature=abc&x=1", "https://h/a.tar"),
+        ("404, url=URL('http://u:p@h/a?sig=1') no", "404, url=URL('http://h/a') no"),
+        ("s3://bucket/a.tar", "s3://bucket/a.tar"),
+    ],
+)
+def test_secrets_are_not_shown(text, harmless):
+    assert shown(text) == harmless
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    """Environment of an S3 server in another process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    log = (tmp_path_factory.mktemp("s3") / "log").open("w")
+    with log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield {
+            "FSSPEC_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "someone",
+            "AWS_SECRET_ACCESS_KEY": "SECRETKEY",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        process.kill()
+
+
+def test_from_s3_by_the_command_line(s3, pool, tmp_path):
+    environment = {**os.environ, **s3}
+    put = (
+        "import sys, s3fs; from pathlib import Path; fs = s3fs.S3FileSystem(); fs.mkdir('pool')\n"
+        "[fs.put(str(p), 'pool/' + p.name) for p in Path(sys.argv[1]).glob('*.tar')]"
+    )
+
+    def run(*command):
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert "SECRETKEY" not in done.stderr
+        return done
+
+    assert run(sys.executable, "-c", put, str(pool)).returncode == 0
+    clipdre = str(Path(sys.executable).parent / "clipdre")
+    shards = "s3://pool/{00000..00002}.tar"
+    scored = run(clipdre, "score", shards, "-o", "s", "--model", "clipdre-tiny", "--device", "cpu")
+    assert scored.returncode == 0, scored.stderr
+    emitted = run(clipdre, "filter", "s", "--by", "kl_text", "--top", "30", "-o", "kept")
+    assert emitted.returncode == 0, emitted.stderr
+    assert len(pq.read_table(tmp_path / "kept" / "00000000.parquet")) == 30
+    there = run(clipdre, "filter", "s", "--by", "kl_text", "--top", "30", "-o", "s3://pool/kept")
+    assert (there.returncode, there.stdout) == (0, "s3://pool/kept\n"), there.stderr
+    back = run(clipdre, "doctor", "s3://pool/kept/00000000.tar", "--json")
+    assert json.loads(back.stdout)["good"] == 30
+    missing = run(clipdre, "score", "s3://pool/none.tar", "-o", "t")
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("clipdre: error: cannot find s3://pool/none.tar")

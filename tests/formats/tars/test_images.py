@@ -1,0 +1,161 @@
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipdre.formats.tars.images import ORIENTATION, ImageError, decode_image
+from clipdre.formats.tars.samples import Reason
+from tests.conftest import png
+
+
+def decode(data, max_pixels=10_000_000, max_aspect_ratio=200.0):
+    return decode_image(data, max_pixels=max_pixels, max_aspect_ratio=max_aspect_ratio).image
+
+
+def encoded(image, format="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+RAMP = Image.fromarray(np.linspace(0, 255, 64 * 48 * 3).reshape(48, 64, 3).astype(np.uint8))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_every_format_gives_rgb_close_to_the_original(format):
+    image = decode(encoded(RAMP, format))
+    assert (image.mode, image.size) == ("RGB", (64, 48))
+    error = np.abs(np.asarray(image).astype(int) - np.asarray(RAMP).astype(int))
+    assert error.mean() < 12
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "YCbCr"]
+)
+def test_every_mode_gives_rgb(mode):
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(RAMP.convert("L")).astype(np.uint16) * 257)
+        data = encoded(image)
+    elif mode in ("CMYK", "YCbCr"):
+        data = encoded(RAMP.convert(mode), "JPEG")
+    elif mode == "PA":
+        data = encoded(RAMP.convert("P"), transparency=3)
+    else:
+        data = encoded(RAMP.convert(mode))
+    image = decode(data)
+    assert (image.mode, image.size) == ("RGB", (64, 48))
+    assert abs(np.asarray(image).mean() - np.asarray(RAMP).mean()) < 12
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    grey = np.array([[0, 32768, 65535]], dtype=np.uint16)
+    found = np.asarray(decode(encoded(Image.fromarray(grey))))
+    assert found[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_transparency_lies_on_white():
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert np.asarray(decode(encoded(clear))).min() == 255
+    half = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
+    assert abs(int(np.asarray(decode(encoded(half)))[0, 0, 0]) - 127) <= 1
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([0, 0, 0])
+    assert np.asarray(decode(encoded(palette, transparency=0))).min() == 255
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image = decode(encoded(RAMP, "JPEG", exif=exif))
+    assert image.size == (48, 64)
+    expected = np.asarray(RAMP.rotate(-90, expand=True)).astype(int)
+    assert np.abs(np.asarray(image).astype(int) - expected).mean() < 12
+
+
+def test_the_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert np.asarray(decode(data))[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff\xd8\xff\xe0 no jpeg",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"<html></html>",
+        png()[:60],
+        png(size=(64, 64))[:-200],
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+    ],
+)
+def test_what_is_no_image_is_unreadable(data):
+    with pytest.raises(ImageError) as caught:
+        decode(data)
+    assert caught.value.reason is Reason.UNREADABLE_IMAGE
+
+
+def test_formats_outside_the_list_are_not_even_tried():
+    with pytest.raises(ImageError, match="cannot identify"):
+        decode(encoded(RAMP, "TIFF"))
+
+
+def test_bombs_are_refused_before_they_are_decoded():
+    data = encoded(Image.new("1", (20_000, 20_000)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ImageError) as caught:
+            decode(data)
+    assert caught.value.reason is Reason.IMAGE_TOO_LARGE
+
+
+def test_extreme_aspect_ratios_are_refused():
+    with pytest.raises(ImageError) as caught:
+        decode(encoded(Image.new("1", (60_000, 1))))
+    assert caught.value.reason is Reason.EXTREME_ASPECT_RATIO
+    assert decode(encoded(Image.new("L", (1, 1)))).size == (1, 1)
+
+
+def test_messages_are_the_same_in_every_run():
+    with pytest.raises(ImageError) as caught:
+        decode_image(b"<html>", max_pixels=100, max_aspect_ratio=9)
+    assert str(caught.value) == "UnidentifiedImageError: cannot identify image file"
+
+
+def photo(width, height, seed=0):
+    """Detail of all sizes, as photographs have."""
+    rng = np.random.default_rng(seed)
+    octaves = [
+        Image.fromarray(
+            rng.integers(0, 256, (1 + height // 2**n, 1 + width // 2**n, 3), dtype=np.uint8)
+        ).resize((width, height))
+        for n in range(8)
+    ]
+    return Image.fromarray(np.mean(octaves, axis=0).astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", [(900, 450), (1400, 1100), (2000, 2000)])
+def test_fast_decoding_keeps_what_a_model_sees_within_its_bound(size):
+    data = encoded(photo(*size), "JPEG", quality=90)
+    limits = {"max_pixels": 10**7, "max_aspect_ratio": 9}
+    exact, fast = decode_image(data, **limits), decode_image(data, **limits, smallest=448)
+    assert (fast.width, fast.height) == size == exact.image.size
+    assert min(fast.image.size) >= min(448, *size)
+    assert (fast.image.size != size) == (min(size) >= 2 * 448)
+    scaled = [
+        np.asarray(found.image.resize((224, 224), Image.Resampling.BICUBIC)).astype(float)
+        for found in (exact, fast)
+    ]
+    assert np.sqrt(np.mean((scaled[0] - scaled[1]) ** 2)) < 0.01 * 255
+
+
+def test_fast_decoding_tells_the_size_of_an_image_that_lay_on_its_side():
+    turned = Image.Exif()
+    turned[ORIENTATION] = 6
+    data = encoded(photo(1000, 999), "JPEG", exif=turned)
+    found = decode_image(data, max_pixels=10**7, max_aspect_ratio=9, smallest=64)
+    assert (found.width, found.height) == (999, 1000)
+    assert found.image.size == (125, 125)

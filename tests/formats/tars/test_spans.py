@@ -1,0 +1,120 @@
+import io
+import os
+import tarfile
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipdre.errors import InputError
+from clipdre.formats.files.storage import identify
+from clipdre.formats.tars.spans import (
+    RECORD,
+    Source,
+    SpanReader,
+    checked,
+    coalesced,
+    end_archive,
+    renamed,
+)
+from tests.conftest import write_tar
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=20))
+def test_coalesced_spans_cover_the_same_bytes_and_never_touch(gaps_and_sizes):
+    spans, position = [], 0
+    for gap, size in gaps_and_sizes:
+        spans.append((position + gap, size))
+        position += gap + size
+    joined = list(coalesced(spans))
+    covered = [byte for offset, size in spans for byte in range(offset, offset + size)]
+    assert [byte for offset, size in joined for byte in range(offset, offset + size)] == covered
+    ends = [offset + size for offset, size in joined]
+    assert all(end < start for end, (start, _) in zip(ends, joined[1:], strict=False))
+
+
+@given(st.integers(0, 3), st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), max_size=20))
+def test_gaps_are_read_through_and_the_bytes_are_the_same(gap, gaps_and_sizes):
+    data, spans, position = bytes(range(256)) * 2, [], 0
+    for before, size in gaps_and_sizes:
+        spans.append((position + before, size))
+        position += before + size
+    asked = []
+
+    def ranges(runs):
+        asked.extend(runs)
+        return [data[offset : offset + nbytes] for offset, nbytes in runs]
+
+    found = [bytes(view) for view in SpanReader("x", ranges, gap).read(spans)]
+    assert found == [data[offset : offset + size] for offset, size in spans]
+    assert all(b[0] - (a[0] + a[1]) > gap for a, b in pairwise(asked))
+
+
+def test_a_source_that_ends_early_is_refused(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"x" * 100)
+    with (
+        pytest.raises(InputError, match=r"a\.tar ends before byte 120"),
+        Source(str(tmp_path / "a.tar"), 100, None).opened() as source,
+    ):
+        list(source.read([(90, 30)]))
+
+
+def sample_of(tmp_path, key, format, suffixes=("png", "txt")):
+    path = write_tar(
+        tmp_path / "a.tar", [(f"{key}.{s}", s.encode() * 300) for s in suffixes], format
+    )
+    with tarfile.open(path) as tar:
+        end = max(m.offset_data + -(-m.size // 512) * 512 for m in tar.getmembers())
+    return memoryview(path.read_bytes()[:end])
+
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("key", ["k", "dir/k", "é" * 30, "x" * 90 + "/" + "y" * 60])
+class TestHeaders:
+    def test_a_span_is_checked_by_its_key(self, tmp_path, format, key):
+        span = sample_of(tmp_path, key, format)
+        assert checked(span, key, "a.tar") is span
+        with pytest.raises(InputError, match=r"a\.tar has changed .* where 'other' was"):
+            checked(span, "other", "a.tar")
+        with pytest.raises(InputError, match="no tar header is now"):
+            checked(span[512:1024], key, "a.tar")
+
+    @pytest.mark.parametrize("new", ["n", "a/b-c", "ü" * 120])
+    def test_a_renamed_sample_holds_the_same(self, tmp_path, format, key, new):
+        data = renamed(sample_of(tmp_path, key, format, ("png", "seg.TXT")), new, "a.tar")
+        assert len(data) % 512 == 0
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            found = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+        assert found == {f"{new}.png": b"png" * 300, f"{new}.seg.TXT": b"seg.TXT" * 300}
+        assert checked(memoryview(data), new, "a.tar") is not None
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 17, 18, 19, 20])
+def test_an_ended_archive_is_whole_records_and_reads_back(blocks):
+    out = io.BytesIO()
+    if blocks:
+        info = tarfile.TarInfo("a")
+        info.size = (blocks - 1) * 512
+        out.write(info.tobuf(tarfile.USTAR_FORMAT) + b"x" * info.size)
+    end_archive(out, blocks * 512)
+    assert len(out.getvalue()) % RECORD == 0
+    assert len(out.getvalue()) >= (blocks + 2) * 512
+    out.seek(0)
+    with tarfile.open(fileobj=out) as tar:
+        assert len(tar.getmembers()) == bool(blocks)
+
+
+def test_a_source_that_changed_is_refused(tmp_path):
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"x" * 100)
+    identity = identify(str(path))
+    source = Source(str(path), identity.nbytes, identity.modified)
+    with source.opened() as file:
+        assert [bytes(view) for view in file.read([(0, 1)])] == [b"x"]
+    os.utime(path, ns=(5, 5))
+    with pytest.raises(InputError, match="has changed since it was scored"), source.opened():
+        pass

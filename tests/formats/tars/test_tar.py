@@ -1,0 +1,159 @@
+import io
+import tarfile
+import time
+
+import pytest
+
+from clipdre.formats.tars.tar import BrokenTarError, Gap, iter_members, split_name
+from tests.conftest import write_tar
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "suffix"),
+    [
+        ("a.jpg", "a", "jpg"),
+        ("folder/a.JPG", "folder/a", "jpg"),
+        ("v1.2/a.txt", "v1.2/a", "txt"),
+        ("a.seg.png", "a", "seg.png"),
+        ("a", "a", ""),
+        ("../../etc/passwd.txt", "../../etc/passwd", "txt"),
+    ],
+)
+def test_split_name_is_webdatasets(name, key, suffix):
+    assert split_name(name) == (key, suffix)
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_spans_hold_whole_members_in_any_format(tmp_path, format):
+    long = "" if format == tarfile.USTAR_FORMAT else "x" * 180
+    members = [(f"{long}ключ{n}.txt", bytes([n]) * (500 * n)) for n in range(5)]
+    path = write_tar(tmp_path / "a.tar", members, format)
+    data = path.read_bytes()
+    with path.open("rb") as file:
+        for (name, content), member in zip(members, iter_members(file), strict=True):
+            assert f"{member.key}.{member.suffix}" == name
+            assert member.read() == content
+            with tarfile.open(fileobj=io.BytesIO(data[member.offset : member.end])) as alone:
+                (info,) = alone.getmembers()
+                assert info.name == name
+                assert alone.extractfile(info).read() == content
+
+
+def test_folders_are_passed_over_links_and_devices_are_named(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE):
+            info = tarfile.TarInfo("trap.txt")
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+        info = tarfile.TarInfo("good.txt")
+        info.size = 2
+        tar.addfile(info, io.BytesIO(b"hi"))
+    with path.open("rb") as file:
+        found = [(m.key, m.odd) for m in iter_members(file)]
+    odd = ["a symbolic link", "a hard link", "a device or of an unknown type", ""]
+    assert found == list(zip(["trap", "trap", "trap", "good"], odd, strict=True))
+
+
+MEMBERS = [("a.txt", b"a" * 700), ("b.txt", b"b" * 700), ("c.txt", b"c" * 700)]
+WHOLE = 3 * (512 + 1024)
+
+
+@pytest.mark.parametrize(
+    ("cut", "read", "broken_at"),
+    [
+        (WHOLE, 3, None),  # no end blocks: everything is there
+        (WHOLE + 512, 3, None),  # a lone zero block
+        (2 * 1536 + 100, 2, 2 * 1536),  # within the third header
+        (2 * 1536 + 512 + 300, 2, 2 * 1536),  # within the third content
+        (0, 0, 0),  # nothing at all
+    ],
+)
+def test_truncated_archives_say_where(tmp_path, cut, read, broken_at):
+    path = write_tar(tmp_path / "a.tar", MEMBERS)
+    path.write_bytes(path.read_bytes()[:cut])
+    assert members_and_break(path) == (read, broken_at)
+
+
+@pytest.mark.parametrize("skip_reading", [True, False])
+def test_a_member_cut_within_its_padding_is_broken(tmp_path, skip_reading):
+    path = write_tar(tmp_path / "a.tar", MEMBERS)
+    path.write_bytes(path.read_bytes()[: WHOLE - 100])
+    count, broken_at = members_and_break(path, read=not skip_reading)
+    assert (count, broken_at) == (3, 2 * 1536)
+
+
+def test_garbage_between_members_is_passed_over_and_told(tmp_path):
+    path = write_tar(tmp_path / "a.tar", MEMBERS)
+    data = bytearray(path.read_bytes())
+    data[1536 : 1536 + 512] = b"\x99" * 512
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        first, gap, last = iter_members(file)
+        assert (gap.offset, gap.end) == (1536, 3072)
+        assert [m.read()[:1] for m in (first, last)] == [b"a", b"c"]
+    path.write_bytes(bytes(data)[:1537] + b"off by some" + bytes(data)[1537:])
+    with path.open("rb") as file:
+        assert [type(m).__name__ for m in iter_members(file)] == ["Member", "Gap", "Member"]
+
+
+def test_archives_end_to_end_are_read_to_the_last(tmp_path):
+    path = write_tar(tmp_path / "a.tar", MEMBERS)
+    path.write_bytes(path.read_bytes() * 3)
+    assert members_and_break(path) == (9, None)
+
+
+@pytest.mark.parametrize("searched", [512, 700, 1 << 20])
+def test_a_header_is_found_wherever_the_search_is_cut(tmp_path, monkeypatch, searched):
+    monkeypatch.setattr("clipdre.formats.tars.tar.SEARCHED", searched)
+    path = write_tar(tmp_path / "a.tar", MEMBERS)
+    data = path.read_bytes()
+    for length in (1, 255, 511, 512, 700, 1500):
+        path.write_bytes(data[:1536] + b"ustar" * (length // 5) + b"x" * (length % 5) + data[1536:])
+        with path.open("rb") as file:
+            kinds = [type(m).__name__ for m in iter_members(file)]
+        assert kinds == ["Member", "Gap", "Member", "Member"], length
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param({"size": -5000}, id="negative size"),
+        pytest.param({"size": 1 << 40}, id="size beyond the end"),
+        pytest.param({"size": 1 << 40, "type": tarfile.XHDTYPE}, id="huge extension header"),
+        pytest.param({"size": -1, "type": tarfile.GNUTYPE_LONGNAME}, id="negative long name"),
+        pytest.param({"pax_headers": {"size": "-99999"}}, id="PAX size that leads back"),
+    ],
+)
+def test_hostile_headers_end_and_hold_no_memory(tmp_path, header):
+    info = tarfile.TarInfo("b.txt")
+    for name, value in header.items():
+        setattr(info, name, value)
+    kind = tarfile.PAX_FORMAT if "pax_headers" in header else tarfile.GNU_FORMAT
+    whole = write_tar(tmp_path / "a.tar", MEMBERS).read_bytes()
+    path = tmp_path / "b.tar"
+    path.write_bytes(whole[:1536] + info.tobuf(kind) + whole[1536:])
+    started = time.monotonic()
+    count, _ = members_and_break(path, read=False)
+    assert 1 <= count <= 4
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("content", [b"not a tar" * 200, b"\x1f\x8b" + b"x" * 600, b"PK" * 600])
+def test_what_is_no_tar_is_broken_at_zero(tmp_path, content):
+    path = tmp_path / "a.tar"
+    path.write_bytes(content)
+    assert members_and_break(path) == (0, 0)
+
+
+def members_and_break(path, read=True):
+    count = 0
+    with path.open("rb") as file:
+        try:
+            for member in iter_members(file):
+                if read and not isinstance(member, Gap):
+                    member.read()
+                count += 1
+        except BrokenTarError as error:
+            return count, error.offset
+    return count, None

@@ -1,0 +1,418 @@
+import dataclasses
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from clipdre.config import (
+    Decode,
+    EncodeConfig,
+    EstimateConfig,
+    Precision,
+    ReadConfig,
+    ReferenceMethod,
+)
+from clipdre.errors import InputError, OutputError, ScoresError
+from clipdre.formats.folders.embeddings import Pool, embedding_files
+from clipdre.formats.folders.manifest import MANIFEST, read_manifest
+from clipdre.formats.folders.tables import SAMPLE_SCHEMA, SCORE_COLUMNS
+from clipdre.pipelines import score as score_stage
+from clipdre.truth.pool import NOISE, write_pool
+from tests.conftest import (
+    TINY,
+    pair,
+    png,
+    read_failures,
+    read_scores,
+    tiny_score,
+    write_tar,
+)
+from tests.core import oracle
+
+
+def stored_files(folder):
+    return embedding_files(folder / "embeddings", 3)
+
+
+def all_files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def assert_same_scores(first, second, atol=1e-4):
+    assert first.column_names == second.column_names
+    for name in first.column_names:
+        if name in SCORE_COLUMNS:
+            np.testing.assert_allclose(first[name], second[name], atol=atol, rtol=1e-3)
+        else:
+            assert first[name].equals(second[name]), name
+
+
+def test_scores_against_the_oracle_on_the_stored_embeddings(scored):
+    folder, manifest = scored
+    pool = Pool(stored_files(folder))
+    images, texts = (pool.read(side, 0, len(pool)).double().numpy() for side in ("img", "text"))
+    expected = oracle.scores(images, texts, manifest.model.logit_scale)
+    table = read_scores(folder, manifest)
+    assert table.column_names == [*SAMPLE_SCHEMA.names, *SCORE_COLUMNS]
+    for name in SCORE_COLUMNS:
+        np.testing.assert_allclose(table[name], expected[name], atol=1e-4, rtol=1e-4, err_msg=name)
+
+
+def test_rows_say_where_each_sample_lies(scored, pool):
+    folder, manifest = scored
+    table = read_scores(folder, manifest).to_pylist()
+    assert len(table) == 300
+    for row in table[::37]:
+        with (pool / f"{row['shard']}.tar").open("rb") as file:
+            file.seek(row["offset"])
+            span = file.read(row["nbytes"])
+        (pool.parent / "span.tar").write_bytes(span)
+        with tarfile.open(pool.parent / "span.tar") as tar:
+            members = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+        assert set(members) == {f"{row['key']}.{suffix}" for suffix in ("png", "txt", "json")}
+        assert members[f"{row['key']}.txt"].decode() == row["caption"]
+        assert json.loads(members[f"{row['key']}.json"])["uid"] == row["uid"]
+        assert (row["width"], row["height"]) == (64, 64)
+
+
+def test_the_result_does_not_depend_on_batch_size_or_workers(scored, pool, tmp_path):
+    other = dataclasses.replace(
+        TINY, encode=dataclasses.replace(TINY.encode, batch_size=7, workers=5)
+    )
+    manifest = tiny_score(pool, tmp_path / "s", other)
+    assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+
+def test_fast_decoding_is_a_setting_of_the_run_and_hardly_moves_a_score(tmp_path):
+    from tests.formats.test_images import encoded, photo
+
+    members = [
+        member
+        for n in range(12)
+        for member in (
+            (f"k{n:02d}.jpg", encoded(photo(200, 160, n), "JPEG", quality=90)),
+            (f"k{n:02d}.txt", f"red {n}".encode()),
+        )
+    ]
+    write_tar(tmp_path / "a.tar", members)
+    fast = dataclasses.replace(TINY, read=dataclasses.replace(TINY.read, decode=Decode.FAST))
+    found = [
+        read_scores(tmp_path / name, tiny_score(tmp_path, tmp_path / name, config))
+        for name, config in (("exact", TINY), ("fast", fast))
+    ]
+    assert found[1]["width"].to_pylist() == [200] * 12
+    apart = np.abs(found[0]["similarity"].to_numpy() - found[1]["similarity"].to_numpy())
+    assert 0 < apart.max() < 0.05
+    with pytest.raises(ScoresError, match="differs in read decode"):
+        tiny_score(tmp_path, tmp_path / "exact", fast)
+
+
+def test_small_tiles_and_groups_change_nothing(scored, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr("clipdre.estimating.estimate.QUERY_ROWS", 32)
+    monkeypatch.setattr("clipdre.estimating.marginal.BLOCKS", {"cpu": (9, 17)})
+    manifest = tiny_score(pool, tmp_path / "s")
+    assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+
+@pytest.fixture(scope="module")
+def messy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("messy")
+    good = [m for n in range(20) for m in pair(f"g{n:02d}", f"red circle {n}", seed=n)]
+    bad = [
+        ("b0.png", b"<html>"),
+        ("b0.txt", b"x"),
+        ("b1.png", png(1)),
+        ("b2.png", png(1)),
+        ("b2.txt", b"  "),
+        ("b3.txt", b"alone"),
+        ("b4.png", png(1)[:70]),
+        ("b4.txt", b"cut"),
+    ]
+    write_tar(folder / "a.tar", [*good[:20], *bad, *good[20:]])
+    write_tar(folder / "b.tar", [*pair("x"), *pair("y")])
+    data = (folder / "b.tar").read_bytes()
+    (folder / "b.tar").write_bytes(data[: 4 * 512 + 700])
+    (folder / "c.tar").write_bytes(b"no tar at all" * 100)
+    (folder / "d.tar").write_bytes(b"")
+    write_tar(folder / "e.tar", [])
+    return folder
+
+
+def test_bad_samples_and_shards_are_recorded_and_the_run_goes_on(messy, tmp_path):
+    manifest = tiny_score(messy, tmp_path / "s")
+    by_shard = {shard.name: (shard.rows, shard.failures) for shard in manifest.shards}
+    assert by_shard == {
+        "a": (
+            20,
+            {"empty_caption": 1, "missing_caption": 1, "missing_image": 1, "unreadable_image": 2},
+        ),
+        "b": (1, {"broken_tar": 1}),
+        "c": (0, {"not_a_tar": 1}),
+        "d": (0, {"empty_file": 1}),
+        "e": (0, {}),
+    }
+    failures = read_failures(tmp_path / "s", manifest)
+    assert [f["key"] for f in failures] == ["b0", "b1", "b2", "b3", "b4", "y", "", ""]
+    assert [f["offset"] for f in failures[:5]] == sorted(f["offset"] for f in failures[:5])
+    assert manifest.rows + len(failures) == manifest.samples
+    assert len(read_scores(tmp_path / "s", manifest)) == manifest.rows == 21
+
+
+def test_captions_from_json_and_chosen_image_suffixes(tmp_path):
+    members = [
+        m
+        for n in range(3)
+        for m in [
+            *pair(f"k{n}", "txt", seed=n, title=f"title {n}"),
+            (f"k{n}.thumb", png(n + 9, (3, 3))),
+        ]
+    ]
+    write_tar(tmp_path / "a.tar", members)
+    read = ReadConfig(image_suffixes=("thumb",), caption_field="title")
+    manifest = tiny_score(tmp_path, tmp_path / "s", dataclasses.replace(TINY, read=read))
+    table = read_scores(tmp_path / "s", manifest)
+    assert table["caption"].to_pylist() == ["title 0", "title 1", "title 2"]
+    assert set(table["width"].to_pylist()) == {3}
+
+
+def with_method(method, **options):
+    return dataclasses.replace(TINY, estimate=EstimateConfig(method, **options))
+
+
+def test_sample_is_a_uniform_draw_by_key_hash_without_own_counterparts(scored, pool, tmp_path):
+    manifest = tiny_score(pool, tmp_path / "s", with_method(ReferenceMethod.SAMPLE, bulk=50))
+    assert manifest.reference["method"] == "sample"
+    assert manifest.reference["bulk"] == 48  # whole folds
+    table, exact = read_scores(tmp_path / "s", manifest), read_scores(*scored)
+    drawn = np.sort(np.argsort(exact["key_hash"].to_numpy())[:48])
+    vectors = Pool(stored_files(tmp_path / "s"))
+    images, texts = (vectors.read(side, 0, 300).double().numpy() for side in ("img", "text"))
+    logits = manifest.model.logit_scale * images @ texts.T
+    for row in (0, int(drawn[3]), 299):
+        others = [m for m in drawn if m != row]
+        expected = np.log(np.mean(np.exp(logits[row, others])))
+        assert table["log_partition_image"][row].as_py() == pytest.approx(expected, abs=1e-4)
+    assert np.all(table["log_ratio_se"].to_numpy() > 0)
+
+
+def test_stratified_is_close_to_exact_and_the_default_for_large_pools(
+    scored, pool, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("clipdre.estimating.reference.EXACT_UP_TO", 299)
+    config = with_method(ReferenceMethod.AUTO, bulk=64, neighbors=40)
+    manifest = tiny_score(pool, tmp_path / "s", config)
+    assert manifest.reference["method"] == "stratified"
+    near = manifest.reference["near"]
+    assert set(near) == {"img", "text"}
+    assert all(record["mass"] >= 0.99 for record in near.values())
+    table, exact = read_scores(tmp_path / "s", manifest), read_scores(*scored)
+    for name in ("log_ratio", "kl_image", "kl_text", "klr_image", "klr_text"):
+        error = table[name].to_numpy() - exact[name].to_numpy()
+        se = table[f"{name}_se"].to_numpy()
+        assert np.sqrt(np.mean(error**2)) < 0.1, name
+        assert np.mean((np.abs(error) <= 2 * se) | (np.abs(error) <= 0.01)) >= 0.85, name
+    for name in ("similarity", "dw_image", "dc_text"):
+        np.testing.assert_allclose(table[name], exact[name], rtol=1e-6)
+
+
+def test_a_bulk_smaller_than_its_folds_is_refused(pool, tmp_path):
+    with pytest.raises(InputError, match="--bulk 20 of 300 pairs is too small"):
+        tiny_score(pool, tmp_path / "s", with_method(ReferenceMethod.SAMPLE, bulk=20))
+
+
+class TestSavedReference:
+    @pytest.mark.parametrize(
+        "method", [ReferenceMethod.EXACT, ReferenceMethod.STRATIFIED, ReferenceMethod.SAMPLE]
+    )
+    def test_scores_the_pool_itself_as_its_own_run_did(self, pool, tmp_path, method):
+        config = with_method(method, bulk=64)
+        own = tiny_score(pool, tmp_path / "own", config)
+        saved = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(tmp_path / "own")))
+        again = tiny_score(pool, tmp_path / "again", saved)
+        assert not (tmp_path / "again" / "reference").exists()
+        assert again.reference == own.reference
+        assert_same_scores(
+            read_scores(tmp_path / "again", again), read_scores(tmp_path / "own", own)
+        )
+
+    def test_new_shards_are_compared_with_all_of_the_old_pool(self, scored, tmp_path):
+        write_pool(tmp_path / "new", 50, seed=77, noise={})
+        (tmp_path / "new" / "00000.tar").rename(tmp_path / "new" / "new.tar")
+        saved = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(scored[0])))
+        manifest = tiny_score(tmp_path / "new", tmp_path / "s", saved, discard_embeddings=True)
+        assert not (tmp_path / "s" / "embeddings").exists()
+        table = read_scores(tmp_path / "s", manifest)
+        old = Pool(stored_files(scored[0])).read("text", 0, 300).double().numpy()
+        tiny_score(tmp_path / "new", tmp_path / "kept", saved)
+        image = Pool(embedding_files(tmp_path / "kept" / "embeddings", 1)).read("img", 4, 5)
+        logits = manifest.model.logit_scale * image.double().numpy() @ old.T
+        expected = np.log(np.exp(logits).mean())
+        assert table["log_partition_image"][4].as_py() == pytest.approx(expected, abs=1e-4)
+        assert table["kl_contribution"][4].as_py() == pytest.approx(
+            table["log_ratio"][4].as_py() / 50, rel=1e-5
+        )
+
+    def test_of_another_model_is_refused_before_encoding(self, scored, pool, tmp_path):
+        folder = tmp_path / "other"
+        shutil.copytree(scored[0], folder)
+        record = json.loads((folder / "reference" / "reference.json").read_text())
+        record["model_digest"] = "0" * 64
+        (folder / "reference" / "reference.json").write_text(json.dumps(record))
+        saved = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(folder)))
+        with pytest.raises(ScoresError, match="was made with other weights than clipdre-tiny"):
+            tiny_score(pool, tmp_path / "s", saved)
+        assert not (tmp_path / "s").exists()
+
+    def test_that_is_not_there_is_refused(self, pool, tmp_path):
+        saved = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(tmp_path / "none")))
+        with pytest.raises(ScoresError, match="is no score folder"):
+            tiny_score(pool, tmp_path / "s", saved)
+
+
+def test_tau_adds_the_unnormalised_reading(pool, tmp_path):
+    manifest = tiny_score(pool, tmp_path / "s", with_method(ReferenceMethod.EXACT, tau=1000))
+    table = read_scores(tmp_path / "s", manifest)
+    expected = manifest.model.logit_scale * table["similarity"].to_numpy() + np.log(1000)
+    np.testing.assert_allclose(table["log_ratio_tau"], expected, rtol=1e-5)
+
+
+def test_discarded_embeddings_leave_scores_and_a_usable_reference(scored, pool, tmp_path):
+    manifest = tiny_score(pool, tmp_path / "s", discard_embeddings=True)
+    assert not (tmp_path / "s" / "embeddings").exists()
+    assert (tmp_path / "s" / "reference" / "pool_img.npy").exists()
+    assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+
+class TestAgain:
+    def test_a_finished_run_is_not_run_again(self, scored, pool, monkeypatch):
+        folder, manifest = scored
+        before = all_files(folder)
+        monkeypatch.setattr(score_stage, "encode_shard", None)
+        again = tiny_score(pool, folder)
+        assert again == read_manifest(folder)
+        assert again.rows == manifest.rows
+        assert all_files(folder) == before
+
+    @pytest.mark.parametrize("stop_in", ["encode", "estimate"])
+    def test_a_stopped_run_goes_on_and_ends_the_same(
+        self, scored, pool, tmp_path, monkeypatch, stop_in
+    ):
+        name = {"encode": "encode_shard", "estimate": "scores_table"}[stop_in]
+        original, calls = getattr(score_stage, name), []
+
+        def stopping(*args, **kwargs):
+            calls.append(args)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(score_stage, name, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_score(pool, tmp_path / "s")
+        assert not read_manifest(tmp_path / "s").complete
+        (tmp_path / "s" / "scores" / ".unfinished-1-x.parquet").parent.mkdir(exist_ok=True)
+        (tmp_path / "s" / "scores" / ".unfinished-1-x.parquet").write_text("half")
+        manifest = tiny_score(pool, tmp_path / "s")
+        assert manifest.complete
+        if stop_in == "encode":
+            assert (
+                len(calls) == 4
+            )  # one done, one stopped, two more: the first is not encoded again
+        assert set(all_files(tmp_path / "s")) == set(all_files(scored[0]))
+        assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+    @pytest.mark.parametrize(
+        ("config", "difference"),
+        [
+            (
+                dataclasses.replace(TINY, read=ReadConfig(caption_field="title")),
+                "read caption_field",
+            ),
+            (
+                dataclasses.replace(TINY, estimate=EstimateConfig(ReferenceMethod.EXACT)),
+                "estimate method",
+            ),
+            (
+                dataclasses.replace(
+                    TINY, encode=dataclasses.replace(TINY.encode, precision=Precision.BF16)
+                ),
+                "model precision",
+            ),
+        ],
+    )
+    def test_other_settings_are_refused_with_the_difference(self, scored, pool, config, difference):
+        folder, _ = scored
+        before = all_files(folder)
+        with pytest.raises(ScoresError, match=f"holds a run that differs in {difference}"):
+            tiny_score(pool, folder, config)
+        assert all_files(folder) == before
+
+    def test_a_changed_shard_is_refused_and_overwrite_starts_anew(self, tmp_path):
+        write_pool(tmp_path / "p", 60, seed=1, noise={}, shard_size=30)
+        tiny_score(tmp_path / "p", tmp_path / "s")
+        write_pool(tmp_path / "p", 60, seed=2, noise=NOISE, shard_size=30)
+        with pytest.raises(ScoresError, match="shard 00000"):
+            tiny_score(tmp_path / "p", tmp_path / "s")
+        (tmp_path / "s" / "notes.txt").write_text("mine")
+        manifest = tiny_score(tmp_path / "p", tmp_path / "s", overwrite=True)
+        assert manifest.samples == 60
+        assert (tmp_path / "s" / "notes.txt").read_text() == "mine"
+
+
+class TestRefusals:
+    def test_a_folder_of_something_else_is_left_alone(self, pool, tmp_path):
+        (tmp_path / "thesis.tex").write_text("years of work")
+        with pytest.raises(OutputError, match="is no score folder"):
+            tiny_score(pool, tmp_path, overwrite=True)
+        assert set(all_files(tmp_path)) == {"thesis.tex"}
+
+    @pytest.mark.parametrize("pairs", [0, 1])
+    def test_a_pool_without_counterparts_has_no_ratio(self, tmp_path, pairs):
+        write_tar(tmp_path / "a.tar", [m for n in range(pairs) for m in pair(str(n))])
+        with pytest.raises(InputError, match=rf"hold {pairs} usable pair\(s\)"):
+            tiny_score(tmp_path, tmp_path / "s")
+
+    def test_a_pool_of_two_is_scored(self, tmp_path):
+        write_tar(tmp_path / "a.tar", [*pair("a", seed=1), *pair("b", "blue star", seed=2)])
+        table = read_scores(tmp_path / "s", tiny_score(tmp_path, tmp_path / "s"))
+        assert all(np.isfinite(table[name]).all() for name in SCORE_COLUMNS)
+
+    def test_nothing_is_written_when_a_shard_or_the_model_is_missing(self, tmp_path):
+        write_tar(tmp_path / "a.tar", pair("a"))
+        config = dataclasses.replace(TINY, encode=EncodeConfig(model="local-dir:/nowhere"))
+        with pytest.raises(Exception, match="cannot load model"):
+            tiny_score(tmp_path, tmp_path / "s", config)
+        assert not (tmp_path / "s").exists()
+
+
+def test_a_vector_that_is_not_finite_is_a_failure(tmp_path, monkeypatch):
+    from clipdre.models.encoder import OpenClipEncoder
+
+    write_tar(tmp_path / "a.tar", [m for n in range(5) for m in pair(str(n), f"c{n}", seed=n)])
+    original = OpenClipEncoder.encode_texts
+
+    def spoilt(self, tokens):
+        vectors = original(self, tokens).clone()
+        wanted = self.tokenize("c3")
+        vectors[[torch.equal(row, wanted) for row in tokens]] = float("nan")
+        return vectors
+
+    monkeypatch.setattr(OpenClipEncoder, "encode_texts", spoilt)
+    manifest = tiny_score(tmp_path, tmp_path / "s")
+    (failure,) = read_failures(tmp_path / "s", manifest)
+    assert (failure["key"], failure["reason"]) == ("3", "non_finite_embedding")
+    assert read_scores(tmp_path / "s", manifest)["key"].to_pylist() == ["0", "1", "2", "4"]
+
+
+def test_embeddings_are_left_in_clip_retrievals_layout(scored):
+    folder, _ = scored
+    images = np.load(folder / "embeddings" / "img_emb" / "img_emb_1.npy")
+    metadata = pq.read_table(folder / "embeddings" / "metadata" / "metadata_1.parquet")
+    assert images.dtype == np.float16
+    assert images.shape == (100, 128)
+    assert {"image_path", "caption"} <= set(metadata.column_names)
+    assert (folder / MANIFEST).exists()

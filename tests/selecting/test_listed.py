@@ -1,0 +1,128 @@
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipdre.emitting.export import write_jsonl, write_keys, write_parquet, write_uids
+from clipdre.errors import SelectionError
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.name_lists import read_names
+from clipdre.selecting.listed import select_listed
+from clipdre.sql.query import ScoreQuery
+from tests.conftest import pair, subset_of, tiny_score, write_tar
+
+
+@pytest.fixture(scope="module")
+def repeating(tmp_path_factory):
+    """Two shards that share keys; uids, some of them short; one sample without."""
+    folder = tmp_path_factory.mktemp("repeating")
+    (folder / "pool").mkdir()
+    for s, name in enumerate("ab"):
+        members = [
+            member
+            for n in range(4)
+            for member in pair(str(n), f"{name} {n}", n, uid=f"{16 * s + n + 1:x}")
+        ]
+        write_tar(folder / "pool" / f"{name}.tar", [*members, *pair(f"alone-{name}", "x")])
+    return folder / "s", tiny_score(folder / "pool", folder / "s")
+
+
+def listed(scored, data):
+    query = ScoreQuery(ScoreFolder(scored[0]), scored[1])
+    return select_listed(query, read_names(io.BytesIO(data), "keys.txt"), "keys.txt")
+
+
+def places(found):
+    return list(zip(*(column.tolist() for column in found.selection.places), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["a/1"], [(0, 1)]),
+        (["b/1", "a/0", "a/0"], [(0, 0), (1, 1)]),
+        (["2"], [(0, 1), (0, 2), (1, 2)]),  # key of two samples, and uid of another
+        (["alone-b"], [(1, 4)]),
+        ([f"{17:032x}"], [(1, 0)]),
+        ([f"{17:X}"], [(1, 0)]),
+    ],
+)
+def test_lines_are_keys_or_uids(repeating, lines, expected):
+    found = listed(repeating, "\r\n".join(lines).encode())
+    assert places(found) == expected
+    assert len(found.selection) == len(expected)
+
+
+def test_what_is_not_there_is_counted_and_named(repeating):
+    found = listed(repeating, b"a/1\na/9\nzzz\n\n")
+    assert (found.names, found.missing, found.first_missing) == (3, 2, "a/9")
+    with pytest.raises(SelectionError, match=r"keys\.txt names none of the samples of .*'a/9'"):
+        listed(repeating, b"a/9\n")
+    with pytest.raises(SelectionError, match="it is empty"):
+        listed(repeating, b"")
+
+
+def table_bytes(table):
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"shard": ["b"], "key": ["2"], "uid": ["1"]}, [(1, 2)]),
+        ({"key": ["2"], "uid": ["1"]}, [(0, 0)]),
+        ({"key": ["2"]}, [(0, 2), (1, 2)]),
+    ],
+)
+def test_tables_say_which_they_are(repeating, columns, expected):
+    assert places(listed(repeating, table_bytes(pa.table(columns)))) == expected
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    lines = "\n".join(json.dumps(row) for row in rows)
+    assert places(listed(repeating, lines.encode())) == expected
+
+
+@pytest.mark.parametrize("writer", [write_keys, write_jsonl, write_parquet])
+def test_what_filter_writes_comes_back(repeating, writer):
+    subset, out = subset_of(repeating, by="kl_text", top=4), io.BytesIO()
+    writer(subset, out)
+    assert places(listed(repeating, out.getvalue())) == places_of(subset)
+
+
+def places_of(subset):
+    return list(zip(*(column.tolist() for column in subset.selection.places), strict=True))
+
+
+def test_datacomps_subset_file_comes_back(repeating):
+    subset, out = subset_of(repeating, where="uid IS NOT NULL AND width > 0"), io.BytesIO()
+    write_uids(subset, out)
+    found = listed(repeating, out.getvalue())
+    assert places(found) == places_of(subset)
+    assert found.missing == 0
+
+
+def array_bytes(array, **options):
+    out = io.BytesIO()
+    np.save(out, array, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\xff\xfe", "cannot be read as a list of samples"),
+        (b'{"key": ', "cannot be read as a list of samples"),
+        (b'{"title": "x"}', "no key and no uid"),
+        (b"PAR1junk", "cannot be read as a list of samples"),
+        (table_bytes(pa.table({"title": ["x"]})), "it has columns title, but no key and no uid"),
+        (array_bytes(np.arange(3)), "dtype int64 is not DataComp's"),
+        (array_bytes(np.array([{}]), allow_pickle=True), "allow_pickle=False"),
+    ],
+)
+def test_what_is_no_list_is_refused(repeating, data, said):
+    with pytest.raises(SelectionError, match=said):
+        listed(repeating, data)

@@ -1,0 +1,310 @@
+import math
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipdre.errors import SelectionError
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.selecting.rules import Amount, Rule, Step
+from clipdre.selecting.select import select
+from clipdre.sql.query import ScoreQuery
+from tests.conftest import chosen, read_scores, write_score_folder
+from tests.selecting import naive_select as naive
+
+TYPES = {
+    "key": pa.string(),
+    "key_hash": pa.uint64(),
+    "x": pa.float32(),
+    "w": pa.float64(),
+    "c": pa.string(),
+}
+# Few values, so that ties, nulls and NaN are common.
+values = st.one_of(
+    st.sampled_from([None, math.nan, 0.0, 1.0, 2.5, -1.0]), st.floats(-4, 4, width=32)
+)
+weights = st.sampled_from([None, math.nan, 0.0, 0.25, 1.0, 8.0])
+concepts = st.sampled_from([None, "dog", "cat", "nan"])
+grid = st.sampled_from([None, math.nan, -1.0, 0.0, 0.5, 1.0, 2.5])  # quantiles of it are exact
+grid_tables = st.lists(st.tuples(grid, weights, concepts), min_size=1, max_size=40)
+tables = st.lists(st.tuples(values, weights, concepts), min_size=1, max_size=40)
+
+
+def pool_of(drawn, shards, random):
+    """The drawn rows with keys of which some repeat, dealt to shards."""
+    hashes = random.sample(range(2**63 - 1), len(drawn))
+    rows = [
+        {"key": str(n // 2), "key_hash": h, "x": x, "w": w, "c": c}
+        for n, (h, (x, w, c)) in enumerate(zip(hashes, drawn, strict=True))
+    ]
+    return [rows[n::shards] for n in range(shards)]
+
+
+def kept_hashes(parts, rule):
+    with tempfile.TemporaryDirectory() as folder:
+        columns = [
+            {n: pa.array([row[n] for row in part], kind) for n, kind in TYPES.items()}
+            for part in parts
+        ]
+        manifest = write_score_folder(Path(folder), columns)
+        selection = select(ScoreQuery(ScoreFolder(Path(folder)), manifest), rule)
+        shard, row = selection.places
+        assert len(row) == len(selection)
+        found = [parts[s][r]["key_hash"] for s, r in zip(shard, row, strict=True)]
+        places = list(zip(shard.tolist(), row.tolist(), strict=True))
+        assert places == sorted(set(places))
+        return Counter(found), selection
+
+
+def hashes_of(rows):
+    return Counter(row["key_hash"] for row in rows)
+
+
+# Each example makes files and a database.
+checked = settings(max_examples=25, deadline=None)
+
+
+class TestAgainstTheNaive:
+    """On random tables with ties, nulls, NaN and repeated keys."""
+
+    @checked
+    @given(tables, st.integers(1, 45), st.sampled_from([1, -1]), st.randoms())
+    def test_top_and_bottom(self, drawn, n, sign, random):
+        parts = pool_of(drawn, 2, random)
+        step = Step(by="x", **{"top" if sign > 0 else "bottom": Amount(n)})
+        found, selection = kept_hashes(parts, Rule((step,)))
+        rows = [row for part in parts for row in part]
+        assert found == hashes_of(naive.top(rows, n, sign))
+        assert selection.steps[0].unranked == sum(not naive.is_number(row["x"]) for row in rows)
+
+    @checked
+    @given(tables, st.integers(1, 45), st.integers(1, 6), st.integers(0, 3), st.randoms())
+    def test_uniform(self, drawn, n, bins, seed, random):
+        parts = pool_of(drawn, 2, random)
+        rule = Rule((Step(by="x", top=Amount(n), uniform=True, bins=bins),), seed=seed)
+        found, _ = kept_hashes(parts, rule)
+        rows = [row for part in parts for row in part]
+        assert found == hashes_of(naive.uniform(rows, n, bins, seed))
+        assert found.total() == min(n, sum(naive.is_number(row["x"]) for row in rows))
+
+    @checked
+    @given(tables, st.integers(1, 45), st.booleans(), st.integers(0, 3), st.randoms())
+    def test_sample(self, drawn, n, weighted, seed, random):
+        parts = pool_of(drawn, 2, random)
+        rule = Rule((Step(sample=Amount(n), by="w" if weighted else None),), seed=seed)
+        found, _ = kept_hashes(parts, rule)
+        rows = [row for part in parts for row in part]
+        assert found == hashes_of(naive.sample(rows, n, seed, "w" if weighted else None))
+
+    @checked
+    @given(tables, st.integers(1, 4), st.booleans(), st.randoms())
+    def test_balance(self, drawn, cap, ranked, random):
+        parts = pool_of(drawn, 2, random)
+        found, _ = kept_hashes(
+            parts, Rule((Step(balance="c", cap=cap, by="x" if ranked else None),))
+        )
+        rows = [row for part in parts for row in part]
+        assert found == hashes_of(naive.balance(rows, cap, 0, ranked))
+
+    @checked
+    @given(grid_tables, st.integers(1, 45), st.randoms())
+    def test_helpers_are_over_the_whole_pool(self, drawn, n, random):
+        parts = pool_of(drawn, 2, random)
+        rows = [row for part in parts for row in part]
+        numbers = np.array([row["x"] for row in rows if naive.is_number(row["x"])])
+        step = Step(
+            where="x < 2.5 AND x >= quantile(x, 0.25)", by="rank(x) + zscore(x)", top=Amount(n)
+        )
+        found, _ = kept_hashes(parts, Rule((step,)))
+        able = [
+            row
+            for row in rows
+            if naive.is_number(row["x"])
+            and row["x"] < 2.5
+            and row["x"] >= np.quantile(numbers, 0.25)
+        ]
+        if np.ptp(numbers) if len(numbers) else 0:
+            assert found.total() == min(n, len(able))
+            best = sorted((row["x"] for row in able), reverse=True)[:n]
+            by_hash = {row["key_hash"]: row["x"] for row in rows}
+            assert sorted((by_hash[h] for h in found), reverse=True) == best
+
+    @checked
+    @given(tables, st.integers(1, 20), st.integers(1, 4), st.randoms())
+    def test_neither_the_order_of_rows_nor_of_files_matters(self, drawn, n, shards, random):
+        steps = (
+            Step(balance="c", cap=9, by="x"),
+            Step(sample=Amount(2 * n)),
+            Step(by="x", top=Amount(n), uniform=True, bins=3),
+        )
+        parts = pool_of(drawn, 1, random)
+        straight, _ = kept_hashes(parts, Rule(steps))
+        shuffled = [row for part in parts for row in part]
+        random.shuffle(shuffled)
+        found, _ = kept_hashes([shuffled[k::shards] for k in range(shards)], Rule(steps))
+        assert found == straight
+
+
+def test_steps_follow_one_another_and_are_counted(scored):
+    table = read_scores(*scored)
+    ratio, kl = table["log_ratio"].to_numpy(), table["kl_text"].to_numpy()
+    steps = (
+        Step(by="log_ratio", top=Amount(1.8, of_budget=True)),
+        Step(by="kl_text", top=Amount(1.0, of_budget=True)),
+    )
+    query = ScoreQuery(ScoreFolder(scored[0]), scored[1])
+    selection = select(query, Rule(steps, budget=Amount(0.2)))
+    wide = np.argsort(-ratio, kind="stable")[:108]
+    best = wide[np.argsort(-kl[wide], kind="stable")[:60]]
+    shard, row = selection.places
+    assert sorted(kl[shard * 100 + row]) == sorted(kl[best])
+    assert [(s.before, s.asked, s.kept) for s in selection.steps] == [
+        (300, 108, 108),
+        (108, 60, 60),
+    ]
+
+
+def test_where_comes_first_and_fractions_are_of_what_it_left(scored):
+    table = read_scores(*scored)
+    long = np.array([len(caption) > 20 for caption in table["caption"].to_pylist()])
+    selection = chosen(scored, where="length(caption) > 20", by="kl_text", top=0.5)
+    shard, row = selection.places
+    assert selection.steps[0].after_where == long.sum()
+    assert len(row) == int(long.sum() / 2 + 0.5)
+    assert long[shard * 100 + row].all()
+
+
+def test_rows_without_a_value_are_never_kept_and_counted(scored):
+    by = "CASE WHEN length(caption) > 20 THEN log_ratio END"
+    (counted,) = chosen(scored, by=by, top=1.0).steps
+    assert counted.unranked + counted.kept == 300
+    assert 0 < counted.unranked < 300
+    assert counted.asked == 300
+
+
+def test_without_a_rank_the_condition_decides(scored):
+    shard, row = chosen(scored, where="similarity > 0.5").places
+    expected = np.flatnonzero(read_scores(*scored)["similarity"].to_numpy() > 0.5)
+    assert (shard * 100 + row).tolist() == expected.tolist()
+    assert len(chosen(scored)) == 300
+    assert len(chosen(scored, where="false")) == 0
+    assert len(chosen(scored, by="width", top=1e-9)) == 0
+
+
+def test_a_weighted_sample_draws_as_often_as_the_weights_say(tmp_path):
+    """First draws of the sequential law are proportional to the weights."""
+    weight = np.array([1.0, 2.0, 5.0])
+    n = 3000
+    hashes = np.random.default_rng(0).integers(0, 2**64, 3 * n, dtype=np.uint64)
+    manifest = write_score_folder(
+        tmp_path,
+        [{"key": [str(k) for k in range(3 * n)], "key_hash": hashes, "w": np.tile(weight, n)}],
+    )
+    selection = chosen((tmp_path, manifest), sample=300, by="w")
+    _, row = selection.places
+    drawn = np.bincount(row % 3, minlength=3)
+    np.testing.assert_allclose(drawn / 300, weight / 8, atol=0.09)
+    other = chosen((tmp_path, manifest), sample=300, by="w", seed=1).places[1]
+    assert len(np.intersect1d(row, other)) < 60
+
+
+def test_negative_weights_are_refused(scored):
+    with pytest.raises(SelectionError, match="is negative or infinite in"):
+        chosen(scored, sample=10, by="log_ratio - 1000")
+
+
+def test_large_pools_need_more_than_one_pass(tmp_path, monkeypatch):
+    """The bracket of the threshold narrows; ties at the threshold are many."""
+    monkeypatch.setattr("clipdre.sql.largest.FETCHED", 300)
+    monkeypatch.setattr("clipdre.sql.largest.SAMPLED", 100)
+    rng = np.random.default_rng(3)
+    x = np.round(rng.normal(size=20_000), 1)
+    hashes = rng.integers(0, 2**64, len(x), dtype=np.uint64)
+    manifest = write_score_folder(
+        tmp_path, [{"key": [str(n) for n in range(len(x))], "key_hash": hashes, "x": x}]
+    )
+    for n in (1, 17, 5000, 19_999):
+        _, row = chosen((tmp_path, manifest), by="x", top=n).places
+        expected = np.lexsort((hashes, -x))[:n]
+        assert row.tolist() == sorted(expected.tolist())
+    _, row = chosen((tmp_path, manifest), by="1.0", top=777).places
+    assert row.tolist() == sorted(np.argsort(hashes)[:777].tolist())
+
+
+def test_weights_of_zero_are_never_drawn_from_large_pools(tmp_path, monkeypatch):
+    monkeypatch.setattr("clipdre.sql.largest.FETCHED", 300)
+    monkeypatch.setattr("clipdre.sql.largest.SAMPLED", 100)
+    rng = np.random.default_rng(4)
+    weight = rng.choice([0.0, 0.0, 0.0, 1.0, 3.0], 50_000)
+    hashes = rng.integers(0, 2**64, len(weight), dtype=np.uint64)
+    keys = [str(n) for n in range(len(weight))]
+    manifest = write_score_folder(tmp_path, [{"key": keys, "key_hash": hashes, "w": weight}])
+    selection = chosen((tmp_path, manifest), sample=5000, by="w")
+    assert selection.steps[0].unranked == (weight == 0).sum()
+    _, row = selection.places
+    assert (weight[row] > 0).all()
+    assert 1.5 < (weight[row] == 3).sum() / (weight[row] == 1).sum() < 3
+
+
+class TestJoined:
+    def joined(self, tmp_path, columns):
+        pq.write_table(pa.table(columns), tmp_path / "more.parquet")
+        return [tmp_path / "more.parquet"]
+
+    def test_by_shard_and_key(self, scored, tmp_path):
+        table = read_scores(*scored).slice(50, 100)
+        columns = {"shard": table["shard"], "key": table["key"], "beauty": np.arange(100.0)}
+        selection = chosen(scored, self.joined(tmp_path, columns), by="beauty", top=0.5)
+        shard, row = selection.places
+        assert (shard * 100 + row).tolist() == list(range(50, 150))
+        assert selection.steps[0].unranked == 200
+
+    def test_by_key_hash_first(self, scored, tmp_path):
+        table = read_scores(*scored)
+        columns = {"key_hash": table["key_hash"], "key": ["x"] * 300, "beauty": np.arange(300)}
+        _, row = chosen(scored, self.joined(tmp_path, columns), where="beauty < 7").places
+        assert row.tolist() == list(range(7))
+
+    def test_columns_of_the_same_name_get_the_files_before_them(self, scored, tmp_path):
+        table = read_scores(*scored)
+        columns = {"key_hash": table["key_hash"], "width": np.full(300, 5)}
+        joined = self.joined(tmp_path, columns)
+        assert len(chosen(scored, joined, where="more_width = 5 AND width > 5")) == 300
+
+    @pytest.mark.parametrize(
+        ("columns", "said"),
+        [
+            ({"beauty": [1.0]}, "no column to join by: it needs key_hash, shard and key, uid, or"),
+            ({"key": ["a", "a"], "beauty": [1.0, 2.0]}, "names 1 rows more than once by key"),
+        ],
+    )
+    def test_what_cannot_be_joined(self, scored, tmp_path, columns, said):
+        with pytest.raises(SelectionError, match=said):
+            chosen(scored, self.joined(tmp_path, columns))
+
+    def test_what_is_no_parquet(self, scored, tmp_path):
+        (tmp_path / "more.parquet").write_text("beauty\n1")
+        with pytest.raises(SelectionError, match="cannot be read as Parquet"):
+            chosen(scored, [tmp_path / "more.parquet"])
+        with pytest.raises(SelectionError, match="cannot be read as Parquet"):
+            chosen(scored, [tmp_path / "none.parquet"])
+
+
+def test_nan_beside_values_that_are_all_equal_is_no_value():
+    rows = [
+        {"key": str(n), "key_hash": n, "x": x, "w": None, "c": "dog"}
+        for n, x in enumerate([0.0, math.nan, math.nan])
+    ]
+    for step in (
+        Step(by="x", top=Amount(3)),
+        Step(balance="c", cap=9, by="x"),
+        Step(where="x = 0"),
+    ):
+        found, _ = kept_hashes([rows], Rule((step,)))
+        assert found == Counter([0])
