@@ -139,7 +139,7 @@ class EmitConfig:
         Samples per tar, at most.
     max_bytes : int or None
         Bytes of samples per tar, at most; a larger sample is alone.
-    shuffle : int or None
+    shuffle_seed : int or None
         Seed of a random order; None is pool order.
     writers : int
         Tars that are written at once.
@@ -147,5 +147,5 @@ class EmitConfig:
 
     shard_size: int = 10_000
     max_bytes: int | None = None
-    shuffle: int | None = None
+    shuffle_seed: int | None = None
     writers: int = 2

@@ -15,9 +15,9 @@ from clipdre.core.allocation import top
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.subset import Subset
 from clipdre.errors import OutputError
+from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
-from clipdre.formats.folders.tables import write_table
 from clipdre.formats.tars.shards import expand_shards
 from clipdre.pipelines.score import ScoreConfig, score
 from clipdre.selecting.rules import Amount, Rule, Step

@@ -1,18 +1,42 @@
-"""What can go wrong, as a tree. Each message is one line that names the thing and the cure.
+"""What can go wrong, as a tree.
 
-ClipdreError                   whatever a user can cause; the command line prints it and exits 1
+ClipdreError                   anything a user can cause and mend
+ +- UsageError                 options that do not go together
  +- InputError                 shards that are missing, unreadable, or changed since scoring
  +- ModelError                 a model or checkpoint that cannot be used
- +- ScoresError                a score folder that is missing, unfinished, or of another run
- +- SelectionError             a selection that names no column, is no condition, cannot be met
+ +- ScoresError                a score folder that is missing, unfinished, or from another run
+ +- SelectionError             a selection that names an unknown column or cannot be met
  +- OutputError                an output that exists already or cannot be written
+
+Each error has a problem and a cure, one line together. Both name parameters in backticks, as Python
+users give them (`max_bytes`); the command line shows them as its options (--max-bytes).
 """
 
 from __future__ import annotations
 
 
 class ClipdreError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and mend.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong, in one line.
+    cure : str
+        What to do about it.
+    """
+
+    def __init__(self, problem: str, cure: str = "") -> None:
+        super().__init__(problem, cure)  # both, so that it survives pickling between processes
+        self.problem = problem
+        self.cure = cure
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.cure}" if self.cure else self.problem
+
+
+class UsageError(ClipdreError):
+    """Options that do not go together."""
 
 
 class InputError(ClipdreError):
@@ -24,11 +48,11 @@ class ModelError(ClipdreError):
 
 
 class ScoresError(ClipdreError):
-    """A score folder that is missing, unfinished, or of another run."""
+    """A score folder that is missing, unfinished, or from another run."""
 
 
 class SelectionError(ClipdreError):
-    """A selection that names no column, is no condition, or cannot be met."""
+    """A selection that names an unknown column, is not a condition, or cannot be met."""
 
 
 class OutputError(ClipdreError):
@@ -36,4 +60,4 @@ class OutputError(ClipdreError):
 
 
 class UnreliableEstimateWarning(UserWarning):
-    """A score that another draw of the reference would not give."""
+    """A score that another draw of the reference would change."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clipdre.cli.terminal import harmless
+from clipdre.cli.terminal import strip_controls
 from clipdre.config import EmitConfig
 from clipdre.emitting.emit import write_tar_folder
 from tests.conftest import pair, png, read_scores, subset_of, tiny_score, write_tar
@@ -97,9 +97,9 @@ def test_escapes_never_reach_the_terminal_raw(hostile):
         assert not set("\x1b\x07\x9b\u202e") & set(done.stderr), command
 
 
-def test_harmless_keeps_text_and_lines():
-    assert harmless("é 画像\nred") == "é 画像\nred"
-    assert harmless(ESCAPE) == "�]0;owned��[2J��31m"
+def test_strip_controls_keeps_text_and_lines():
+    assert strip_controls("é 画像\nred") == "é 画像\nred"
+    assert strip_controls(ESCAPE) == "�]0;owned��[2J��31m"
 
 
 def test_errors_are_harmless_as_well(hostile):

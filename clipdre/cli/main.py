@@ -71,9 +71,9 @@ def main() -> None:
     try:
         app()
     except ClipdreError as error:
-        from clipdre.cli.terminal import harmless
+        from clipdre.cli.terminal import strip_controls
 
-        typer.echo(f"clipdre: error: {harmless(str(error))}", err=True)
+        typer.echo(f"clipdre: error: {strip_controls(str(error))}", err=True)
         sys.exit(1)
     except BrokenPipeError:
         # The reader has what it wanted; say nothing at exit either.

@@ -15,7 +15,7 @@ UNSEEN_WIDTH = 100
 
 def note(message: str) -> None:
     """One line on stderr."""
-    _console().print(Text(harmless(message)), soft_wrap=True)
+    _console().print(Text(strip_controls(message)), soft_wrap=True)
 
 
 def table(
@@ -26,13 +26,13 @@ def table(
     for n, name in enumerate(header):
         drawn.add_column(name, justify="left" if n < words else "right")
     for row in rows:
-        drawn.add_row(*(Text(harmless(cell)) for cell in row))
+        drawn.add_row(*(Text(strip_controls(cell)) for cell in row))
     console = _console()
-    console.print(Text(harmless(title), style="bold"), soft_wrap=True)
+    console.print(Text(strip_controls(title), style="bold"), soft_wrap=True)
     console.print(drawn)
 
 
-def harmless(text: str) -> str:
+def strip_controls(text: str) -> str:
     """`text` without control characters: what strangers wrote must not steer a terminal."""
     return "".join("\N{REPLACEMENT CHARACTER}" if _controls(c) else c for c in text)
 

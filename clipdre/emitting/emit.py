@@ -24,7 +24,7 @@ from clipdre.formats.files.outputs import (
     remove_matching,
     write_json,
 )
-from clipdre.formats.folders.tables import save_table
+from clipdre.formats.files.parquet import save_table
 from clipdre.formats.tars.spans import checked, end_archive, renamed, write_samples
 from clipdre.progress import Progress
 from clipdre.sql.query import FILE, ROW
@@ -145,7 +145,7 @@ def _shards(subset: Subset, config: EmitConfig) -> Iterator[pa.Table]:
     """The kept rows in portions of at most `shard_size` samples and `max_bytes` bytes."""
     held: list[pa.RecordBatch] = []
     rows = size = 0
-    for batch in subset.batches(shuffle=config.shuffle):
+    for batch in subset.batches(shuffle_seed=config.shuffle_seed):
         start = 0
         sizes = batch["nbytes"].to_numpy()
         for row, nbytes in enumerate(sizes.tolist()):
@@ -175,10 +175,10 @@ class _ShardWriter:
     def write(self, index: int, table: pa.Table) -> dict[str, Any]:
         """Write tar, counts and scores, unless they are there; returns what the summary says."""
         stem = f"{index:08d}"
-        facts = self.folder.facts(f"{stem}.parquet")
+        stamp = self.folder.stamp(f"{stem}.parquet")
         nbytes = self.folder.size(f"{stem}.tar")
-        whole = nbytes is not None and facts.get("clipdre.tar_bytes") == str(nbytes)
-        if nbytes is None or not whole or facts.get("clipdre.plan") != self.plan:
+        whole = nbytes is not None and stamp.get("clipdre.tar_bytes") == str(nbytes)
+        if nbytes is None or not whole or stamp.get("clipdre.plan") != self.plan:
             nbytes = self._write(stem, table)
         stats = {
             "count": len(table),
@@ -194,7 +194,7 @@ class _ShardWriter:
     def _write(self, stem: str, table: pa.Table) -> int:
         """Write a tar, and behind it the scores, which are the record that it is whole."""
         keys = new_keys(table, self.collisions)
-        ordered = sample_bytes if self.config.shuffle is None else _shuffled_bytes
+        ordered = sample_bytes if self.config.shuffle_seed is None else _shuffled_bytes
         with (
             self.folder.committed(f"{stem}.tar") as temporary,
             open(temporary, "xb", buffering=0) as out,
@@ -205,9 +205,9 @@ class _ShardWriter:
         if self.collisions:
             table = table.append_column(SOURCE_KEY, table["key"])
             table = table.set_column(table.column_names.index("key"), "key", pa.array(keys))
-        facts = {"clipdre.plan": self.plan, "clipdre.tar_bytes": str(nbytes)}
+        stamp = {"clipdre.plan": self.plan, "clipdre.tar_bytes": str(nbytes)}
         with self.folder.committed(f"{stem}.parquet") as temporary:
-            save_table(table.drop_columns([FILE, ROW]), temporary, facts)
+            save_table(table.drop_columns([FILE, ROW]), temporary, stamp)
         return nbytes
 
 

@@ -70,14 +70,16 @@ class _SearchedSubset(Subset):
             )
 
     def batches(
-        self, columns: Sequence[str] | None = None, shuffle: int | None = None
+        self, columns: Sequence[str] | None = None, shuffle_seed: int | None = None
     ) -> Iterator[pa.RecordBatch]:
         """As of `Subset`, in the order of the tars."""
         table = pa.concat_tables(self._parts)
         if columns is not None:
             table = table.select([FILE, ROW, *columns])
-        if shuffle is not None:
-            table = table.take(pa.array(np.random.default_rng(shuffle).permutation(len(table))))
+        if shuffle_seed is not None:
+            table = table.take(
+                pa.array(np.random.default_rng(shuffle_seed).permutation(len(table)))
+            )
         yield from table.combine_chunks().to_batches()
 
     def check(self) -> None:

@@ -15,14 +15,14 @@ from clipdre.formats.files.remote import is_remote
 from clipdre.formats.tars.spans import Source
 from clipdre.selecting.select import Selection
 from clipdre.sql.query import FILE
-from clipdre.sql.row_set import mixed
+from clipdre.sql.row_set import seeded_hash
 
 # 0: the key is the sample's alone; 1: other shards have it too; 2: its own shard has it twice.
 COLLISION = "collision"
 
 
 @dataclass(frozen=True)
-class _Facts:
+class _Census:
     """What one pass over the kept rows tells: of their hashes, distinct keys, files."""
 
     hashes: tuple[int, ...]
@@ -46,13 +46,13 @@ class Subset:
         self._moved = moved or {}
 
     def batches(
-        self, columns: Sequence[str] | None = None, shuffle: int | None = None
+        self, columns: Sequence[str] | None = None, shuffle_seed: int | None = None
     ) -> Iterator[pa.RecordBatch]:
         """The kept rows' columns (None: all), in pool order or shuffled by a seed.
 
         ``file_index`` says the source of each row.
         """
-        order = None if shuffle is None else f"{mixed(shuffle)}, key_hash"
+        order = None if shuffle_seed is None else f"{seeded_hash(shuffle_seed)}, key_hash"
         yield from self.selection.rows.batches(columns, order)
 
     def source(self, index: int) -> Source:
@@ -77,7 +77,7 @@ class Subset:
         OutputError
             When there are none.
         """
-        sources = [self.source(index) for index in sorted(self._facts.files)]
+        sources = [self.source(index) for index in sorted(self._census.files)]
         remote = [source for source in sources if is_remote(source.url)]
         for source in sources:
             if source in remote[:1] or not is_remote(source.url):
@@ -85,7 +85,7 @@ class Subset:
 
     def collisions(self) -> dict[str, int]:
         """Keys that more than one kept sample has: 1, or 2 where one shard has it twice."""
-        if self._facts.keys == len(self.selection):
+        if self._census.keys == len(self.selection):
             return {}
         found = self.selection.rows.wide().all(
             f"SELECT key, 1 + (count(*) > count(DISTINCT {FILE}))::INT FROM {{rows}} "
@@ -97,11 +97,11 @@ class Subset:
     def digest(self) -> str:
         """Names the subset: the same rows of the same scores have the same."""
         model, reference = self.manifest.model, self.manifest.reference
-        said = f"{model.digest} {reference['digest']} {self._facts.hashes}"
+        said = f"{model.digest} {reference['digest']} {self._census.hashes}"
         return hashlib.sha256(said.encode()).hexdigest()
 
     @cached_property
-    def _facts(self) -> _Facts:
+    def _census(self) -> _Census:
         *hashes, keys, files = self.selection.rows.wide().one(
             "count(*)",
             "bit_xor(key_hash)",
@@ -110,7 +110,7 @@ class Subset:
             "count(DISTINCT key)",
             f"list(DISTINCT {FILE})",
         )
-        return _Facts(tuple(hashes), keys, files or [])
+        return _Census(tuple(hashes), keys, files or [])
 
     def summary(self) -> dict[str, Any]:
         """What was asked and kept, by which rule, from what; the digest names the subset."""

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from clipdre.config import Decode, EncodeConfig, ReadConfig
 from clipdre.errors import ModelError
+from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.embeddings import EmbeddingFiles, Half
 from clipdre.formats.folders.manifest import ModelRecord, ShardRecord
-from clipdre.formats.folders.tables import SAMPLE_SCHEMA, failures_table, key_hashes, write_table
+from clipdre.formats.folders.tables import SAMPLE_SCHEMA, failures_table, key_hashes
 from clipdre.formats.tars.images import ImageError, decode_image
 from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage, printable
 from clipdre.formats.tars.shards import read_samples
@@ -67,7 +68,7 @@ class ShardEmbeddings:
     failures: list[Failure]
 
 
-def unread(failure: Failure, model: ModelRecord) -> ShardEmbeddings:
+def failed_shard(failure: Failure, model: ModelRecord) -> ShardEmbeddings:
     """A shard of which nothing has come but a failure."""
     nothing = np.empty((0, model.embedding_dim), np.float16)
     return ShardEmbeddings(1, nothing, nothing, SAMPLE_SCHEMA.empty_table(), [failure])
@@ -187,7 +188,7 @@ def encode_shard(
         except _WorkerDiedError as error:  # noqa: PERF203
             reason = str(error)
     message = f"a decoding worker died, {ATTEMPTS} times: {reason}"
-    return unread(Failure("", 0, Stage.DECODE, Reason.WORKER_DIED, message), encoder.record)
+    return failed_shard(Failure("", 0, Stage.DECODE, Reason.WORKER_DIED, message), encoder.record)
 
 
 def _encode_shard(
@@ -219,7 +220,7 @@ def commit_shard(
     shard: ShardRecord,
     files: EmbeddingFiles,
     failures: Path,
-    facts: dict[str, str],
+    stamp: dict[str, str],
 ) -> ShardRecord:
     """Write one shard's failures and embeddings; returns its record with the counts."""
     if len(found.samples) + len(found.failures) != found.seen:
@@ -230,7 +231,7 @@ def commit_shard(
     ordered = sorted(found.failures, key=lambda failure: failure.offset)
     counts = Counter(failure.reason.value for failure in ordered)
     write_table(failures_table(ordered), failures)
-    files.write(found.images, found.texts, found.samples, facts)
+    files.write(found.images, found.texts, found.samples, stamp)
     return replace(shard, rows=len(found.samples), failures=dict(sorted(counts.items())))
 
 

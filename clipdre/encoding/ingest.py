@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from clipdre.core.density_ratio import unit
-from clipdre.encoding.encode import ShardEmbeddings, unread
+from clipdre.encoding.encode import ShardEmbeddings, failed_shard
 from clipdre.errors import InputError, ModelError
 from clipdre.formats.folders.embeddings import Half
 from clipdre.formats.folders.manifest import ModelRecord, ShardRecord
@@ -61,7 +61,7 @@ class EmbeddingSource:
         return _checked(_unit(images), _unit(texts), columns, shard.name)
 
     def _failed(self, reason: Reason, message: str) -> ShardEmbeddings:
-        return unread(Failure("", 0, Stage.READ, reason, message), self.model)
+        return failed_shard(Failure("", 0, Stage.READ, reason, message), self.model)
 
 
 def open_embeddings(

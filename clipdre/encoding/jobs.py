@@ -33,12 +33,12 @@ class ShardJob:
     shard: ShardRecord
     files: EmbeddingFiles
     failures: Path
-    facts: dict[str, str]
+    stamp: dict[str, str]
 
     def run(self, encode: ShardEncoder, progress: Progress) -> ShardRecord:
         """Encode the shard and write its files."""
         found = encode(self.shard, progress)
-        return commit_shard(found, self.shard, self.files, self.failures, self.facts)
+        return commit_shard(found, self.shard, self.files, self.failures, self.stamp)
 
 
 Done = Iterator[tuple[int, ShardRecord]]

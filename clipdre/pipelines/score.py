@@ -22,6 +22,7 @@ from clipdre.encoding.jobs import JobRunner, ShardJob, here, on_devices
 from clipdre.errors import InputError, OutputError, ScoresError
 from clipdre.estimating.estimate import Columns, Estimator, estimate, unnormalised
 from clipdre.estimating.reference import build_reference
+from clipdre.formats.files.parquet import read_stamp, write_table
 from clipdre.formats.files.storage import exclusive, identify, remove_unfinished
 from clipdre.formats.folders.embeddings import EmbeddingFiles, Pool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
@@ -33,7 +34,7 @@ from clipdre.formats.folders.manifest import (
     read_manifest,
 )
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder
-from clipdre.formats.folders.tables import SCORE_COLUMNS, read_facts, scores_table, write_table
+from clipdre.formats.folders.tables import SCORE_COLUMNS, scores_table
 from clipdre.formats.tars.samples import Reason
 from clipdre.formats.tars.shards import shard_name
 from clipdre.models.load import load_encoder, usable_device, usable_devices
@@ -269,19 +270,19 @@ def _encode_shards(
     files = embedding_files(folder.embeddings, len(manifest.shards))
     with Progress("encode", sum(shard.nbytes for shard in manifest.shards)) as progress:
         for n, (shard, shard_files) in enumerate(zip(manifest.shards, files, strict=True)):
-            facts = _encoding_facts(manifest, shard)
-            same = facts.items() <= shard_files.facts().items()
+            stamp = _encoding_stamp(manifest, shard)
+            same = stamp.items() <= shard_files.stamp().items()
             if same and not UNREAD & folder.failure_counts(shard.name).keys():
                 done[n] = _recounted(folder, shard, shard_files)
                 progress.advance(shard.nbytes)
             else:
                 failures = folder.failures(shard.name)
-                jobs.append(ShardJob(n, shard, shard_files, failures, facts))
+                jobs.append(ShardJob(n, shard, shard_files, failures, stamp))
         done |= dict(run(jobs, progress))
     return tuple(done[n] for n in range(len(manifest.shards)))
 
 
-def _encoding_facts(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
+def _encoding_stamp(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
     """What decides a shard's embeddings, kept in its metadata file: the record that it is done."""
     decided_by = {
         "model": asdict(manifest.model),
@@ -307,12 +308,12 @@ def _estimate_shards(
     pool, hashes = Pool(files), np.concatenate([file.hashes() for file in files])
     reference = _reference(folder, pool, hashes, manifest, config)
     estimator = Estimator(reference, manifest.model, device)
-    facts = {"clipdre.reference": estimator.record.digest, "clipdre.tau": str(config.tau)}
+    stamp = {"clipdre.reference": estimator.record.digest, "clipdre.tau": str(config.tau)}
     with Progress("estimate", len(pool)) as progress:
         for group in _groups(manifest.shards, estimator.query_rows):
             paths = [folder.scores(manifest.shards[n].name) for n in group]
             start, stop = pool.starts[group.start], pool.starts[group.stop]
-            if all(facts.items() <= read_facts(path).items() for path in paths):
+            if all(stamp.items() <= read_stamp(path).items() for path in paths):
                 progress.advance(stop - start)
                 continue
             columns = _joined(estimate(pool, hashes, estimator, start, stop, progress))
@@ -321,7 +322,7 @@ def _estimate_shards(
             for n, path in zip(group, paths, strict=True):
                 low, high = pool.starts[n] - start, pool.starts[n + 1] - start
                 part = {name: column[low:high] for name, column in columns.items()}
-                write_table(scores_table(files[n].samples(), part), path, facts)
+                write_table(scores_table(files[n].samples(), part), path, stamp)
     return replace(manifest, reference=asdict(estimator.record), complete=True)
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from clipdre.config import EncodeConfig, Precision
 from clipdre.core.weights import importance_weights, log_mixture, weights_sample_size
 from clipdre.errors import ModelError, ScoresError
+from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.embeddings import Pool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
-from clipdre.formats.folders.tables import write_table
 from clipdre.models.encoder import Encoder
 from clipdre.models.load import load_encoder
 

@@ -15,7 +15,7 @@ from clipdre.errors import SelectionError, UnreliableEstimateWarning
 from clipdre.selecting.rules import Rule, Step
 from clipdre.sql.largest import largest
 from clipdre.sql.query import FILE, ROW, Expression, Kind, ScoreQuery
-from clipdre.sql.row_set import RowSet, mixed
+from clipdre.sql.row_set import RowSet, seeded_hash
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class _Runner:
         if self.step.sample:
             # The largest of these are a weighted sample without replacement: Efraimidis, Spirakis,
             # Weighted random sampling with a reservoir (2006), as Gumbel-perturbed log weights.
-            uniform = f"((({mixed(self.seed)} >> 11)::DOUBLE + 0.5) / {2**53})"
+            uniform = f"((({seeded_hash(self.seed)} >> 11)::DOUBLE + 0.5) / {2**53})"
             # A condition beside it may be evaluated later, and ln(0) is an error.
             weight = f"CASE WHEN {self.by} > 0 THEN {self.by} END" if self.step.by else "1.0"
             return f"(ln({weight}) - ln(-ln({uniform})))"
@@ -169,7 +169,7 @@ class _Runner:
     def ties(self) -> str:
         """What decides among equal values, smallest first."""
         drawn = self.step.sample or self.step.uniform or not self.step.by
-        return mixed(self.seed) if drawn else "key_hash"
+        return seeded_hash(self.seed) if drawn else "key_hash"
 
     @property
     def order(self) -> str:

@@ -128,7 +128,7 @@ def _checked_order(batch: pa.RecordBatch, last: int) -> int:
     return int(places[-1]) if len(places) else last
 
 
-def mixed(seed: int) -> str:
+def seeded_hash(seed: int) -> str:
     """SQL of 64 bits that order rows at random: the key hash times what the seed says, folded.
 
     Key hashes themselves break ties only, so that what is drawn does not depend on them.

@@ -190,7 +190,7 @@ class TestHowShardsAreCut:
         subset = subset_of(scored, by="log_ratio", top=60)
 
         def emitted(name, seed):
-            write_tar_folder(subset, tmp_path / name, EmitConfig(shard_size=25, shuffle=seed))
+            write_tar_folder(subset, tmp_path / name, EmitConfig(shard_size=25, shuffle_seed=seed))
             paths = sorted((tmp_path / name).glob("*.tar"))
             return [m for path in paths for m in members(path)]
 
@@ -329,7 +329,7 @@ class TestSourcesOfOtherKinds:
         zipped = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
         assert zipped[1].rows == 300
         for shuffle in (None, 3):
-            config = EmitConfig(shard_size=40, shuffle=shuffle)
+            config = EmitConfig(shard_size=40, shuffle_seed=shuffle)
             for name, source in (("kept", scored), ("zipped", zipped)):
                 subset = subset_of(source, by="log_ratio", top=100)
                 write_tar_folder(subset, tmp_path / f"{name}{shuffle}", config)

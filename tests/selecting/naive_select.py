@@ -10,7 +10,7 @@ def is_number(value):
     return value is not None and not math.isnan(value)
 
 
-def mixed(key_hash, seed):
+def seeded_hash(key_hash, seed):
     digest = hashlib.blake2b(f"seed {seed}".encode(), digest_size=8).digest()
     first = key_hash * (int.from_bytes(digest, "little") | 1) % BITS
     return (first ^ (first >> 32)) * 0x9E3779B97F4A7C15 % BITS
@@ -28,7 +28,7 @@ def uniform(rows, n, bins, seed):
         return []
     low, high = min(row["x"] for row in ranked), max(row["x"] for row in ranked)
     held = [[] for _ in range(bins)]
-    for row in sorted(ranked, key=lambda row: mixed(row["key_hash"], seed)):
+    for row in sorted(ranked, key=lambda row: seeded_hash(row["key_hash"], seed)):
         place = 0
         if high > low:
             place = min(bins - 1, math.floor((row["x"] - low) / (high - low) * bins))
@@ -43,11 +43,11 @@ def uniform(rows, n, bins, seed):
 
 def sample(rows, n, seed, weight=None):
     def race(row):
-        u = ((mixed(row["key_hash"], seed) >> 11) + 0.5) / 2**53
+        u = ((seeded_hash(row["key_hash"], seed) >> 11) + 0.5) / 2**53
         return math.log(1.0 if weight is None else row[weight]) - math.log(-math.log(u))
 
     able = [r for r in rows if weight is None or (is_number(r[weight]) and r[weight] > 0)]
-    return sorted(able, key=lambda row: (-race(row), mixed(row["key_hash"], seed)))[:n]
+    return sorted(able, key=lambda row: (-race(row), seeded_hash(row["key_hash"], seed)))[:n]
 
 
 def balance(rows, cap, seed, by_score):
@@ -55,7 +55,7 @@ def balance(rows, cap, seed, by_score):
 
     def order(row):
         h = row["key_hash"]
-        return (-row["x"], h) if by_score else (0, mixed(h, seed))
+        return (-row["x"], h) if by_score else (0, seeded_hash(h, seed))
 
     kept, seen = [], {}
     for row in sorted(able, key=order):

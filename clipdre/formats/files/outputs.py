@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipdre.errors import InputError, OutputError
-from clipdre.formats.files.remote import is_remote, persistently, shown
+from clipdre.formats.files.parquet import read_stamp
+from clipdre.formats.files.remote import is_remote, redacted, with_retries
 from clipdre.formats.files.storage import committed, exclusive, remove_unfinished
-from clipdre.formats.folders.tables import read_facts
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class OutputFolder(Protocol):
         """Bytes of a file; None where there is none."""
         ...
 
-    def facts(self, name: str) -> dict[str, str]:
+    def stamp(self, name: str) -> dict[str, str]:
         """What a Parquet file says of itself; empty where there is none."""
         ...
 
@@ -118,8 +118,8 @@ class _LocalFolder:
         path = self.path / name
         return path.stat().st_size if path.exists() else None
 
-    def facts(self, name: str) -> dict[str, str]:
-        return read_facts(self.path / name)
+    def stamp(self, name: str) -> dict[str, str]:
+        return read_stamp(self.path / name)
 
     def table(self, name: str, columns: list[str]) -> pa.Table:
         return pq.read_table(self.path / name, columns=columns)
@@ -142,11 +142,11 @@ class _RemoteFolder:
     """
 
     def __init__(self, url: str) -> None:
-        self.name = shown(url)
+        self.name = redacted(url)
         try:
             self._files, self._root = fsspec.core.url_to_fs(url.rstrip("/"))
         except (ValueError, ImportError) as error:
-            raise OutputError(f"cannot write to {self.name}: {shown(str(error))}") from error
+            raise OutputError(f"cannot write to {self.name}: {redacted(str(error))}") from error
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -162,7 +162,7 @@ class _RemoteFolder:
                 return sorted(str(path).rpartition("/")[2] for path in found)
             return []
 
-        return persistently(listed, f"cannot list {self.name}")
+        return with_retries(listed, f"cannot list {self.name}")
 
     @contextmanager
     def committed(self, name: str, *, durable: bool = True) -> Iterator[Path]:  # noqa: ARG002
@@ -170,7 +170,7 @@ class _RemoteFolder:
             path = Path(folder) / name
             yield path
             try:
-                persistently(
+                with_retries(
                     lambda: self._files.put_file(str(path), self._at(name)),
                     f"cannot write {self.name}/{name}",
                 )
@@ -186,15 +186,15 @@ class _RemoteFolder:
             except FileNotFoundError:
                 return None
 
-        return persistently(seen, f"cannot read {self.name}/{name}")
+        return with_retries(seen, f"cannot read {self.name}/{name}")
 
     def size(self, name: str) -> int | None:
         return self._there(name, lambda path: int(self._files.info(path)["size"]))
 
-    def facts(self, name: str) -> dict[str, str]:
+    def stamp(self, name: str) -> dict[str, str]:
         def look(path: str) -> dict[str, str]:
             with self._files.open(path, "rb") as file:
-                return read_facts(file)
+                return read_stamp(file)
 
         return self._there(name, look) or {}
 

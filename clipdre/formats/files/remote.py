@@ -16,7 +16,7 @@ from clipdre.errors import InputError
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 BUFFER = 4 * 1024 * 1024
 # Not mended by trying again.
-LASTING = (
+PERMANENT = (
     FileNotFoundError,
     PermissionError,
     IsADirectoryError,
@@ -33,7 +33,7 @@ def is_remote(url: str) -> bool:
     return "://" in url
 
 
-def shown(text: str) -> str:
+def redacted(text: str) -> str:
     """`text` without what URLs in it hold of passwords and signatures."""
     return SECRETS.sub("", text)
 
@@ -46,10 +46,10 @@ def identify_remote(url: str) -> tuple[int, str]:
     InputError
         When there is no such thing, or it tells no size.
     """
-    info = persistently(lambda: _info(url), f"cannot find {shown(url)}")
+    info = with_retries(lambda: _info(url), f"cannot find {redacted(url)}")
     stamps = (info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "created"))
     if info.get("size") is None:
-        raise InputError(f"{shown(url)} tells no size: copy it to a disk first")
+        raise InputError(f"{redacted(url)} tells no size: copy it to a disk first")
     return int(info["size"]), str(next((stamp for stamp in stamps if stamp), ""))
 
 
@@ -74,7 +74,7 @@ def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
             if isinstance(data, Exception):
                 failed = data
             elif len(data) < nbytes:
-                failed = InputError(f"{shown(url)} ends before byte {offset + nbytes}")
+                failed = InputError(f"{redacted(url)} ends before byte {offset + nbytes}")
             else:
                 # A server that knows no ranges sends all of the file.
                 found[n] = bytes(data if len(data) == nbytes else data[offset : offset + nbytes])
@@ -82,40 +82,40 @@ def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         if failed is not None:
             raise failed
 
-    persistently(ask, f"cannot read {shown(url)}")
+    with_retries(ask, f"cannot read {redacted(url)}")
     return [found[n] for n in range(len(spans))]
 
 
-def persistently(work: Callable[[], T], said: str) -> T:
+def with_retries(work: Callable[[], T], said: str) -> T:
     """The result of `work`, tried again after a while where it fails; `InputError` in the end."""
     for wait in (*WAITS, None):
         try:
             return work()
         except Exception as error:  # noqa: PERF203 (libraries raise what they like)
-            if _lasts(error):
-                raise InputError(f"{said}: {shown(str(error))}") from error
+            if _is_permanent(error):
+                raise InputError(f"{said}: {redacted(str(error))}") from error
             if wait is None:
-                reason = f"{type(error).__name__}: {shown(str(error))}"
+                reason = f"{type(error).__name__}: {redacted(str(error))}"
                 raise InputError(f"{said}, after {len(WAITS) + 1} attempts: {reason}") from error
             time.sleep(wait)
     raise AssertionError  # the last attempt returns or raises
 
 
-def _lasts(error: BaseException) -> bool:
+def _is_permanent(error: BaseException) -> bool:
     """Whether trying again is of no use."""
     # fsspec takes any failure of a web server for a file that is not there, and keeps the cause.
     answer = error if error.__cause__ is None else error.__cause__
     status = getattr(answer, "status", None)
     if status is not None:
         return 400 <= int(status) < 500 and status not in (408, 429)
-    return isinstance(answer, LASTING)
+    return isinstance(answer, PERMANENT)
 
 
 class RemoteFile(io.RawIOBase):
     """A remote source as a file to read: where a connection breaks, the next goes on there."""
 
     def __init__(self, url: str) -> None:
-        self.name = shown(url)
+        self.name = redacted(url)
         self._url = url
         self._size, _ = identify_remote(url)
         self._at = 0

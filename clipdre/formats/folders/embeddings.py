@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import torch
 
 from clipdre.core.density_ratio import unit
+from clipdre.formats.files.parquet import read_stamp, write_table
 from clipdre.formats.files.storage import committed
-from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY, read_facts, write_table
+from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY
 
 Modality = Literal["img", "text"]
 Half = npt.NDArray[np.float16]
@@ -46,8 +47,8 @@ class EmbeddingFiles:
         """The rows' sample columns; written last, it marks the shard as encoded."""
         return self.folder / "metadata" / f"metadata_{self._number}.parquet"
 
-    def write(self, images: Half, texts: Half, samples: pa.Table, facts: Mapping[str, str]) -> None:
-        """Commit one shard's embeddings; `facts` say of which shard and settings they are."""
+    def write(self, images: Half, texts: Half, samples: pa.Table, stamp: Mapping[str, str]) -> None:
+        """Commit one shard's embeddings; `stamp` say of which shard and settings they are."""
         for modality, vectors in (("img", images), ("text", texts)):
             with (
                 committed(self.array(cast("Modality", modality))) as temporary,
@@ -55,11 +56,11 @@ class EmbeddingFiles:
             ):
                 np.save(file, vectors)
         names = [CLIP_RETRIEVAL_KEY if n == "key" else n for n in samples.column_names]
-        write_table(samples.rename_columns(names), self.metadata, facts)
+        write_table(samples.rename_columns(names), self.metadata, stamp)
 
-    def facts(self) -> dict[str, str]:
+    def stamp(self) -> dict[str, str]:
         """What `write` was told; empty when the shard is not encoded yet."""
-        return read_facts(self.metadata)
+        return read_stamp(self.metadata)
 
     def hashes(self) -> npt.NDArray[np.uint64]:
         """Key hashes of the shard's rows, shape (rows,)."""

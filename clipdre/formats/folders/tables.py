@@ -5,15 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from clipdre.formats.files.storage import committed
 from clipdre.formats.tars.samples import Failure, printable
 
 SAMPLE_SCHEMA = pa.schema(
@@ -111,24 +107,3 @@ def scores_table(samples: pa.Table, columns: Mapping[str, npt.NDArray[np.floatin
     for name in (*SCORE_COLUMNS, *(name for name in columns if name not in SCORE_COLUMNS)):
         samples = samples.append_column(name, pa.array(columns[name].astype(np.float32)))
     return samples
-
-
-def write_table(table: pa.Table, path: Path, facts: Mapping[str, str] | None = None) -> None:
-    """Write Parquet atomically; `facts` go into the file's own metadata."""
-    with committed(path) as temporary:
-        save_table(table, temporary, facts)
-
-
-def save_table(table: pa.Table, path: Path, facts: Mapping[str, str] | None = None) -> None:
-    """`write_table` to a path that someone else commits."""
-    metadata = {**(table.schema.metadata or {}), **(facts or {})}
-    pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
-
-
-def read_facts(source: Path | BinaryIO) -> dict[str, str]:
-    """What `write_table` was told of a file; empty when there is no such whole file."""
-    try:
-        metadata = pq.read_schema(source).metadata or {}
-    except (OSError, pa.ArrowInvalid):
-        return {}
-    return {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import BinaryIO, TypeVar
 
 from clipdre.errors import InputError
-from clipdre.formats.files.remote import is_remote, read_ranges, shown
+from clipdre.formats.files.remote import is_remote, read_ranges, redacted
 from clipdre.formats.files.storage import (
     GZIP_MAGIC,
     SourceIdentity,
@@ -60,7 +60,7 @@ class Source:
         now = identify(self.url)
         if now != SourceIdentity(self.nbytes, self.modified or now.modified):
             raise InputError(
-                f"{shown(self.url)} has changed since it was scored ({self.nbytes} bytes then, "
+                f"{redacted(self.url)} has changed since it was scored ({self.nbytes} bytes then, "
                 f"{now.nbytes} now, or another time of change): score it again"
             )
 
@@ -68,7 +68,7 @@ class Source:
     def opened(self) -> Iterator[SpanReader]:
         """Open the shard to read spans; `InputError` when it is not what was scored."""
         self.check()
-        name = shown(self.url)
+        name = redacted(self.url)
         if is_remote(self.url) and read_ranges(self.url, [MAGIC_SPAN]) != [GZIP_MAGIC]:
             yield SpanReader(name, lambda runs: read_ranges(self.url, runs), REMOTE_GAP)
             return

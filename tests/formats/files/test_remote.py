@@ -22,7 +22,7 @@ from clipdre.config import EmitConfig
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.errors import InputError
 from clipdre.formats.files import remote
-from clipdre.formats.files.remote import identify_remote, read_ranges, shown
+from clipdre.formats.files.remote import identify_remote, read_ranges, redacted
 from clipdre.formats.files.storage import open_source
 from clipdre.pipelines.score import score
 from tests.conftest import TINY, read_failures, read_scores, subset_of
@@ -197,7 +197,7 @@ def test_a_server_that_always_fails_is_given_up_in_one_line(tmp_path):
     ],
 )
 def test_secrets_are_not_shown(text, harmless):
-    assert shown(text) == harmless
+    assert redacted(text) == harmless
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,6 @@ def test_rows_have_unit_norm_in_spite_of_fp16(stored):
 
 def test_facts_and_samples_come_back(stored, tmp_path):
     files, _ = stored
-    assert files[0].facts() == {"clipdre.encoded": "yes"}
+    assert files[0].stamp() == {"clipdre.encoded": "yes"}
     assert files[0].samples()["key"].to_pylist() == ["0", "1", "2", "3", "4"]
-    assert EmbeddingFiles(tmp_path / "none", 0, 1).facts() == {}
+    assert EmbeddingFiles(tmp_path / "none", 0, 1).stamp() == {}

@@ -1,12 +1,7 @@
 import pyarrow.parquet as pq
 
-from clipdre.formats.folders.tables import (
-    MAX_MESSAGE,
-    failures_table,
-    key_hash,
-    read_facts,
-    write_table,
-)
+from clipdre.formats.files.parquet import read_stamp, write_table
+from clipdre.formats.folders.tables import MAX_MESSAGE, failures_table, key_hash
 from clipdre.formats.tars.samples import Failure, Reason, Stage
 
 
@@ -23,10 +18,10 @@ def test_failures_are_printable_and_bounded(tmp_path):
     assert row["key"] == "bad\\udcffname"
     assert (row["stage"], row["reason"], row["offset"]) == ("read", "broken_tar", 7)
     assert len(row["message"]) == MAX_MESSAGE
-    assert read_facts(tmp_path / "a.parquet") == {"fact": "1"}
+    assert read_stamp(tmp_path / "a.parquet") == {"fact": "1"}
 
 
 def test_facts_of_a_damaged_file_are_none(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    assert read_facts(tmp_path / "a.parquet") == {}
-    assert read_facts(tmp_path / "b.parquet") == {}
+    assert read_stamp(tmp_path / "a.parquet") == {}
+    assert read_stamp(tmp_path / "b.parquet") == {}
