@@ -10,8 +10,8 @@ import clipdre
 from clipdre import api
 from clipdre.errors import ScoresError
 from clipdre.truth.pool import write_pool
-from tests.conftest import TINY, tiny_score
 from tests.core import oracle
+from tests.helpers import TINY, tiny_score
 
 NAMES = [
     "Scores",

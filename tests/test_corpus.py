@@ -12,8 +12,8 @@ from clipdre.formats.files.storage import open_source
 from clipdre.formats.tars.images import ImageError, decode_image
 from clipdre.formats.tars.samples import Failure, printable
 from clipdre.formats.tars.shards import iter_samples
-from tests.conftest import read_failures, read_scores, subset_of, tiny_score
 from tests.corpus import GOOD, KINDS
+from tests.helpers import read_failures, read_scores, subset_of, tiny_score
 
 READ = ReadConfig()
 

@@ -5,8 +5,8 @@ import pytest
 from clipdre.config import ReadConfig
 from clipdre.doctor import ADVICE, diagnose
 from clipdre.formats.tars.samples import Reason
-from tests.conftest import pair, png, write_tar
 from tests.corpus import GOOD, KINDS
+from tests.helpers import pair, png, write_tar
 
 OBSERVATIONS = {"repeated_key", "shared_key", "scattered_key", "unsafe_key"}
 

@@ -12,7 +12,7 @@ from clipdre.formats.folders.tables import FAILURE_SCHEMA, MAX_MESSAGE, failures
 from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage, printable
 from clipdre.formats.tars.shards import iter_samples
 from clipdre.formats.tars.tar import Gap, Member, iter_members
-from tests.conftest import png
+from tests.helpers import png
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=140)
 suffixes = st.sampled_from(["png", "txt", "json", "PNG", "npy", "seg.png", ""])

@@ -12,7 +12,7 @@ import pytest
 from clipdre.cli.terminal import strip_controls
 from clipdre.config import EmitConfig
 from clipdre.emitting.emit import write_tar_folder
-from tests.conftest import pair, png, read_scores, subset_of, tiny_score, write_tar
+from tests.helpers import pair, png, read_scores, subset_of, tiny_score, write_tar
 
 CLIPDRE = Path(sys.executable).parent / "clipdre"
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m"

@@ -9,7 +9,7 @@ import pytest
 from clipdre.config import EmitConfig
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.formats.folders.tables import SCORE_COLUMNS
-from tests.conftest import read_failures, read_scores, subset_of, tiny_score
+from tests.helpers import read_failures, read_scores, subset_of, tiny_score
 
 SAMPLES = 5111
 

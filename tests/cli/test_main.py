@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clipdre.formats.folders.manifest import read_manifest
-from tests.conftest import pair, write_tar
+from tests.helpers import pair, write_tar
 
 CLIPDRE = Path(sys.executable).parent / "clipdre"
 PATH = {"PATH": f"{CLIPDRE.parent}:{os.environ['PATH']}"}

@@ -19,7 +19,7 @@ from clipdre.emitting.relocate import relocated
 from clipdre.errors import ClipdreError, InputError, OutputError
 from clipdre.pipelines.score import score
 from clipdre.truth.pool import write_pool
-from tests.conftest import TINY, pair, png, rows_of, subset_of, tiny_score, write_tar
+from tests.helpers import TINY, pair, png, rows_of, subset_of, tiny_score, write_tar
 
 # webdataset leaves its tars to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

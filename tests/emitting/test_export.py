@@ -16,7 +16,7 @@ from clipdre.emitting.export import (
     write_parquet,
     write_uids,
 )
-from tests.conftest import rows_of, subset_of, write_score_folder
+from tests.helpers import rows_of, subset_of, write_score_folder
 
 
 def written(writer, subset):

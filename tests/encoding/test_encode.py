@@ -7,7 +7,7 @@ from clipdre.encoding import encode
 from clipdre.errors import InputError, ModelError
 from clipdre.formats.tars.images import decode_image
 from clipdre.models.load import load_encoder
-from tests.conftest import TINY, pair, read_failures, read_scores, tiny_score, write_tar
+from tests.helpers import TINY, pair, read_failures, read_scores, tiny_score, write_tar
 
 
 class Cramped:

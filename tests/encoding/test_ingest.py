@@ -15,7 +15,8 @@ from clipdre.errors import InputError, ModelError, OutputError
 from clipdre.formats.folders.tables import SCORE_COLUMNS
 from clipdre.pipelines.score import score_embeddings
 from clipdre.truth.embeddings import EmbeddingWorld
-from tests.conftest import (
+from tests.core import oracle
+from tests.helpers import (
     chosen,
     pair,
     read_failures,
@@ -25,7 +26,6 @@ from tests.conftest import (
     tiny_score,
     write_tar,
 )
-from tests.core import oracle
 
 EXACT = EstimateConfig(ReferenceMethod.EXACT)
 

@@ -9,7 +9,7 @@ import pytest
 from clipdre.config import ReadConfig
 from clipdre.encoding.jobs import ShardJob, on_devices
 from clipdre.errors import ModelError
-from tests.conftest import TINY, pair, read_failures, read_scores, tiny_score, write_tar
+from tests.helpers import TINY, pair, read_failures, read_scores, tiny_score, write_tar
 
 
 @pytest.fixture

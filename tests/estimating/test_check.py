@@ -8,7 +8,7 @@ from clipdre.errors import UnreliableEstimateWarning
 from clipdre.estimating.check import report
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.truth.pool import write_pool
-from tests.conftest import TINY, chosen, read_scores, tiny_score
+from tests.helpers import TINY, chosen, read_scores, tiny_score
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from clipdre.config import EncodeConfig
 from clipdre.formats.folders.tables import SCORE_COLUMNS
 from clipdre.pipelines.score import ScoreConfig
-from tests.conftest import TINY, pair, png, read_scores, tiny_score, write_tar
+from tests.helpers import TINY, pair, png, read_scores, tiny_score, write_tar
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::FutureWarning")
 

@@ -22,7 +22,8 @@ from clipdre.formats.folders.manifest import MANIFEST, read_manifest
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, SCORE_COLUMNS
 from clipdre.pipelines import score as score_stage
 from clipdre.truth.pool import NOISE, write_pool
-from tests.conftest import (
+from tests.core import oracle
+from tests.helpers import (
     TINY,
     pair,
     png,
@@ -31,7 +32,6 @@ from tests.conftest import (
     tiny_score,
     write_tar,
 )
-from tests.core import oracle
 
 
 def stored_files(folder):

@@ -8,7 +8,7 @@ import pytest
 from clipdre.errors import ModelError, ScoresError
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.pipelines.weigh import weigh
-from tests.conftest import read_scores
+from tests.helpers import read_scores
 
 
 def test_a_prompt_favours_what_it_says_and_joins_to_the_scores(scored, tmp_path):

@@ -12,7 +12,7 @@ from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.name_lists import read_names
 from clipdre.selecting.listed import select_listed
 from clipdre.sql.query import ScoreQuery
-from tests.conftest import pair, subset_of, tiny_score, write_tar
+from tests.helpers import pair, subset_of, tiny_score, write_tar
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from clipdre.selecting.preview import compare, preview
 from clipdre.selecting.rules import Amount, Rule, Step
 from clipdre.selecting.select import select
 from clipdre.sql.query import ScoreQuery
-from tests.conftest import read_scores, write_score_folder
+from tests.helpers import read_scores, write_score_folder
 
 
 @pytest.fixture

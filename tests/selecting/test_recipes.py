@@ -6,7 +6,7 @@ from clipdre.selecting.recipes import read_recipe, recipe_names, recipe_text
 from clipdre.selecting.rules import Amount
 from clipdre.selecting.select import select
 from clipdre.sql.query import ScoreQuery
-from tests.conftest import read_scores, write_score_folder
+from tests.helpers import read_scores, write_score_folder
 
 PLAIN = """
 title = "a title"

@@ -15,7 +15,7 @@ from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.selecting.rules import Amount, Rule, Step
 from clipdre.selecting.select import select
 from clipdre.sql.query import ScoreQuery
-from tests.conftest import chosen, read_scores, write_score_folder
+from tests.helpers import chosen, read_scores, write_score_folder
 from tests.selecting import naive_select as naive
 
 TYPES = {

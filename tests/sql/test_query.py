@@ -10,7 +10,7 @@ from clipdre.errors import ScoresError, SelectionError
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.sql.query import Expression, Kind, ScoreQuery
 from clipdre.sql.row_set import RowSet
-from tests.conftest import read_scores
+from tests.helpers import read_scores
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from clipdre.formats.files import remote
 from clipdre.formats.files.remote import identify_remote, read_ranges, redacted
 from clipdre.formats.files.storage import open_source
 from clipdre.pipelines.score import score
-from tests.conftest import TINY, read_failures, read_scores, subset_of
+from tests.helpers import TINY, read_failures, read_scores, subset_of
 
 # Event loops and sockets of the libraries behind fsspec end when they end.
 pytestmark = [

@@ -7,7 +7,7 @@ from PIL import Image
 
 from clipdre.formats.tars.images import ORIENTATION, ImageError, decode_image
 from clipdre.formats.tars.samples import Reason
-from tests.conftest import png
+from tests.helpers import png
 
 
 def decode(data, max_pixels=10_000_000, max_aspect_ratio=200.0):

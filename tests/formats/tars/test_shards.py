@@ -4,7 +4,7 @@ from clipdre.config import ReadConfig
 from clipdre.errors import InputError
 from clipdre.formats.tars.samples import Failure, Reason, Sample
 from clipdre.formats.tars.shards import expand_shards, iter_samples, shard_name
-from tests.conftest import pair, png, write_tar
+from tests.helpers import pair, png, write_tar
 
 
 def read(path, **options):

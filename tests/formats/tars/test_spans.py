@@ -18,7 +18,7 @@ from clipdre.formats.tars.spans import (
     end_archive,
     renamed,
 )
-from tests.conftest import write_tar
+from tests.helpers import write_tar
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=20))

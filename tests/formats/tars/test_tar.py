@@ -5,7 +5,7 @@ import time
 import pytest
 
 from clipdre.formats.tars.tar import BrokenTarError, Gap, iter_members, split_name
-from tests.conftest import write_tar
+from tests.helpers import write_tar
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""What tests share: small shards made on the spot, and short ways to score and select."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from clipdre.config import TINY_MODEL, EncodeConfig
+from clipdre.emitting.subset import Subset
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import Manifest, ModelRecord, ShardRecord
+from clipdre.formats.tars.shards import expand_shards
+from clipdre.pipelines.score import ScoreConfig, score
+from clipdre.selecting.rules import AMOUNTS, Amount, Rule, Step
+from clipdre.selecting.select import Selection, select
+from clipdre.sql.query import ScoreQuery
+
+Members = Sequence[tuple[str, bytes]]
+
+
+def png(seed: int = 0, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> bytes:
+    """A small random PNG."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: Members, format: int = tarfile.USTAR_FORMAT) -> Path:
+    """A tar of (name, content), as any stranger would write it."""
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def pair(key: str, caption: str = "red circle", seed: int = 0, **metadata: object) -> Members:
+    """Members of one good sample."""
+    members = [(f"{key}.png", png(seed)), (f"{key}.txt", caption.encode())]
+    if metadata:
+        members.append((f"{key}.json", json.dumps(metadata).encode()))
+    return members
+
+
+def read_scores(folder: Path, manifest: Manifest) -> pa.Table:
+    """All score rows in pool order."""
+    files = [ScoreFolder(folder).scores(shard.name) for shard in manifest.shards]
+    return pa.concat_tables([pq.read_table(f).replace_schema_metadata(None) for f in files])
+
+
+def read_failures(folder: Path, manifest: Manifest) -> list[Mapping[str, object]]:
+    """All failure rows in pool order."""
+    files = [ScoreFolder(folder).failures(shard.name) for shard in manifest.shards]
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+TINY = ScoreConfig(encode=EncodeConfig(model=TINY_MODEL, device="cpu", batch_size=64, workers=2))
+
+
+def tiny_score(pool: Path, output: Path, config: ScoreConfig = TINY, **options: bool) -> Manifest:
+    """Score all shards of a folder with the embedded model."""
+    return score(expand_shards([str(pool)]), output, config, **options)
+
+
+def chosen(
+    scored: tuple[Path, Manifest], joined: Sequence[Path] = (), seed: int = 0, **step: object
+) -> Selection:
+    """What one step keeps; amounts as numbers."""
+    for name in AMOUNTS:
+        if name in step:
+            step[name] = Amount(step[name])
+    query = ScoreQuery(ScoreFolder(scored[0]), scored[1], joined)
+    return select(query, Rule((Step(**step),), seed=seed))
+
+
+def subset_of(scored: tuple[Path, Manifest], **step: object) -> Subset:
+    """`chosen`, as a subset."""
+    return Subset(chosen(scored, **step))
+
+
+def rows_of(subset: Subset) -> pa.Table:
+    """The rows of a subset in its order."""
+    return pa.Table.from_batches(list(subset.batches()))
+
+
+def write_score_folder(folder: Path, tables: Sequence[Mapping[str, object]]) -> Manifest:
+    """A finished score folder with made-up columns, a table for each shard."""
+    model = ModelRecord("made-up", None, "made-up", 2, 100.0, 0.0, "fp32", {})
+    shards = []
+    for n, columns in enumerate(tables):
+        table = pa.table(columns)
+        path = ScoreFolder(folder).scores(f"{n:05d}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+        shards.append(ShardRecord(f"{n:05d}", f"{n:05d}.tar", 0, "", len(table)))
+    reference = {"method": "exact", "digest": "made-up"}
+    manifest = Manifest("0", model, {"read": {}}, tuple(shards), reference, complete=True)
+    manifest.write(folder)
+    return manifest
