@@ -1,6 +1,6 @@
-"""clipdre: which image-text pairs are worth keeping, told by the model's own density ratios.
+"""clipdre: which image-text pairs are worth keeping, by the model's own density ratios.
 
-The names of `clipdre.api` are here as well; they load torch and the like when they are first used.
+All public names can be imported from here; they load torch and the like when they are first used.
 """
 
 from __future__ import annotations
@@ -10,26 +10,33 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Scores",
-    "density_ratio",
-    "effective_sample_size",
-    "emit",
-    "importance_weights",
-    "kl_divergence",
-    "open_scores",
-    "reference_report",
-    "reverse_kl_divergence",
-    "score",
-    "score_embeddings",
-    "select",
-    "weigh",
-]
+# Public names, and the modules that define them.
+_EXPORTS = {
+    "Scores": "clipdre.api",
+    "check_reference": "clipdre.api",
+    "compare": "clipdre.selecting.preview",
+    "density_ratio": "clipdre.core.exact",
+    "diagnose": "clipdre.api",
+    "effective_sample_size": "clipdre.core.exact",
+    "emit": "clipdre.api",
+    "importance_weights": "clipdre.core.exact",
+    "kl_divergence": "clipdre.core.exact",
+    "measure": "clipdre.api",
+    "open_scores": "clipdre.api",
+    "preview": "clipdre.selecting.preview",
+    "reverse_kl_divergence": "clipdre.core.exact",
+    "score": "clipdre.api",
+    "score_embeddings": "clipdre.api",
+    "select": "clipdre.api",
+    "select_listed": "clipdre.api",
+    "summarize": "clipdre.api",
+}
+__all__ = list(_EXPORTS)  # noqa: PLE0605 (it is a list of strings)
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("clipdre.api"), name)
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
     raise AttributeError(f"module 'clipdre' has no attribute {name!r}")
 
 

@@ -23,8 +23,8 @@ from scipy.stats import spearmanr
 from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.estimating.estimate import Columns, Estimator
 from clipdre.estimating.reference import build_reference
-from clipdre.formats.folders.embeddings import EmbeddingFiles, Pool
-from clipdre.formats.folders.manifest import ModelRecord
+from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool
+from clipdre.formats.folders.records import ModelRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, key_hash
 from clipdre.truth.embeddings import EmbeddingWorld
@@ -41,7 +41,7 @@ COLUMNS = ("log_ratio", "kl_image", "kl_text")
 CHUNK = 50_000
 
 
-def stored_pool(law: EmbeddingWorld, pairs: int, folder: Path) -> Pool:
+def stored_pool(law: EmbeddingWorld, pairs: int, folder: Path) -> StoredPool:
     """A pool on disk, drawn in chunks: one shard each."""
     rng = np.random.default_rng(7)
     count = -(-pairs // CHUNK)
@@ -56,11 +56,11 @@ def stored_pool(law: EmbeddingWorld, pairs: int, folder: Path) -> Pool:
         rows["key_hash"] = pa.array(hashes, pa.uint64())
         samples = pa.table(rows, schema=SAMPLE_SCHEMA)
         file.write(images.astype(np.float16), texts.astype(np.float16), samples, {})
-    return Pool(files)
+    return StoredPool(files)
 
 
 def run(
-    pool: Pool, hashes: np.ndarray, config: EstimateConfig, folder: Path, rows: int
+    pool: StoredPool, hashes: np.ndarray, config: EstimateConfig, folder: Path, rows: int
 ) -> tuple[Columns, float, float, float]:
     """Columns of the first rows, seconds to build and to estimate, share of the exact products."""
     started = time.perf_counter()

@@ -29,7 +29,8 @@ from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.subset import Subset
 from clipdre.formats.files.storage import identify
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.formats.folders.manifest import Manifest, ModelRecord, ShardRecord
+from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, key_hashes
 from clipdre.formats.tars.locate import locate
 from clipdre.selecting.rules import Amount, Rule, Step

@@ -26,8 +26,8 @@ from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.reliability import reliability
 from clipdre.estimating.estimate import Columns, Estimator, estimate
 from clipdre.estimating.reference import build_reference
-from clipdre.formats.folders.embeddings import Pool
-from clipdre.formats.folders.manifest import ModelRecord
+from clipdre.formats.folders.embeddings import StoredPool
+from clipdre.formats.folders.records import ModelRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.progress import Progress
 from clipdre.truth.embeddings import EmbeddingWorld
@@ -67,7 +67,7 @@ def bare(queries: Tensor, references: Tensor) -> None:
             torch.mm(rows, columns.T)
 
 
-def scored(pool: Pool, hashes: np.ndarray, estimator: Estimator, rows: int) -> Columns:
+def scored(pool: StoredPool, hashes: np.ndarray, estimator: Estimator, rows: int) -> Columns:
     """All columns of the first rows, and the reliability of those that have errors."""
     with Progress("estimate", rows) as progress:
         blocks = list(estimate(pool, hashes, estimator, 0, rows, progress))
@@ -177,7 +177,7 @@ def main(
     repeats: int = 3,
     published_rows: Annotated[int, typer.Option(help="Timed and scaled to all; 0: none.")] = 5000,
     device: str = "cpu",
-    stratified: Annotated[list[int] | None, typer.Option(help="Pool sizes.")] = None,
+    stratified: Annotated[list[int] | None, typer.Option(help="StoredPool sizes.")] = None,
 ) -> None:
     """Print two tables; with several --stratified, one row for each."""
     torch.manual_seed(0)

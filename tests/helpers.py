@@ -16,7 +16,8 @@ from PIL import Image
 from clipdre.config import TINY_MODEL, EncodeConfig
 from clipdre.emitting.subset import Subset
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.formats.folders.manifest import Manifest, ModelRecord, ShardRecord
+from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.tars.shards import expand_shards
 from clipdre.pipelines.score import ScoreConfig, score
 from clipdre.selecting.rules import AMOUNTS, Amount, Rule, Step

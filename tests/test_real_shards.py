@@ -8,7 +8,7 @@ import pytest
 
 from clipdre.config import EmitConfig
 from clipdre.emitting.emit import write_tar_folder
-from clipdre.formats.folders.tables import SCORE_COLUMNS
+from clipdre.core.scores import SCORE_COLUMNS
 from tests.helpers import read_failures, read_scores, subset_of, tiny_score
 
 SAMPLES = 5111

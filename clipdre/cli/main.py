@@ -2,51 +2,86 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import warnings
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from clipdre import __version__
-from clipdre.cli import signals
-from clipdre.cli.demo import EXAMPLE as DEMO_EXAMPLE
-from clipdre.cli.demo import demo
-from clipdre.cli.doctor import EXAMPLE as DOCTOR_EXAMPLE
-from clipdre.cli.doctor import doctor
-from clipdre.cli.emit import EXAMPLE as EMIT_EXAMPLE
-from clipdre.cli.emit import emit
-from clipdre.cli.filter import EXAMPLE as FILTER_EXAMPLE
-from clipdre.cli.filter import filter_scores
-from clipdre.cli.recipes import EXAMPLE as RECIPES_EXAMPLE
-from clipdre.cli.recipes import recipes
-from clipdre.cli.reference import EXAMPLE as REFERENCE_EXAMPLE
-from clipdre.cli.reference import reference
-from clipdre.cli.score import EXAMPLE as SCORE_EXAMPLE
-from clipdre.cli.score import score
-from clipdre.cli.weigh import EXAMPLE as WEIGH_EXAMPLE
-from clipdre.cli.weigh import weigh
-from clipdre.errors import ClipdreError
+from clipdre.cli import (
+    demo,
+    doctor,
+    emit,
+    info,
+    measure,
+    recipes,
+    reference,
+    score,
+    scorers,
+    signals,
+)
+from clipdre.cli import filter as filter_command
+from clipdre.errors import ClipdreError, UsageError
+
+USAGE = 2
+
+
+class Commands(TyperGroup):
+    """All commands; anything a user can cause ends as one line on stderr, exit 1 or 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; show its errors and warnings in terms of its options."""
+        from clipdre.cli.terminal import as_options, strip_controls
+
+        def command() -> Any:
+            return self.commands.get(ctx.invoked_subcommand or "")
+
+        def shown(message: object) -> str:
+            return strip_controls(as_options(str(message), command()))
+
+        warnings.formatwarning = lambda message, *_, **__: f"clipdre: warning: {shown(message)}\n"
+        try:
+            return super().invoke(ctx)
+        except ClipdreError as error:
+            typer.echo(f"clipdre: error: {shown(error)}", err=True)
+            raise typer.Exit(USAGE if isinstance(error, UsageError) else 1) from None
+
 
 app = typer.Typer(
     name="clipdre",
-    help="Which image-text pairs are worth keeping? Scores WebDataset shards, filters them.",
+    cls=Commands,
+    help="Which image-text pairs are worth keeping? Score WebDataset shards and filter them.",
     epilog="Example:  clipdre filter $(clipdre score pool -o s) --by log_ratio --top 30% -o kept",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("score", epilog=SCORE_EXAMPLE)(score)
-app.command("filter", epilog=FILTER_EXAMPLE)(filter_scores)
-app.command("recipes", epilog=RECIPES_EXAMPLE)(recipes)
-app.command("emit", epilog=EMIT_EXAMPLE)(emit)
-app.command("doctor", epilog=DOCTOR_EXAMPLE)(doctor)
-app.command("reference", epilog=REFERENCE_EXAMPLE)(reference)
-app.command("weigh", epilog=WEIGH_EXAMPLE)(weigh)
-app.command("demo", epilog=DEMO_EXAMPLE)(demo)
+
+
+def _add(name: str, command: Callable[..., None], example: str) -> None:
+    # Rich keeps the line breaks of a docstring, wherever the terminal's own fall.
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    text = "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
+    app.command(name, help=text, epilog=example)(command)
+
+
+_add("score", score.score, score.EXAMPLE)
+_add("info", info.info, info.EXAMPLE)
+_add("filter", filter_command.filter_scores, filter_command.EXAMPLE)
+_add("recipes", recipes.recipes, recipes.EXAMPLE)
+_add("emit", emit.emit, emit.EXAMPLE)
+app.add_typer(measure.app)
+_add("scorers", scorers.scorers, scorers.EXAMPLE)
+_add("doctor", doctor.doctor, doctor.EXAMPLE)
+_add("reference", reference.reference, reference.EXAMPLE)
+_add("demo", demo.demo, demo.EXAMPLE)
 
 
 def _version(asked: bool) -> None:
@@ -65,16 +100,10 @@ def _main(
 
 
 def main() -> None:
-    """Run the command line; whatever a user can cause is one line on stderr and exit 1."""
+    """Run the command line."""
     signals.install()
-    warnings.formatwarning = lambda message, *_, **__: f"clipdre: warning: {message}\n"
     try:
         app()
-    except ClipdreError as error:
-        from clipdre.cli.terminal import strip_controls
-
-        typer.echo(f"clipdre: error: {strip_controls(str(error))}", err=True)
-        sys.exit(1)
     except BrokenPipeError:
         # The reader has what it wanted; say nothing at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,10 +1,9 @@
-"""What of a shard is read, from the options that `score` and `doctor` share."""
+"""Reading options that `score` and `doctor` share."""
 
 from __future__ import annotations
 
-import typer
-
 from clipdre.config import IMAGE_SUFFIXES, Decode, ReadConfig
+from clipdre.errors import UsageError
 
 IMAGE_KEY = ",".join(IMAGE_SUFFIXES)
 
@@ -18,13 +17,13 @@ def read_config(
     max_pixels: int,
     decode: Decode = Decode.EXACT,
 ) -> ReadConfig:
-    """The options as settings; a usage error where they make no sense."""
+    """Return the options as settings; `UsageError` if they make no sense."""
     suffixes = tuple(s.strip().lstrip(".").lower() for s in image_key.split(",") if s.strip())
     kind, colon, field = text_key.partition(":")
     if not suffixes:
-        raise typer.BadParameter("name at least one suffix, such as jpg", param_hint="--image-key")
+        raise UsageError("`image_key` is empty", "name at least one suffix, such as jpg")
     if colon and (kind != "json" or not field):
-        raise typer.BadParameter("give a suffix, or json:FIELD", param_hint="--text-key")
+        raise UsageError(f"invalid `text_key` {text_key}", "use a suffix, or json:FIELD")
     return ReadConfig(
         image_suffixes=suffixes,
         caption_suffix=ReadConfig.caption_suffix if colon else kind.lstrip(".").lower(),

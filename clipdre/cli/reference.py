@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from clipdre.estimating.check import ReferenceReport
+    from clipdre.estimating.check import ReferenceCheck
 
 EXAMPLE = "Example:  clipdre reference scores --plot errors.png"
+PLOTTED = ("log_ratio", "kl_image", "kl_text")
 
 
 def reference(
@@ -21,38 +20,44 @@ def reference(
     plot: Annotated[
         Path | None, typer.Option(help="Picture (.png, .svg) of estimated against exact.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on stdout.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """How each score was computed, how reliable it is, and what more would buy.
+    """Check the reference: how each score was computed, how reliable it is, what would improve it.
 
-    Claimed errors come from the folds of the bulk. Where embeddings are kept, some rows are checked
-    against exact as well: as they are, with twice the near counterparts, with twice the bulk.
+    Claimed errors come from the folds of the bulk. If embeddings are kept, some rows are compared
+    with exact as well: as scored, with twice the near counterparts, with twice the bulk.
     """
     from clipdre.cli.terminal import note
-    from clipdre.errors import OutputError
-    from clipdre.estimating.check import report
+    from clipdre.errors import OutputError, UsageError
+    from clipdre.estimating.check import check_reference
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.reporting.figures import Panel, plot_agreement
 
     if plot is not None and plot.suffix not in (".png", ".svg"):
-        raise typer.BadParameter("name a .png or .svg file", param_hint="--plot")
-    found = report(ScoreFolder(scores), read_complete_manifest(scores))
-    if as_json:
-        typer.echo(_as_json(found))
+        raise UsageError(f"`plot` {plot} is not a picture", "name a .png or .svg file")
+    found = check_reference(ScoreFolder(scores), read_complete_manifest(scores))
+    if json:
+        import json as encoder
+
+        typer.echo(encoder.dumps(_machine(found), indent=2, allow_nan=False))
     else:
-        _print_report(found)
+        _show(found)
     if plot is not None:
         if not found.checked:
             raise OutputError(
-                "nothing to plot: the scored pool's own embeddings and reference are not kept here"
+                "nothing to plot: the pool's own embeddings and reference are not kept",
+                "score without `reference` PATH and `discard_embeddings`",
             )
-        shown = ("log_ratio", "kl_image", "kl_text")
-        plot_agreement([Panel(name, "exact", *found.checked[name]) for name in shown], plot)
+        plot_agreement([Panel(name, "exact", *found.checked[name]) for name in PLOTTED], plot)
         note(f"picture: {plot}")
 
 
-def _as_json(found: ReferenceReport) -> str:
+def _machine(found: ReferenceCheck) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from clipdre.formats.folders.records import builtins
+
     columns = [
         {
             name: None if isinstance(value, float) and math.isnan(value) else value
@@ -60,17 +65,16 @@ def _as_json(found: ReferenceReport) -> str:
         }
         for column in found.columns
     ]
-    whole = {
-        "record": asdict(found.record),
+    return {
+        "record": builtins(found.record),
         "rows": found.rows,
         "cost": found.cost,
         "columns": columns,
         "advice": found.advice,
     }
-    return json.dumps(whole, indent=2, allow_nan=False)
 
 
-def _print_report(found: ReferenceReport) -> None:
+def _show(found: ReferenceCheck) -> None:
     from clipdre.cli.terminal import note, table
 
     record = found.record
@@ -93,22 +97,20 @@ def _print_report(found: ReferenceReport) -> None:
         checked = len(next(iter(found.checked.values()))[0])
         table(
             f"Measured on {checked:,} rows: root mean square error against exact (nats)",
-            ("column", "as it is", "twice near", "twice bulk"),
+            ("column", "as scored", "twice near", "twice bulk"),
             [
                 (c.column, *(_number(v) for v in (c.rmse, c.rmse_near, c.rmse_bulk)))
                 for c in found.columns
             ],
         )
-    for side, near in record.near.items():
+    for modality, near in record.near.items():
         note(
-            f"{side}: {near.cells:,} cells; {near.share:.2%} of the pool are near a query and "
-            f"carry {near.mass:.2%} of its mass (held-out queries)"
+            f"{modality}: {near.cells:,} cells; {near.share:.2%} of the pool is near a query and "
+            f"carries {near.mass:.2%} of its mass (on held-out queries)"
         )
     bulk = f", a bulk of {record.bulk:,} in {record.folds} folds" if record.bulk else ""
-    note(f"cost: {found.cost:.1%} of the exact way's products{bulk}")
-    note(
-        f"log N = {math.log(max(record.pairs - 1, 1)):.2f} nats: the most a KL can be in this pool"
-    )
+    note(f"cost: {found.cost:.1%} of the products of exact{bulk}")
+    note(f"log N = {math.log(max(record.pairs - 1, 1)):.2f} nats: the largest KL in this pool")
     note(found.advice)
 
 

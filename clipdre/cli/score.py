@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
 from clipdre.cli import score_options as take
 from clipdre.cli.read_options import IMAGE_KEY, read_config
+from clipdre.cli.terminal import given_options
 from clipdre.config import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
@@ -23,20 +24,50 @@ from clipdre.config import (
     ReadConfig,
     ReferenceMethod,
 )
+from clipdre.errors import UsageError
+from clipdre.only_with import NotWith, OnlyWith, check
 
 if TYPE_CHECKING:
     from clipdre.formats.folders.manifest import Manifest
-    from clipdre.sql.query import ScoreQuery
 
-SHOWN = ("similarity", "log_ratio", "kl_image", "kl_text", "klr_image", "klr_text")
-PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# How messages name the value of a reference that is a path.
+SAVED = "PATH"
 EXAMPLE = (
     "Example:  find pool -name '*.tar' | clipdre score - -o scores --model ViT-B-32 "
     "--pretrained laion2b_s34b_b79k"
 )
+# Options that the embeddings replace.
+ENCODING = (
+    "shards",
+    "model",
+    "pretrained",
+    "precision",
+    "decode",
+    "batch_size",
+    "workers",
+    "image_key",
+    "text_key",
+    "max_member_bytes",
+    "max_json_bytes",
+    "max_caption_bytes",
+    "max_pixels",
+)
+RULES: tuple[OnlyWith | NotWith, ...] = (
+    *(NotWith(option, ("embeddings",), because="which are encoded already") for option in ENCODING),
+    OnlyWith("arch", ("embeddings",)),
+    OnlyWith("logit_scale", ("embeddings",), because="since a model has its own"),
+    OnlyWith("logit_bias", ("embeddings",), because="since a model has its own"),
+    NotWith("neighbors", ("reference",), "exact"),
+    NotWith("neighbors", ("reference",), "sample"),
+    NotWith("neighbors", ("reference",), SAVED),
+    NotWith("bulk", ("reference",), "exact"),
+    NotWith("bulk", ("reference",), SAVED),
+    OnlyWith("tau", ("normalize",), "tau"),
+)
 
 
 def score(
+    context: typer.Context,
     output: take.Output,
     shards: take.Shards = None,
     embeddings: take.Embeddings = None,
@@ -67,23 +98,22 @@ def score(
 ) -> None:
     """Score image-text pairs: alignment and information in nats, from one encoding pass.
 
-    Prints the score folder's path. A run that was stopped goes on where it was when the same
-    command is given again.
+    Prints the score folder's path. A run that was stopped resumes when the same command is given
+    again.
     """
-    if (not shards) == (embeddings is None):
-        raise typer.BadParameter("name either SHARDS or --embeddings DIR", param_hint="SHARDS")
-    estimate = _estimate_config(reference, neighbors, bulk, normalize, tau)
-    options: dict[str, Any] = {
-        "overwrite": overwrite,
-        "discard_embeddings": discard_embeddings,
-        "max_bad_fraction": max_bad_fraction,
-    }
+    given = given_options(context)
+    methods = [method.value for method in ReferenceMethod]
+    check({**given, "reference": reference if reference in methods else SAVED}, RULES)
+    if not shards and embeddings is None:
+        raise UsageError("nothing to score", "name shards, or `embeddings`")
+    if normalize is Normalization.TAU and tau is None:
+        raise UsageError("`normalize` tau needs a number of negatives", "add `tau`")
+    estimate = _estimate_config(reference, neighbors, bulk, tau)
+    options = _RunOptions(overwrite, discard_embeddings, max_bad_fraction)
     if embeddings is not None:
-        from clipdre.encoding.ingest import open_embeddings
-        from clipdre.pipelines.score import score_embeddings
-
-        source = open_embeddings(embeddings, arch.value, logit_scale, logit_bias)
-        manifest = score_embeddings(source, output, estimate, device=device, **options)
+        manifest = _score_embeddings(
+            embeddings, output, estimate, options, (arch, logit_scale, logit_bias), device
+        )
     else:
         read = read_config(
             image_key,
@@ -96,8 +126,14 @@ def score(
         )
         encode = _encode_config(model, pretrained, device, precision, batch_size, workers)
         manifest = _score_shards(shards or [], output, read, encode, estimate, options)
-    print_summary(manifest, output)
+    _show(manifest, output)
     typer.echo(str(output))
+
+
+class _RunOptions(NamedTuple):
+    overwrite: bool
+    discard_embeddings: bool
+    max_bad_fraction: float
 
 
 def _score_shards(
@@ -106,7 +142,7 @@ def _score_shards(
     read: ReadConfig,
     encode: EncodeConfig,
     estimate: EstimateConfig,
-    options: dict[str, Any],
+    options: _RunOptions,
 ) -> Manifest:
     from clipdre.cli.terminal import note
     from clipdre.formats.tars.shards import expand_shards
@@ -116,10 +152,26 @@ def _score_shards(
     if encode.model == TINY_MODEL:
         note(f"{TINY_MODEL} knows drawn shapes only: its scores of real images mean nothing")
     urls = expand_shards(shards, sys.stdin)
-    manifest = run(urls, output, ScoreConfig(read, encode, estimate), **options)
+    manifest = run(urls, output, ScoreConfig(read, encode, estimate), **options._asdict())
     if encode.precision is Precision.AUTO:
-        note(f"--precision auto: {manifest.model.precision}, as suits the device")
+        note(f"--precision auto: {manifest.model.precision} for this device")
     return manifest
+
+
+def _score_embeddings(
+    embeddings: Path,
+    output: Path,
+    estimate: EstimateConfig,
+    options: _RunOptions,
+    model: tuple[Architecture, float | None, float],
+    device: str,
+) -> Manifest:
+    from clipdre.encoding.ingest import open_embeddings
+    from clipdre.pipelines.score import score_embeddings
+
+    architecture, logit_scale, logit_bias = model
+    source = open_embeddings(embeddings, architecture.value, logit_scale, logit_bias)
+    return score_embeddings(source, output, estimate, device=device, **options._asdict())
 
 
 def _encode_config(
@@ -140,73 +192,21 @@ def _encode_config(
     )
 
 
-def _estimate_config(
-    reference: str, neighbors: int, bulk: int, normalize: Normalization, tau: int | None
-) -> EstimateConfig:
-    if (normalize is Normalization.TAU) != (tau is not None):
-        raise typer.BadParameter("--normalize tau and --tau N belong together", param_hint="--tau")
+def _estimate_config(reference: str, neighbors: int, bulk: int, tau: int | None) -> EstimateConfig:
     methods = [method.value for method in ReferenceMethod]
     if reference in methods:
         return EstimateConfig(ReferenceMethod(reference), neighbors, bulk, tau=tau)
     if not Path(reference).exists():
-        raise typer.BadParameter(
-            f"{reference} is none of {', '.join(methods)}, and no such folder exists",
-            param_hint="--reference",
+        raise UsageError(
+            f"`reference` {reference} is neither a method nor a folder",
+            f"use {', '.join(methods)}, or the path of a score folder",
         )
     return EstimateConfig(saved=reference, tau=tau)
 
 
-def print_summary(manifest: Manifest, output: Path) -> None:
-    """Samples, failures by reason, mutual information, and quantiles of each score."""
-    from collections import Counter
-
-    from clipdre.cli.terminal import note, table
+def _show(manifest: Manifest, output: Path) -> None:
+    from clipdre.cli.summary import show_summary
     from clipdre.formats.folders.folder import ScoreFolder
-    from clipdre.sql.query import ScoreQuery
+    from clipdre.reporting.summary import summarize
 
-    failures: Counter[str] = Counter()
-    for shard in manifest.shards:
-        failures.update(shard.failures)
-    reasons = [(f"  {reason}", f"{count:,}") for reason, count in failures.most_common()]
-    query = ScoreQuery(ScoreFolder(output), manifest)
-    table(
-        f"{manifest.samples:,} samples in {len(manifest.shards):,} shards",
-        ("", "samples"),
-        [("scored", f"{manifest.rows:,}"), ("failed", f"{failures.total():,}"), *reasons],
-    )
-    table(
-        "Scores (quantiles over the pool; nats, similarity is a cosine)",
-        ("score", *(f"{p:.0%}" for p in PROBABILITIES)),
-        [
-            (name, *(f"{value:.3f}" for value in query.quantiles(name, PROBABILITIES)))
-            for name in SHOWN
-        ],
-    )
-    model = manifest.model
-    note(
-        f"mutual information of the pool: {query.total('kl_contribution'):.3f} nats "
-        f"({model.name}, {model.precision}, logit scale {model.logit_scale:.1f}; "
-        f"{manifest.reference['method']} reference of {manifest.reference['pairs']:,} pairs)"
-    )
-    _note_reliability(query, manifest, output)
-    if failures:
-        note(f"why samples failed: {output}/failures/")
-
-
-def _note_reliability(query: ScoreQuery, manifest: Manifest, output: Path) -> None:
-    from clipdre.cli.terminal import note
-
-    method = manifest.reference["method"]
-    if method == ReferenceMethod.EXACT.value:
-        note("reliability: 1 for every score, all are exact for this pool")
-        return
-    worst = min(SHOWN[1:], key=lambda name: query.errors(name)[3])
-    note(
-        f"reliability: {query.errors(worst)[3]:.3f} or more ({worst}); "
-        f"'clipdre reference {output}' tells all, and checks it against exact"
-    )
-    if method == ReferenceMethod.SAMPLE.value:
-        note(
-            "a uniform sample's own errors are not to be trusted: another draw would give other "
-            "scores; use --reference stratified or exact"
-        )
+    show_summary(summarize(ScoreFolder(output), manifest), output)

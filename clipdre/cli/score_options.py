@@ -1,9 +1,9 @@
-"""What `clipdre score` takes: one type per option, with its help."""
+"""Options of `clipdre score`: one type per option, with its help."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -17,100 +17,206 @@ from clipdre.config import (
     Precision,
 )
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Score folder to write.")]
+MODEL, READING, REFERENCE, RUN = "Model", "Reading", "Reference", "Run"
+
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="Score folder to write.", rich_help_panel=RUN)
+]
 Shards = Annotated[
-    Optional[list[str]],  # noqa: UP045 (evaluated at run time)
+    list[str] | None,
     typer.Argument(
         help="Folders, tars, globs, {00..99} patterns, URLs, or '-' for a list on stdin.",
         show_default=False,
     ),
 ]
 Embeddings = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
-        help="Folder of DataComp metadata (parquet and npz) or clip-retrieval output, to score "
-        "without encoding; instead of SHARDS."
+        help="Folder of DataComp metadata (parquet and npz) or clip-retrieval output, scored "
+        "without encoding; instead of SHARDS.",
+        rich_help_panel=MODEL,
     ),
 ]
-Arch = Annotated[Architecture, typer.Option(help="Which of DataComp's models.")]
-LogitScale = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option(help="Of the model behind --embeddings. [DataComp: 100]"),
+Arch = Annotated[
+    Architecture,
+    typer.Option(
+        help="Model of DataComp's metadata; only with --embeddings.",
+        rich_help_panel=MODEL,
+    ),
 ]
-LogitBias = Annotated[float, typer.Option(help="The same, for SigLIP.")]
+LogitScale = Annotated[
+    float | None,
+    typer.Option(
+        help="Logit scale of the model that produced --embeddings.  (DataComp: 100)",
+        rich_help_panel=MODEL,
+    ),
+]
+LogitBias = Annotated[
+    float,
+    typer.Option(
+        help="Logit bias of the model that produced --embeddings, for SigLIP.",
+        rich_help_panel=MODEL,
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(
-        help=f"open_clip model, local-dir:PATH, hf-hub:NAME, or {TINY_MODEL} (demos and tests)."
+        help=f"open_clip model, local-dir:PATH, hf-hub:NAME, or {TINY_MODEL} (demos and tests).",
+        rich_help_panel=MODEL,
     ),
 ]
 Pretrained = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
-        help="Registry tag or checkpoint file. "
-        f"[default for {DEFAULT_MODEL}: {DEFAULT_PRETRAINED}]",
+        help="Registry tag or checkpoint file.  "
+        f"(default for {DEFAULT_MODEL}: {DEFAULT_PRETRAINED})",
         show_default=False,
+        rich_help_panel=MODEL,
     ),
 ]
 Device = Annotated[
     str,
     typer.Option(
-        help="auto (all GPUs, else the cpu), cpu, cuda (all GPUs), cuda:1, or several with commas: "
-        "one process each, which take the shards in turn."
+        help="auto (all GPUs, else the cpu), cpu, cuda (all GPUs), cuda:1, or several with commas, "
+        "each a process that takes the next shard.",
+        rich_help_panel=RUN,
     ),
 ]
 Precisions = Annotated[
-    Precision, typer.Option(help="Arithmetic of the encoder; auto: fp16 on cuda, else fp32.")
+    Precision,
+    typer.Option(
+        help="Arithmetic of the encoder; auto: fp16 on cuda, else fp32.",
+        rich_help_panel=MODEL,
+    ),
 ]
 DecodeWay = Annotated[
     Decode,
     typer.Option(
-        help="fast: large JPEGs are scaled down by their decoder, in half the time; the pixels "
-        "the model sees move by less than 1 % of full scale."
+        help="fast: JPEG decoders scale large images down, in half the time; the model's pixels "
+        "change by less than 1 % of full scale.",
+        rich_help_panel=READING,
     ),
 ]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", "-b", min=1, help="Pairs encoded together.")
+    int,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        min=1,
+        help="Pairs encoded together.",
+        rich_help_panel=RUN,
+    ),
 ]
 Workers = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(min=1, help="Decoding threads.  [default: one per core]"),
+    int | None,
+    typer.Option(
+        min=1,
+        help="Decoding threads.  (default: one per core)",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
 ]
 ReferenceWay = Annotated[
     str,
     typer.Option(
         help="exact: the whole pool; stratified: near counterparts exactly, a sample for the "
         "rest; sample: a uniform sample; auto: exact up to 32,768 pairs, else stratified; or "
-        "the PATH of another run's score folder, whose pool is the reference."
+        "the PATH of another run's score folder, whose pool is the reference.",
+        rich_help_panel=REFERENCE,
     ),
 ]
 Neighbors = Annotated[
-    int, typer.Option(min=1, help="Near counterparts that stratified evaluates exactly, at least.")
+    int,
+    typer.Option(
+        min=1,
+        help="Near counterparts that stratified evaluates exactly, at least.",
+        rich_help_panel=REFERENCE,
+    ),
 ]
 Bulk = Annotated[
-    int, typer.Option(min=2, help="Pairs of the uniform sample of stratified and sample.")
+    int,
+    typer.Option(
+        min=2,
+        help="Pairs of the uniform sample of stratified and sample.",
+        rich_help_panel=REFERENCE,
+    ),
 ]
 Normalize = Annotated[
     Normalization,
-    typer.Option(help="tau: also write log_ratio_tau = logit + log tau, as SigLIP was trained."),
+    typer.Option(
+        help="tau: also write log_ratio_tau = logit + log tau, as SigLIP was trained.",
+        rich_help_panel=REFERENCE,
+    ),
 ]
 Tau = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(min=1, help="Negatives per positive in the model's training."),
+    int | None,
+    typer.Option(
+        min=1, help="Negatives per positive in the model's training.", rich_help_panel=REFERENCE
+    ),
 ]
-ImageKey = Annotated[str, typer.Option(help="Suffixes of image members, comma-separated.")]
-TextKey = Annotated[str, typer.Option(help="Suffix of the caption member, or json:FIELD.")]
+ImageKey = Annotated[
+    str,
+    typer.Option(
+        help="Suffixes of image members, comma-separated.",
+        rich_help_panel=READING,
+    ),
+]
+TextKey = Annotated[
+    str,
+    typer.Option(
+        help="Suffix of the caption member, or json:FIELD.",
+        rich_help_panel=READING,
+    ),
+]
 DiscardEmbeddings = Annotated[
-    bool, typer.Option("--discard-embeddings", help="Keep no embeddings once all is scored.")
+    bool,
+    typer.Option(
+        "--discard-embeddings",
+        help="Delete the embeddings once all is scored.",
+        rich_help_panel=RUN,
+    ),
 ]
 MaxBadFraction = Annotated[
     float,
-    typer.Option(min=0, max=1, help="Fail when a larger share of the samples than this is bad."),
+    typer.Option(
+        min=0, max=1, help="Fail if a larger share of the samples is bad.", rich_help_panel=READING
+    ),
 ]
-MaxMemberBytes = Annotated[int, typer.Option(min=1, help="Larger members are failures.")]
-MaxJsonBytes = Annotated[int, typer.Option(min=1, help="Larger json members are failures.")]
-MaxCaptionBytes = Annotated[int, typer.Option(min=1, help="Longer captions are failures.")]
-MaxPixels = Annotated[int, typer.Option(min=1, help="Larger images are failures.")]
+MaxMemberBytes = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Reject members larger than this.",
+        rich_help_panel=READING,
+    ),
+]
+MaxJsonBytes = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Reject json members larger than this.",
+        rich_help_panel=READING,
+    ),
+]
+MaxCaptionBytes = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Reject captions longer than this.",
+        rich_help_panel=READING,
+    ),
+]
+MaxPixels = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Reject images with more pixels than this.",
+        rich_help_panel=READING,
+    ),
+]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Drop what another run left in the output.")
+    bool,
+    typer.Option(
+        "--overwrite", help="Drop what another run left in the output.", rich_help_panel=RUN
+    ),
 ]

@@ -1,48 +1,82 @@
-"""Tables and notes on stderr."""
+"""Tables and notes: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-UNSEEN_WIDTH = 100
+# Width of what is written to a file or a pipe.
+FILE_WIDTH = 100
+PARAMETER = re.compile(r"`([a-z_]+)`")
 
 
 def note(message: str) -> None:
-    """One line on stderr."""
-    _console().print(Text(strip_controls(message)), soft_wrap=True)
+    """Print one line on stderr."""
+    _console(stderr=True).print(Text(strip_controls(message)), soft_wrap=True)
 
 
 def table(
-    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    words: int = 1,
+    stdout: bool = False,
 ) -> None:
-    """A table on stderr: the first columns, which are words, to the left, numbers to the right."""
+    """Print a table: the first `words` columns, which hold text, to the left, numbers right."""
     drawn = Table(box=SIMPLE_HEAD, header_style="", pad_edge=False)
     for n, name in enumerate(header):
-        drawn.add_column(name, justify="left" if n < words else "right")
+        drawn.add_column(name, justify="left" if n < words else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(strip_controls(cell)) for cell in row))
-    console = _console()
+    console = _console(stderr=not stdout)
     console.print(Text(strip_controls(title), style="bold"), soft_wrap=True)
     console.print(drawn)
 
 
 def strip_controls(text: str) -> str:
-    """`text` without control characters: what strangers wrote must not steer a terminal."""
-    return "".join("\N{REPLACEMENT CHARACTER}" if _controls(c) else c for c in text)
+    """Replace control and format characters: what strangers wrote must not steer a terminal."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if _is_control(c) else c for c in text)
 
 
-def _controls(character: str) -> bool:
+def as_options(message: str, command: Any) -> str:
+    """Show parameters that a message names in backticks as options of `command` (or None)."""
+    names = dict(_options(command)) if command is not None else {}
+    return PARAMETER.sub(
+        lambda found: names.get(found[1]) or f"--{found[1].replace('_', '-')}", message
+    )
+
+
+def given_options(context: typer.Context) -> dict[str, Any]:
+    """Return the parameters that the user gave, defaults left out."""
+    source = context.get_parameter_source
+    return {
+        name: value
+        for name, value in context.params.items()
+        if (found := source(name)) is not None and not found.name.startswith("DEFAULT")
+    }
+
+
+def _options(command: Any) -> Iterator[tuple[str, str]]:
+    for parameter in command.params:
+        is_option = parameter.param_type_name == "option"
+        yield parameter.name, max(parameter.opts, key=len) if is_option else parameter.name.upper()
+
+
+def _is_control(character: str) -> bool:
     return character != "\n" and unicodedata.category(character) in ("Cc", "Cf")
 
 
-def _console() -> Console:
-    console = Console(stderr=True, highlight=False)
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
-        console.width = UNSEEN_WIDTH
+        console.width = FILE_WIDTH
     return console

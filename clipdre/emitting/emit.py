@@ -27,7 +27,7 @@ from clipdre.formats.files.outputs import (
 from clipdre.formats.files.parquet import save_table
 from clipdre.formats.tars.spans import checked, end_archive, renamed, write_samples
 from clipdre.progress import Progress
-from clipdre.sql.query import FILE, ROW
+from clipdre.sql.expressions import FILE, ROW
 
 SUMMARY = "summary.json"
 UNFINISHED = "unfinished.json"

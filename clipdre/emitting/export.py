@@ -17,7 +17,7 @@ from clipdre.emitting.emit import new_keys, sample_bytes
 from clipdre.emitting.subset import Subset
 from clipdre.formats.tars.spans import end_archive
 from clipdre.formats.uids import DIGITS, UID, UidFile
-from clipdre.sql.query import FILE, ROW
+from clipdre.sql.expressions import FILE, ROW
 
 KEY_SEPARATOR = "/"
 HAS_UID = f"coalesce(regexp_matches(uid, '{UID}'), false)"

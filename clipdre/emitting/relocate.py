@@ -14,7 +14,7 @@ from clipdre.formats.tars.locate import Located, locate
 from clipdre.formats.tars.shards import shard_name
 from clipdre.formats.tars.spans import Source
 from clipdre.selecting.select import Selection
-from clipdre.sql.query import FILE, ROW
+from clipdre.sql.expressions import FILE, ROW
 
 
 def relocated(selection: Selection, urls: Sequence[str]) -> Subset:

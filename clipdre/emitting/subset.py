@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from clipdre.errors import OutputError
 from clipdre.formats.files.remote import is_remote
+from clipdre.formats.folders.records import builtins
 from clipdre.formats.tars.spans import Source
 from clipdre.selecting.select import Selection
-from clipdre.sql.query import FILE
+from clipdre.sql.expressions import FILE
 from clipdre.sql.row_set import seeded_hash
 
 # 0: the key is the sample's alone; 1: other shards have it too; 2: its own shard has it twice.
@@ -97,7 +98,8 @@ class Subset:
     def digest(self) -> str:
         """Names the subset: the same rows of the same scores have the same."""
         model, reference = self.manifest.model, self.manifest.reference
-        said = f"{model.digest} {reference['digest']} {self._census.hashes}"
+        assert reference is not None  # the manifest is complete
+        said = f"{model.digest} {reference.digest} {self._census.hashes}"
         return hashlib.sha256(said.encode()).hexdigest()
 
     @cached_property
@@ -124,6 +126,6 @@ class Subset:
             "scores": str(selection.query.folder.path.resolve()),
             "joined": [str(path) for path in selection.query.joined],
             "model": {"name": model.name, "pretrained": model.pretrained, "digest": model.digest},
-            "reference": self.manifest.reference,
+            "reference": builtins(self.manifest.reference),
             "digest": self.digest,
         }

@@ -1,4 +1,4 @@
-"""Shards to embeddings: read, decode ahead in threads, encode in batches, commit shard by shard."""
+"""Shards to embeddings: read, decode ahead in threads, encode in batches, commit by shard."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from clipdre.config import Decode, EncodeConfig, ReadConfig
+from clipdre.engines.base import Advance
 from clipdre.errors import ModelError
 from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.embeddings import EmbeddingFiles, Half
-from clipdre.formats.folders.manifest import ModelRecord, ShardRecord
+from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, failures_table, key_hashes
 from clipdre.formats.tars.images import ImageError, decode_image
 from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage, printable
 from clipdre.formats.tars.shards import read_samples
 from clipdre.models.encoder import Encoder
-from clipdre.progress import Progress
 
-# Of a shard whose decoding dies.
+# Tries of a shard whose decoding dies.
 ATTEMPTS = 2
-# Of the model's own size, at least, that a JPEG is scaled down to by its decoder: the pixels the
-# model sees are then within 1 % of full scale (root mean square) of those of exact decoding.
+# A JPEG is scaled down by its decoder to this multiple of the model's size or more: the pixels the
+# model sees then differ by less than 1 % of full scale (root mean square) from exact decoding.
 DETAIL = 2
-# That wait to be encoded together.
+# Captions that wait to be encoded together.
 CAPTIONS = 4096
 NOTHING = torch.empty(0)
 
@@ -50,12 +51,12 @@ class Decoded:
 
 @dataclass(frozen=True)
 class ShardEmbeddings:
-    """What has come of one shard.
+    """Everything that one shard gave.
 
     Attributes
     ----------
     seen : int
-        Samples found, counted where they come in: each must be a row or a failure.
+        Samples found, counted as they are read: each must become a row or a failure.
     images, texts : fp16 arrays of shape (rows, d)
     samples : pa.Table
         The rows' sample columns.
@@ -69,26 +70,26 @@ class ShardEmbeddings:
 
 
 def failed_shard(failure: Failure, model: ModelRecord) -> ShardEmbeddings:
-    """A shard of which nothing has come but a failure."""
+    """Return a shard that gave nothing but a failure."""
     nothing = np.empty((0, model.embedding_dim), np.float16)
     return ShardEmbeddings(1, nothing, nothing, SAMPLE_SCHEMA.empty_table(), [failure])
 
 
 class _WorkerDiedError(Exception):
-    """A decoding worker ended by an error that is none of its sample's known ones."""
+    """A decoding worker raised an unexpected error."""
 
 
 def _halved(size: int, error: Exception) -> int:
-    """Half a batch that did not fit into the device's memory; `ModelError` where none does."""
+    """Halve a batch that did not fit into the device's memory; `ModelError` if it is one pair."""
     if size == 1:
         raise ModelError(
-            "one pair alone does not fit into the device's memory: choose a smaller model, "
-            "--precision bf16, or --device cpu"
+            "one pair alone does not fit into the device's memory",
+            "choose a smaller model, `precision` bf16, or `device` cpu",
         ) from error
     torch.cuda.empty_cache()
     warnings.warn(
-        f"a batch of {size} does not fit into the device's memory: going on with {size // 2}; "
-        f"--batch-size {size // 2} would have begun there",
+        f"a batch of {size} does not fit into the device's memory, continuing with {size // 2}: "
+        f"pass `batch_size` {size // 2} to start there",
         stacklevel=2,
     )
     return size // 2
@@ -102,7 +103,7 @@ class _InParts:
     most: int
 
     def __call__(self, rows: Sequence[Tensor]) -> list[Tensor]:
-        """`n` rows to vectors in fp16, shapes (n', d); they stay on the device."""
+        """Encode n rows to fp16 vectors in parts of shape (n', d), which stay on the device."""
         parts = []
         while rows:
             part = rows[: self.most]
@@ -118,7 +119,7 @@ class _InParts:
 class _Rows:
     """The rows of a shard as they are encoded.
 
-    Captions wait for one another: the more there are, the better short ones go with short ones.
+    Captions wait for one another: the more there are, the better they group by length.
     """
 
     def __init__(self, shard: str, encoder: Encoder, batch_size: int) -> None:
@@ -132,7 +133,7 @@ class _Rows:
         self._texts: list[Tensor] = []
 
     def add(self, batch: Sequence[Decoded]) -> None:
-        """Encode a batch's images, and its captions once there are enough."""
+        """Encode a batch's images, and the waiting captions once there are enough."""
         self._images += self._encode_images([record.pixels for record in batch])
         self._waiting += [record.tokens for record in batch]
         self._samples += [replace(r, pixels=NOTHING, tokens=NOTHING) for r in batch]
@@ -144,7 +145,7 @@ class _Rows:
         self._waiting = []
 
     def finished(self, seen: int, failures: list[Failure]) -> ShardEmbeddings:
-        """All rows, and the failures with those samples of which the model makes no vector."""
+        """Return all rows; samples whose vectors are not finite join the failures."""
         self._read_captions()
         images, texts = _stacked(self._images, self._dim), _stacked(self._texts, self._dim)
         finite = np.isfinite(np.hstack([images, texts])).all(axis=1)
@@ -176,15 +177,15 @@ def encode_shard(
     encoder: Encoder,
     read: ReadConfig,
     encode: EncodeConfig,
-    progress: Progress,
+    advance: Advance,
 ) -> ShardEmbeddings:
     """Encode one shard.
 
-    A shard that cannot be opened or breaks off is a failure row, not an error.
+    A shard that cannot be opened or ends early is a failure row, not an error.
     """
     for _ in range(ATTEMPTS):
         try:
-            return _encode_shard(shard, encoder, read, encode, progress)
+            return _encode_shard(shard, encoder, read, encode, advance)
         except _WorkerDiedError as error:  # noqa: PERF203
             reason = str(error)
     message = f"a decoding worker died, {ATTEMPTS} times: {reason}"
@@ -196,7 +197,7 @@ def _encode_shard(
     encoder: Encoder,
     read: ReadConfig,
     encode: EncodeConfig,
-    progress: Progress,
+    advance: Advance,
 ) -> ShardEmbeddings:
     rows = _Rows(shard.name, encoder, encode.batch_size)
     failures, seen, position = list[Failure](), 0, 0
@@ -209,9 +210,9 @@ def _encode_shard(
             failures += [record for record in window if isinstance(record, Failure)]
             rows.add([record for record in window if isinstance(record, Decoded)])
             reached = max(position, *(_end(record) for record in window))
-            progress.advance(reached - position, len(window))
+            advance(reached - position, len(window))
             position = reached
-    progress.advance(max(0, shard.nbytes - position))
+    advance(max(0, shard.nbytes - position), 0)
     return rows.finished(seen, failures)
 
 
@@ -222,17 +223,19 @@ def commit_shard(
     failures: Path,
     stamp: dict[str, str],
 ) -> ShardRecord:
-    """Write one shard's failures and embeddings; returns its record with the counts."""
+    """Write one shard's failures and embeddings; return its record with the counts."""
     if len(found.samples) + len(found.failures) != found.seen:
         raise RuntimeError(
             f"{shard.name}: {len(found.samples)} rows and {len(found.failures)} failures "
-            f"of {found.seen} samples; this is an error in clipdre"
+            f"of {found.seen} samples; this is a bug in clipdre"
         )
     ordered = sorted(found.failures, key=lambda failure: failure.offset)
     counts = Counter(failure.reason.value for failure in ordered)
     write_table(failures_table(ordered), failures)
     files.write(found.images, found.texts, found.samples, stamp)
-    return replace(shard, rows=len(found.samples), failures=dict(sorted(counts.items())))
+    return msgspec.structs.replace(
+        shard, rows=len(found.samples), failures=dict(sorted(counts.items()))
+    )
 
 
 def _decode_ahead(
@@ -242,7 +245,7 @@ def _decode_ahead(
     threads: ThreadPoolExecutor,
     ahead: int,
 ) -> Iterator[Decoded | Failure]:
-    """Decode in threads, in order, at most `ahead` samples before they are asked for."""
+    """Decode in threads, in order, at most `ahead` samples ahead."""
     pending: deque[Future[Decoded | Failure] | Failure] = deque()
     for record in records:
         if isinstance(record, Failure):
@@ -260,12 +263,12 @@ def _settled(item: Future[Decoded | Failure] | Failure) -> Decoded | Failure:
         return item
     try:
         return item.result()
-    except Exception as error:  # whatever it is, it is no fault of the other shards
+    except Exception as error:  # whatever it is, the other shards must not suffer
         raise _WorkerDiedError(f"{type(error).__name__}: {error}") from error
 
 
 def decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | Failure:
-    """All that a sample costs before its batch is encoded; in any thread."""
+    """Decode, preprocess and tokenize a sample; in any thread."""
     try:
         found = decode_image(
             sample.image,
@@ -280,7 +283,7 @@ def decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | Fa
 
 
 def _not_finite(sample: Sample) -> Failure:
-    message = "the model gives NaN, infinity or a zero vector; try --precision fp32"
+    message = "the model returned NaN, infinity or a zero vector; try precision fp32"
     return Failure(sample.key, sample.offset, Stage.ENCODE, Reason.NON_FINITE_EMBEDDING, message)
 
 

@@ -1,4 +1,4 @@
-"""Embeddings made elsewhere to embeddings of a run: checked, scaled to unit length, copied."""
+"""Embeddings made elsewhere become a run's own: checked, scaled to unit length, copied."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from clipdre.core.density_ratio import unit
 from clipdre.encoding.encode import ShardEmbeddings, failed_shard
 from clipdre.errors import InputError, ModelError
 from clipdre.formats.folders.embeddings import Half
-from clipdre.formats.folders.manifest import ModelRecord, ShardRecord
 from clipdre.formats.folders.precomputed import (
     ARCHITECTURES,
     DATACOMP_SCALE,
@@ -25,9 +24,9 @@ from clipdre.formats.folders.precomputed import (
     find_layout,
     sample_table,
 )
+from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import key_hashes
 from clipdre.formats.tars.samples import Failure, Reason, Stage
-from clipdre.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -43,17 +42,15 @@ class EmbeddingSource:
         return type(self.layout_reader).__name__.removesuffix("Layout")
 
     def files(self) -> list[str]:
-        """The table of each file of embeddings, in order."""
+        """Return the table that belongs to each file of embeddings, in order."""
         return [str(path) for path in self.layout_reader.files()]
 
-    def read(self, shard: ShardRecord, progress: Progress) -> ShardEmbeddings:
-        """One file; one that is damaged is a failure row, not an error."""
+    def read(self, shard: ShardRecord) -> ShardEmbeddings:
+        """Read one file; a damaged one is a failure row, not an error."""
         try:
             images, texts, columns = self.layout_reader.read(Path(shard.url))
         except UnreadableError as error:
             return self._failed(Reason.BROKEN_FILE, str(error))
-        finally:
-            progress.advance(shard.nbytes)
         rows, dim = len(columns), self.model.embedding_dim
         if not images.shape == texts.shape == (rows, dim):
             shapes = f"images {images.shape}, texts {texts.shape}, table ({rows}, {dim})"
@@ -67,7 +64,7 @@ class EmbeddingSource:
 def open_embeddings(
     folder: Path, architecture: str, logit_scale: float | None, logit_bias: float
 ) -> EmbeddingSource:
-    """Embeddings of a folder, in whichever layout they are.
+    """Open the embeddings of a folder, in any known layout.
 
     Raises
     ------
@@ -83,12 +80,21 @@ def open_embeddings(
         logit_scale = DATACOMP_SCALE if logit_scale is None else logit_scale
     if logit_scale is None:
         raise ModelError(
-            "the embeddings do not say the logit scale of their model: give --logit-scale (100 for "
-            "OpenAI's and most CLIP models), and --logit-bias for SigLIP"
+            "the embeddings do not record the logit scale of their model",
+            "pass `logit_scale` (100 for most CLIP models), and `logit_bias` for SigLIP",
         )
     dim = _dim(layout, folder)
     digest = f"{type(layout).__name__} {name} {dim} {logit_scale} {logit_bias}"
-    model = ModelRecord(name, None, digest, dim, logit_scale, logit_bias, "as given", {})
+    model = ModelRecord(
+        name=name,
+        pretrained=None,
+        digest=digest,
+        embedding_dim=dim,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
+        precision="as given",
+        preprocessing={},
+    )
     return EmbeddingSource(layout, model)
 
 
@@ -96,7 +102,9 @@ def _dim(layout: Layout, folder: Path) -> int:
     for path in layout.files():
         with suppress(UnreadableError, IndexError):
             return int(layout.read(path)[0].shape[1])
-    raise InputError(f"none of the embedding files in {folder} can be read")
+    raise InputError(
+        f"none of the embedding files in {folder} can be read", "check that they are complete"
+    )
 
 
 def _unit(vectors: npt.NDArray[np.floating]) -> Half:
@@ -105,7 +113,7 @@ def _unit(vectors: npt.NDArray[np.floating]) -> Half:
 
 
 def _checked(images: Half, texts: Half, columns: pa.Table, shard: str) -> ShardEmbeddings:
-    """Rows with two finite vectors; the others, zero vectors among them, are failures."""
+    """Keep rows with two finite vectors; others, zero vectors included, are failures."""
     good = np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1)
     keys = [str(key) for key in columns["key"].to_pylist()]
     failures = [

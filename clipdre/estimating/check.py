@@ -1,50 +1,39 @@
-"""How far the scores of a run can be trusted: claimed errors, and measured ones on checked rows."""
+"""How far the scores of a run can be trusted: claimed errors, and errors measured on some rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from clipdre.core.cells import Cells
-from clipdre.core.divergence import kl, reverse_kl
-from clipdre.core.partition import RunningPartition, logits_of
+from clipdre.core.modality import Modality
+from clipdre.core.pairs import Pairs
 from clipdre.core.reliability import TRUSTED
-from clipdre.core.stratified import Statistic, StratifiedPartition
+from clipdre.core.scores import ERROR_COLUMNS, SE, score_columns
 from clipdre.errors import ScoresError
-from clipdre.estimating.marginal import Places
-from clipdre.estimating.reference import MARGINS
-from clipdre.formats.folders.embeddings import Modality, Pool, embedding_files
+from clipdre.estimating.estimate import Estimator
+from clipdre.estimating.marginal import Bulk, Marginal
+from clipdre.estimating.reference import MARGINS, bulk_rows
+from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
-from clipdre.formats.folders.reference import SIDES, Hashes, ReferenceFolder, ReferenceRecord
+from clipdre.formats.folders.records import ReferenceRecord
+from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.sql.query import ScoreQuery
+from clipdre.sql.statistics import errors, share
 
 CHECKED = 256
-CHECKED_AT_ONCE = 32
-TILE_ROWS = 2048
-COLUMNS = (
-    "log_ratio",
-    "log_ratio_image",
-    "log_ratio_text",
-    "kl_image",
-    "kl_text",
-    "klr_image",
-    "klr_text",
-)
+COLUMNS = tuple(name.removesuffix(SE) for name in ERROR_COLUMNS)
 Floats = npt.NDArray[np.float64]
-# Modality to its cells and the cell of each of the pool's rows; empty unless stratified.
-Located = dict[Modality, tuple[Cells, Tensor]]
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ColumnReport:
+class ColumnCheck:
     """One column's errors, in nats.
 
     Attributes
@@ -54,10 +43,10 @@ class ColumnReport:
     reliability : float
         ``1 - mean(se^2) / var``, from the claimed errors.
     saturated : float or None
-        Share of rows within 1 nat of log N, the most that a KL over a pool of N can be.
+        Share of rows within 1 nat of log N, the largest KL over a pool of N.
     rmse, rmse_near, rmse_bulk : float or None
-        Measured against exact on the checked rows: as it is, with twice the near counterparts,
-        with twice the bulk. None where no embeddings are left to check with.
+        Measured against exact on the checked rows: as scored, with twice the near counterparts,
+        with twice the bulk. None if not applicable, or if no embeddings are kept.
     """
 
     column: str
@@ -72,8 +61,8 @@ class ColumnReport:
 
 
 @dataclass(frozen=True)
-class ReferenceReport:
-    """What `clipdre reference` tells.
+class ReferenceCheck:
+    """The report of `clipdre reference`.
 
     Attributes
     ----------
@@ -86,47 +75,53 @@ class ReferenceReport:
     record: ReferenceRecord
     rows: int
     cost: float
-    columns: list[ColumnReport]
+    columns: list[ColumnCheck]
     advice: str
     checked: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
 
 
-def report(folder: ScoreFolder, manifest: Manifest) -> ReferenceReport:
+def check_reference(folder: ScoreFolder, manifest: Manifest) -> ReferenceCheck:
     """Read the claimed errors of all rows, and check some rows against exact."""
     query = ScoreQuery(folder, manifest)
-    try:
-        record = ReferenceRecord.from_dict(manifest.reference)
-    except (KeyError, TypeError) as error:
-        raise ScoresError(f"{folder.path} tells no reference ({error}): score again") from error
-    # A saved reference is of another pool, whose embeddings are not here.
+    record = manifest.reference
+    if record is None:
+        raise ScoresError(f"{folder.path} records no reference", "score again")
+    # A saved reference belongs to another pool, whose embeddings are not here.
     own = ReferenceFolder(folder.reference)
     checkable = folder.embeddings.exists() and own.record() == record
-    measured = _measured(folder, manifest, own, record) if checkable else {}
+    measured = _measured(folder, manifest, own) if checkable else {}
     columns = [_column(query, name, record.pairs, measured) for name in COLUMNS]
-    return ReferenceReport(
+    return ReferenceCheck(
         record=record,
         rows=manifest.rows,
         cost=_cost(record),
         columns=columns,
         advice=_advice(record, columns),
-        checked={name: (m["exact"], m["now"]) for name, m in measured.items()},
+        checked={n: (measured["exact"][n], measured["now"][n]) for n in COLUMNS if measured},
     )
 
 
 def _column(
     query: ScoreQuery, name: str, pairs: int, measured: dict[str, dict[str, Floats]]
-) -> ColumnReport:
+) -> ColumnCheck:
     saturated = None
     if name.startswith("kl_"):
-        saturated = query.share(f"{name} > {math.log(max(pairs - 1, 1)) - 1}")
+        saturated = share(query, f"{name} > {math.log(max(pairs - 1, 1)) - 1}")
     rmse: dict[str, float | None] = {}
     for way in ("now", "near", "bulk"):
-        found = measured.get(name, {})
-        error = found[way] - found["exact"] if way in found else None
+        error = measured[way][name] - measured["exact"][name] if way in measured else None
         rmse[way] = None if error is None else float(np.sqrt(np.mean(error**2)))
-    mean, spread, mean_se, reliability = query.errors(name)
-    return ColumnReport(
-        name, mean, spread, mean_se, reliability, saturated, rmse["now"], rmse["near"], rmse["bulk"]
+    found = errors(query, name)
+    return ColumnCheck(
+        name,
+        found.mean,
+        found.spread,
+        found.mean_se,
+        found.reliability,
+        saturated,
+        rmse["now"],
+        rmse["near"],
+        rmse["bulk"],
     )
 
 
@@ -137,162 +132,91 @@ def _cost(record: ReferenceRecord) -> float:
     return float(np.mean(near)) + record.bulk / record.pairs if near else record.bulk / record.pairs
 
 
-def _advice(record: ReferenceRecord, columns: list[ColumnReport]) -> str:
+def _advice(record: ReferenceRecord, columns: list[ColumnCheck]) -> str:
     if record.method == "exact":
-        return "Every score is exact for this pool: nothing more is to be had from the reference."
+        return "Every score is exact for this pool; a better reference cannot improve it."
     if record.method == "sample":
         return (
-            "A uniform sample misses the few counterparts that matter, so its own errors are not "
-            "to be trusted: score with --reference stratified or exact."
+            "A uniform sample misses the few counterparts that matter, so even its claimed errors "
+            "are not reliable: score with `reference` stratified or exact."
         )
     weak = [c.column for c in columns if c.reliability < TRUSTED]
     if weak:
         return (
-            f"Do not select by {', '.join(weak)} yet: score with twice the --neighbors and --bulk, "
-            "or with --reference exact."
+            f"Do not select by {', '.join(weak)} yet: score with twice the `neighbors` and `bulk`, "
+            "or with `reference` exact."
         )
-    return "Every column is reliable enough to select by."
-
-
-@dataclass(frozen=True)
-class _CheckedSide:
-    """Full logits of some queries over one modality of the pool, and ways to read fewer of them."""
-
-    logits: Tensor
-    others: Tensor
-    near: Tensor | None
-    wide: Tensor | None
-    bulk: Tensor
-
-    def whole(self, near: Tensor | None, bulk: Tensor, folds: int) -> RunningPartition:
-        """The estimate that the near mask and the bulk's rows give."""
-        present = self.others if near is None else self.others & near
-        near_part = RunningPartition.empty(len(self.logits))
-        if near is not None:
-            near_part = RunningPartition.of(self.logits.clone(), ~present)
-        rest = self.others & ~present if near is not None else self.others
-        shape = (len(self.logits), folds, len(bulk) // folds)
-        tile, mask = self.logits[:, bulk].clone(), ~rest[:, bulk]
-        parts = RunningPartition.of(tile.view(shape), mask.view(shape))
-        return StratifiedPartition(near_part, parts, rest.sum(dim=1).double()).whole()
-
-    def mean_logit(self) -> Tensor:
-        """Mean logit of each query with all counterparts."""
-        total = torch.where(self.others, self.logits.double(), 0.0).sum(dim=1)
-        return total / self.others.sum(dim=1)
+    return "The reference is good enough to select by any column."
 
 
 def _measured(
-    folder: ScoreFolder, manifest: Manifest, own: ReferenceFolder, record: ReferenceRecord
+    folder: ScoreFolder, manifest: Manifest, own: ReferenceFolder
 ) -> dict[str, dict[str, Floats]]:
-    """Column to way (exact, now, near, bulk) to values on the checked rows."""
+    """Score the checked rows in every way: way (exact, now, near, bulk) to column to values."""
     files = embedding_files(folder.embeddings, len(manifest.shards))
-    pool, hashes = Pool(files), np.concatenate([file.hashes() for file in files])
+    pool, hashes = StoredPool(files), np.concatenate([file.hashes() for file in files])
     order = np.argsort(hashes, kind="stable")
     rows = order[len(order) // 2 :][:CHECKED]  # neither the bulk nor the calibration's queries
-    located: Located = {}
-    if record.method == "stratified":
-        located = {side: _cell_of_rows(own, side, hashes) for side in SIDES}
-    pieces: list[dict[str, dict[str, Tensor]]] = []
-    for start in range(0, len(rows), CHECKED_AT_ONCE):
-        part = rows[start : start + CHECKED_AT_ONCE]
-        pieces.append(_check(pool, order, part, located, record))
+    checked = _Checked(pool, hashes, order, rows, Estimator(own, manifest.model, pool=pool))
     return {
-        name: {
-            way: torch.cat([piece[name][way] for piece in pieces]).numpy()
-            for way in pieces[0][name]
-        }
-        for name in COLUMNS
+        way: {name: column.double().numpy() for name, column in score_columns(pairs).items()}
+        for way, pairs in checked.ways()
     }
 
 
-def _cell_of_rows(own: ReferenceFolder, side: Modality, hashes: Hashes) -> tuple[Cells, Tensor]:
-    """The cells of one modality, and the cell of each of the pool's rows."""
-    cells = own.cells(side)
-    places = Places(np.asarray(own.array(f"pool_hash_{side}")))
-    return cells, cells.of_places(places(hashes))
+@dataclass(frozen=True)
+class _Checked:
+    """Some rows of a pool, and the ways to estimate them."""
 
+    pool: StoredPool
+    hashes: npt.NDArray[np.uint64]
+    order: Rows
+    rows: Rows
+    estimator: Estimator
 
-def _check(
-    pool: Pool,
-    order: npt.NDArray[np.int64],
-    rows: npt.NDArray[np.int64],
-    located: Located,
-    record: ReferenceRecord,
-) -> dict[str, dict[str, Tensor]]:
-    found: dict[str, dict[str, Tensor]] = {}
-    pair = torch.linalg.vecdot(pool.take("img", rows), pool.take("text", rows))
-    own_logit = (record.logit_scale * pair + record.logit_bias).double()
-    for side, other in (("image", SIDES[1]), ("text", SIDES[0])):
-        checked = _checked_side(pool, order, rows, other, located, record)
-        wholes = dict(_ways(checked, order, record))
-        statistics: dict[str, Statistic] = {
-            "log_ratio": RunningPartition.log_mean_exp,
-            "kl": kl,
-            "klr": partial(reverse_kl, mean_logit=checked.mean_logit()),
+    def ways(self) -> Iterator[tuple[str, Pairs]]:
+        record = self.estimator.record
+        yield "exact", self._pairs(margins=dict.fromkeys(Modality, math.inf))
+        yield "now", self._pairs()
+        if record.method == "exact":
+            return
+        if record.method == "stratified":
+            yield "near", self._pairs(margins={m: self._doubled(m) for m in Modality})
+        bulk = min(2 * record.bulk, len(self.order) // record.folds * record.folds)
+        twice = bulk_rows(self.order, bulk, record.folds)
+        bulks = {
+            modality: Bulk(self.pool.take(modality, twice), self.hashes[twice], record.folds)
+            for modality in Modality
         }
-        for name, statistic in statistics.items():
-            values = {way: statistic(whole) for way, whole in wholes.items()}
-            if name == "log_ratio":
-                values = {way: own_logit - value for way, value in values.items()}
-            found[f"{name}_{side}"] = values
-    found["log_ratio"] = {
-        way: (value + found["log_ratio_text"][way]) / 2
-        for way, value in found["log_ratio_image"].items()
-    }
-    return found
+        yield "bulk", self._pairs(bulks=bulks)
 
+    def _pairs(
+        self,
+        margins: dict[Modality, float] | None = None,
+        bulks: dict[Modality, Bulk] | None = None,
+    ) -> Pairs:
+        images, texts = (self.pool.take(modality, self.rows) for modality in Modality)
+        return self.estimator.pairs(
+            images,
+            texts,
+            self.hashes[self.rows],
+            len(self.pool),
+            margins=margins,
+            bulks=bulks,
+        )
 
-def _ways(
-    checked: _CheckedSide, order: npt.NDArray[np.int64], record: ReferenceRecord
-) -> Iterator[tuple[str, RunningPartition]]:
-    exact = RunningPartition.of(checked.logits.clone(), ~checked.others)
-    yield "exact", exact
-    if record.method == "exact":
-        yield "now", exact
-        return
-    twice = torch.from_numpy(
-        order[: min(2 * record.bulk, len(order) // record.folds * record.folds)]
-    )
-    yield "now", checked.whole(checked.near, checked.bulk, record.folds)
-    if checked.wide is not None:
-        yield "near", checked.whole(checked.wide, checked.bulk, record.folds)
-    yield "bulk", checked.whole(checked.near, twice, record.folds)
+    def _doubled(self, modality: Modality) -> float:
+        """Return the margin at which twice as many counterparts of `modality` are near."""
+        marginal: Marginal = self.estimator.marginals[modality]
+        queries: Tensor = self.pool.take(modality.other, self.rows)
+        counts = marginal.cells.counts.double()
+        scale, calibrated = self.estimator.record.logit_scale, marginal.margin
+        assert calibrated is not None
 
+        def near(margin: float) -> float:
+            chosen = marginal.cells.near(queries, scale, margin)
+            return float((chosen.double() @ counts).mean())
 
-def _checked_side(
-    pool: Pool,
-    order: npt.NDArray[np.int64],
-    rows: npt.NDArray[np.int64],
-    side: Modality,
-    located: Located,
-    record: ReferenceRecord,
-) -> _CheckedSide:
-    queries = pool.take("img" if side == "text" else "text", rows)
-    scale, bias = record.logit_scale, record.logit_bias
-    logits = torch.cat(
-        [logits_of(queries * scale, tile, bias) for _, tile in pool.tiles(side, TILE_ROWS)], dim=1
-    )
-    others = torch.ones_like(logits, dtype=torch.bool)
-    others[torch.arange(len(rows)), torch.from_numpy(rows)] = False
-    bulk = torch.from_numpy(order[: record.bulk])
-    if record.method != "stratified":
-        return _CheckedSide(logits, others, None, None, bulk)
-    cells, cell = located[side]
-    margin = record.near[side].margin
-    near = cells.near(queries, scale, margin)[:, cell]
-    wide = cells.near(queries, scale, _doubled(cells, queries, scale, margin))[:, cell]
-    return _CheckedSide(logits, others, near, wide, bulk)
-
-
-def _doubled(cells: Cells, queries: Tensor, scale: float, margin: float) -> float:
-    """The margin at which twice as many counterparts are near."""
-    counts = cells.counts.double()
-
-    def near(at: float) -> float:
-        return float((cells.near(queries, scale, at).double() @ counts).mean())
-
-    widest = 2 * int(MARGINS[-1])
-    now = near(margin)
-    wider = (float(m) for m in range(int(margin) + 1, widest))
-    return next((m for m in wider if near(m) >= 2 * now), float(widest))
+        now, widest = near(calibrated), 2 * int(MARGINS[-1])
+        wider = (float(margin) for margin in range(int(calibrated) + 1, widest))
+        return next((margin for margin in wider if near(margin) >= 2 * now), float(widest))

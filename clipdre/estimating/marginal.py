@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clipdre.core.cells import Cells
+from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments, mean_logit
 from clipdre.core.partition import (
     RunningPartition,
@@ -19,11 +22,12 @@ from clipdre.core.partition import (
     tile_partition,
 )
 from clipdre.core.stratified import StratifiedPartition
-from clipdre.formats.folders.embeddings import Modality, release, unit_rows
-from clipdre.formats.folders.reference import Hashes, ReferenceFolder, ReferenceRecord
+from clipdre.formats.folders.embeddings import StoredPool, release, unit_rows
+from clipdre.formats.folders.records import ReferenceRecord
+from clipdre.formats.folders.reference import Hashes, ReferenceFolder
 
-# Queries and references of a tile: on a CPU their logits stay in its cache, on a GPU they are not
-# written at all where the kernel is fused, and fit beside the model where it is not.
+# Queries and references of a tile. On a CPU their logits stay in its cache; on a GPU the fused
+# kernel never writes them, and without it they fit beside the model.
 BLOCKS = {"cpu": (1024, 2048), "cuda": (16_384, 32_768)}
 
 
@@ -35,7 +39,7 @@ class Places:
         self._sorted = hashes[self._order]
 
     def __call__(self, wanted: Hashes) -> Tensor:
-        """Index of each wanted hash, -1 where it is not there; int64 of shape (n,)."""
+        """Return the index of each wanted hash, -1 if it is missing; int64 of shape (n,)."""
         if not len(self._sorted):
             return torch.full((len(wanted),), -1)
         found = np.searchsorted(self._sorted, wanted).clip(max=len(self._sorted) - 1)
@@ -43,48 +47,87 @@ class Places:
         return torch.from_numpy(np.where(hit, self._order[found], -1))
 
 
+@dataclass(frozen=True)
+class Bulk:
+    """A uniform sample of the pool in folds, each of them a uniform sample too.
+
+    Attributes
+    ----------
+    vectors : float32 Tensor of shape (m, d), unit rows, fold by fold
+    hashes : uint64 array of shape (m,)
+    folds : int
+    """
+
+    vectors: Tensor
+    hashes: Hashes
+    folds: int
+
+    @cached_property
+    def places(self) -> Places:
+        """Finds a pair's own counterpart in the bulk."""
+        return Places(self.hashes)
+
+
 class Marginal:
     """The pool's images, or its texts, as counterparts of the other modality's queries.
 
-    Own counterparts are found by key hash, so a reference of another run leaves them out as well.
+    Own counterparts are found by key hash, so a reference from another run leaves them out too.
+
+    Parameters
+    ----------
+    modality : Modality
+        Of the counterparts.
+    pool : StoredPool, optional
+        Where all vectors are read from if the reference holds none (`sample`).
     """
 
     def __init__(
-        self, folder: ReferenceFolder, record: ReferenceRecord, side: Modality, device: torch.device
+        self,
+        folder: ReferenceFolder,
+        record: ReferenceRecord,
+        modality: Modality,
+        device: torch.device,
+        pool: StoredPool | None = None,
     ) -> None:
         self._folder = folder
         self._record = record
-        self._side = side
+        self._modality = modality
         self._device = device
+        self._pool = pool
         self._block_rows, self._tile_rows = BLOCKS[device.type]
-        self.moments: Moments = folder.moments(side).to(device)
-        self._places = Places(np.asarray(folder.array(f"pool_hash_{side}")))
+        self.moments: Moments = folder.moments(modality).to(device)
+        self._places = Places(np.asarray(folder.array(f"pool_hash_{modality}")))
 
     @cached_property
-    def _cells(self) -> Cells:
-        return self._folder.cells(self._side).to(self._device)
+    def cells(self) -> Cells:
+        """Cells of a stratified reference."""
+        return self._folder.cells(self._modality).to(self._device)
 
     @cached_property
-    def _bulk(self) -> Tensor:
-        return unit_rows(np.asarray(self._folder.array(f"bulk_{self._side}")), self._device)
+    def _bulk(self) -> Bulk | None:
+        if not self._record.bulk:
+            return None
+        vectors = np.asarray(self._folder.array(f"bulk_{self._modality}"))
+        hashes = np.asarray(self._folder.array("bulk_hash"))
+        return Bulk(unit_rows(vectors, self._device), hashes, self._record.folds)
 
-    @cached_property
-    def _bulk_hash(self) -> Hashes:
-        return np.asarray(self._folder.array("bulk_hash"))
-
-    @cached_property
-    def _bulk_places(self) -> Places:
-        return Places(self._bulk_hash)
-
-    @cached_property
-    def _bulk_cell(self) -> Tensor:
-        """Cell of each bulk member, int64 of shape (m,)."""
-        return self._cells.of_places(self._places(self._bulk_hash).to(self._device))
+    @property
+    def margin(self) -> float | None:
+        """Calibrated margin in nats; infinite if everything is near, None if nothing is."""
+        if self._record.method == "exact":
+            return math.inf
+        return self._record.near[self._modality].margin if self._record.near else None
 
     def partition(
-        self, queries: Tensor, hashes: Hashes, pair_logits: Tensor
+        self,
+        queries: Tensor,
+        hashes: Hashes,
+        pair_logits: Tensor,
+        *,
+        margin: float | None = None,
+        bulk: Bulk | None = None,
     ) -> tuple[StratifiedPartition, Tensor]:
-        """Partition of each query over the pool without its own counterpart, and its mean logit.
+        """Return each query's partition over the pool without its own counterpart, and mean logit.
 
         Parameters
         ----------
@@ -94,19 +137,25 @@ class Marginal:
             Their key hashes.
         pair_logits : float64 Tensor of shape (n,)
             Logit of each query with its own counterpart.
+        margin : float, optional
+            Another margin than the calibrated one; infinite evaluates every counterpart.
+        bulk : Bulk, optional
+            Another bulk than the reference's.
         """
+        margin = self.margin if margin is None else margin
         own = self._places(hashes).to(self._device)
         others = self._record.pairs - (own >= 0).double()
         chosen = None
-        if self._record.method == "exact":
+        if margin is None:
+            near = RunningPartition.empty(len(queries), device=self._device)
+        elif math.isinf(margin):
             near = self._all(queries, own)
-        elif self._record.method == "stratified":
-            margin = self._record.near[self._side].margin
+        else:
             chosen = self._chosen(queries, margin)
             near = self._near(queries, own, chosen)
-        else:
-            near = RunningPartition.empty(len(queries), device=self._device)
-        folds = self._folds(queries, hashes, chosen)
+        everything = margin is not None and math.isinf(margin)
+        sampled = None if everything else bulk or self._bulk
+        folds = self._folds(queries, hashes, chosen, sampled)
         scale, bias = self._record.logit_scale, self._record.logit_bias
         mean = mean_logit(queries, self.moments, scale, bias, pair_logits, own >= 0)
         return StratifiedPartition(near, folds, others - near.weight), mean
@@ -118,23 +167,27 @@ class Marginal:
         )
 
     def _tiles(self) -> Iterator[tuple[int, Tensor]]:
-        vectors = self._folder.array(f"pool_{self._side}")
+        if self._record.method == "sample":
+            assert self._pool is not None  # a sample holds no other vectors
+            yield from self._pool.tiles(self._modality, self._tile_rows)
+            return
+        vectors = self._folder.array(f"pool_{self._modality}")
         for start in range(0, len(vectors), self._tile_rows):
             yield start, unit_rows(vectors[start : start + self._tile_rows], self._device)
         release(vectors)
 
     def _chosen(self, queries: Tensor, margin: float) -> Tensor:
         parts = torch.split(queries, self._block_rows)
-        return torch.cat([self._cells.near(p, self._record.logit_scale, margin) for p in parts])
+        return torch.cat([self.cells.near(p, self._record.logit_scale, margin) for p in parts])
 
     def _near(self, queries: Tensor, own: Tensor, chosen: Tensor) -> RunningPartition:
-        """Over the members of the `chosen` cells, mask (n, c): cell by cell, for its takers."""
-        vectors = self._folder.array(f"pool_{self._side}")
+        """Accumulate the members of the `chosen` cells, mask (n, c), cell by cell."""
+        vectors = self._folder.array(f"pool_{self._modality}")
         near = RunningPartition.empty(len(queries), device=self._device)
         scaled = queries * self._record.logit_scale
         by_cell = chosen.T.contiguous()
         start = 0
-        for cell, count in enumerate(self._cells.counts.tolist()):
+        for cell, count in enumerate(self.cells.counts.tolist()):
             takers = torch.nonzero(by_cell[cell]).squeeze(1)
             if len(takers) and count:
                 members = unit_rows(vectors[start : start + count], self._device)
@@ -145,21 +198,25 @@ class Marginal:
         release(vectors)
         return near
 
-    def _folds(self, queries: Tensor, hashes: Hashes, chosen: Tensor | None) -> RunningPartition:
-        """Over the bulk's members outside of the `chosen` cells, fold by fold."""
-        bulk, folds = self._record.bulk, self._record.folds
-        if not bulk:
+    def _folds(
+        self, queries: Tensor, hashes: Hashes, chosen: Tensor | None, bulk: Bulk | None
+    ) -> RunningPartition:
+        """Accumulate the bulk's members outside the `chosen` cells, fold by fold."""
+        if bulk is None:
             return RunningPartition.empty(len(queries), 0, device=self._device)
-        own = self._bulk_places(hashes).to(self._device)
+        own = bulk.places(hashes).to(self._device)
+        cell = None
+        if chosen is not None:
+            cell = self.cells.of_places(self._places(bulk.hashes).to(self._device))
         parts = []
         for start in range(0, len(queries), self._block_rows):
             rows = slice(start, start + self._block_rows)
             scaled = queries[rows] * self._record.logit_scale
-            logits = logits_of(scaled, self._bulk, self._record.logit_bias)
+            logits = logits_of(scaled, bulk.vectors, self._record.logit_bias)
             mask = torch.zeros_like(logits, dtype=torch.bool)
-            if chosen is not None:
-                mask = chosen[rows].index_select(1, self._bulk_cell)
+            if chosen is not None and cell is not None:
+                mask = chosen[rows].index_select(1, cell)
             leave_out_own(mask, own[rows])
-            shape = (len(logits), folds, bulk // folds)
+            shape = (len(logits), bulk.folds, len(bulk.hashes) // bulk.folds)
             parts.append(RunningPartition.of(logits.view(shape), mask.view(shape)))
         return RunningPartition.cat(parts)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import suppress
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,18 +14,13 @@ from torch import Tensor
 
 from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.cells import Cells
+from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments
 from clipdre.core.partition import leave_out_own, logits_of
-from clipdre.errors import InputError
-from clipdre.formats.folders.embeddings import Modality, Pool
-from clipdre.formats.folders.manifest import ModelRecord
-from clipdre.formats.folders.reference import (
-    SIDES,
-    Hashes,
-    NearRecord,
-    ReferenceFolder,
-    ReferenceRecord,
-)
+from clipdre.errors import InputError, ScoresError
+from clipdre.formats.folders.embeddings import StoredPool
+from clipdre.formats.folders.records import ModelRecord, NearRecord, ReferenceRecord
+from clipdre.formats.folders.reference import Hashes, ReferenceFolder
 from clipdre.progress import Progress
 
 EXACT_UP_TO = 32_768
@@ -33,62 +29,64 @@ FOLDS = 16
 # More, smaller cells miss less at equal cost, until the centroids themselves cost as much.
 CELLS_PER_ROOT = 3
 HELD_OUT = 256
-# Root mean square share of a query's mass that may lie outside of its near cells: the bulk stands
-# for it, with an error.
+# Largest root mean square share of a query's mass outside its near cells; the bulk stands for it,
+# with an error.
 MISSED = 0.002
 MARGINS = tuple(float(margin) for margin in range(2, 61))
-# Nats beyond that: held-out queries are too few to show rare misses.
+# Extra nats: held-out queries are too few to show rare misses.
 SAFETY = 2.0
 Rows = npt.NDArray[np.int64]
 
 
 def build_reference(
-    pool: Pool,
+    pool: StoredPool,
     hashes: Hashes,
     model: ModelRecord,
     config: EstimateConfig,
     folder: ReferenceFolder,
 ) -> ReferenceRecord:
-    """Write the reference of a pool, or keep the one that is there when it is the same.
+    """Write the reference of a pool, or keep the one that is there if it is the same.
 
     Parameters
     ----------
     hashes : uint64 array of shape (n,)
-        Key hash of each of the pool's rows: the smallest make the bulk, the largest the held-out
+        Key hash of each row of the pool: the smallest make the bulk, the largest the held-out
         queries.
 
     Raises
     ------
     InputError
-        When a pool of fewer than two pairs leaves nothing to compare with, or the bulk is smaller
-        than its folds.
+        When the pool has fewer than two pairs, or the bulk is too small for its folds.
     """
     method = _method(len(pool), config)
     record = _planned(len(pool), hashes, model, config, method)
-    found = folder.record()
-    if found is not None and found.digest == record.digest:
-        return found
+    with suppress(ScoresError):  # a record that cannot be read is replaced
+        found = folder.record()
+        if found is not None and found.digest == record.digest:
+            return found
     order = np.argsort(hashes, kind="stable")  # stable: the same draw where hashes repeat
-    folder.write_moments({side: _moments(pool, side) for side in SIDES})
+    folder.write_moments({modality: _moments(pool, modality) for modality in Modality})
     if record.bulk:
-        rows = _bulk_rows(order, record)
+        rows = bulk_rows(order, record.bulk, record.folds)
         folder.write("bulk_hash", hashes[rows])
-        for side in SIDES:
-            folder.write(f"bulk_{side}", pool.take(side, rows).numpy().astype(np.float16))
-    near: dict[str, NearRecord] = {}
+        for modality in Modality:
+            folder.write(f"bulk_{modality}", pool.take(modality, rows).numpy().astype(np.float16))
+    near: dict[Modality, NearRecord] = {}
     if method is ReferenceMethod.SAMPLE:
-        for side in SIDES:
-            folder.write(f"pool_hash_{side}", hashes)
+        for modality in Modality:
+            folder.write(f"pool_hash_{modality}", hashes)
     else:
         with Progress("reference", 4 * len(pool)) as progress:
-            for side in SIDES:
-                cells, sorted_rows = _sorted_into_cells(pool, side, order, method, progress)
-                _write_pool(pool, side, sorted_rows, hashes, folder, progress)
+            for modality in Modality:
+                cells, sorted_rows = _sorted_into_cells(pool, modality, order, method, progress)
+                _write_pool(pool, modality, sorted_rows, hashes, folder, progress)
                 if cells is not None:
-                    folder.write_cells(side, cells)
+                    folder.write_cells(modality, cells)
                     held_out = order[-HELD_OUT:]
-                    near[side] = _calibrated(pool, side, cells, sorted_rows, held_out, record)
-    finished = replace(record, near=near)
+                    near[modality] = _calibrated(
+                        pool, modality, cells, sorted_rows, held_out, record
+                    )
+    finished = msgspec.structs.replace(record, near=near)
     folder.write_record(finished)
     return finished
 
@@ -96,8 +94,8 @@ def build_reference(
 def _method(pairs: int, config: EstimateConfig) -> ReferenceMethod:
     if pairs < 2:
         raise InputError(
-            f"the shards hold {pairs} usable pair(s), and a density ratio compares a pair with "
-            "others: see failures/ in the output folder, or score more shards together"
+            f"the shards hold {pairs} usable pair(s), and a ratio compares a pair with others",
+            "see failures/ in the output folder, or score more shards together",
         )
     if config.method is not ReferenceMethod.AUTO:
         return config.method
@@ -114,8 +112,8 @@ def _planned(
         bulk = drawn // FOLDS * FOLDS
         if bulk < 2 * FOLDS:
             raise InputError(
-                f"--bulk {config.bulk} of {pairs} pairs is too small for errors from {FOLDS} folds "
-                f"of two or more: give --bulk {2 * FOLDS} at least, or --reference exact"
+                f"`bulk` {config.bulk} of {pairs} pairs is too small for {FOLDS} folds of two",
+                f"use `bulk` {2 * FOLDS} or more, or `reference` exact",
             )
     neighbors = min(config.neighbors, pairs) if method is ReferenceMethod.STRATIFIED else 0
     settings = f"{method.value} {neighbors} {bulk} {folds} {MISSED} {SAFETY} {model.digest}"
@@ -134,44 +132,43 @@ def _planned(
     )
 
 
-def _moments(pool: Pool, side: Modality) -> Moments:
+def _moments(pool: StoredPool, modality: Modality) -> Moments:
     moments = Moments.empty(pool.dim)
-    for _, tile in pool.tiles(side, TILE_ROWS):
+    for _, tile in pool.tiles(modality, TILE_ROWS):
         moments = moments.merge(Moments.of(tile))
     return moments
 
 
-def _bulk_rows(order: Rows, record: ReferenceRecord) -> Rows:
-    """The rows of smallest hash, fold behind fold: each fold is a uniform draw of its own."""
-    rows = order[: record.bulk].reshape(-1, record.folds)
-    return np.ascontiguousarray(rows.T).ravel()
+def bulk_rows(order: Rows, bulk: int, folds: int) -> Rows:
+    """Return the `bulk` rows of smallest hash, fold by fold: each fold is a uniform sample too."""
+    return np.ascontiguousarray(order[:bulk].reshape(-1, folds).T).ravel()
 
 
 def _sorted_into_cells(
-    pool: Pool, side: Modality, order: Rows, method: ReferenceMethod, progress: Progress
+    pool: StoredPool, modality: Modality, order: Rows, method: ReferenceMethod, progress: Progress
 ) -> tuple[Cells | None, Rows]:
-    """The cells, and the pool's rows cell behind cell (in pool order where there are none)."""
+    """Return the cells and the pool's rows cell by cell; no cells and pool order if exact."""
     if method is ReferenceMethod.EXACT:
         progress.advance(len(pool))
         return None, np.arange(len(pool))
-    # faiss takes long to load, and exact runs do without it
+    # faiss takes long to load, and exact runs do not need it
     from clipdre.clusters.kmeans import TRAINING_PER_CELL, cluster  # noqa: PLC0415
 
     count = max(1, min(len(pool) // 8, round(CELLS_PER_ROOT * len(pool) ** 0.5)))
 
     def tiles() -> Iterator[tuple[int, Tensor]]:
-        for start, tile in pool.tiles(side, TILE_ROWS):
+        for start, tile in pool.tiles(modality, TILE_ROWS):
             yield start, tile
             progress.advance(len(tile))
 
-    training = pool.take(side, order[: TRAINING_PER_CELL * count])
+    training = pool.take(modality, order[: TRAINING_PER_CELL * count])
     cells, assigned = cluster(training, count, tiles)
     return cells, np.argsort(assigned, kind="stable")
 
 
 def _write_pool(
-    pool: Pool,
-    side: Modality,
+    pool: StoredPool,
+    modality: Modality,
     sorted_rows: Rows,
     hashes: Hashes,
     folder: ReferenceFolder,
@@ -179,47 +176,49 @@ def _write_pool(
 ) -> None:
     place = np.empty_like(sorted_rows)
     place[sorted_rows] = np.arange(len(sorted_rows))
-    folder.write(f"pool_hash_{side}", hashes[sorted_rows])
-    with folder.writing(f"pool_{side}", (len(pool), pool.dim)) as vectors:
-        for start, tile in pool.tiles(side, TILE_ROWS):
+    folder.write(f"pool_hash_{modality}", hashes[sorted_rows])
+    with folder.writing(f"pool_{modality}", (len(pool), pool.dim)) as vectors:
+        for start, tile in pool.tiles(modality, TILE_ROWS):
             vectors[place[start : start + len(tile)]] = tile.numpy().astype(np.float16)
             progress.advance(len(tile))
 
 
 def _calibrated(
-    pool: Pool,
-    side: Modality,
+    pool: StoredPool,
+    modality: Modality,
     cells: Cells,
     sorted_rows: Rows,
     held_out: Rows,
     record: ReferenceRecord,
 ) -> NearRecord:
-    """The smallest margin at which held-out queries have their mass and `neighbors` near."""
-    queries = pool.take("text" if side == "img" else "img", held_out)
+    """Return the smallest margin at which held-out queries have their mass and `neighbors` near."""
+    queries = pool.take(modality.other, held_out)
     own = torch.from_numpy(np.argsort(sorted_rows)[held_out])
     masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
     start = 0
     for cell, count in enumerate(cells.counts.tolist()):
         if count:
-            members = pool.take(side, sorted_rows[start : start + count])
+            members = pool.take(modality, sorted_rows[start : start + count])
             logits = logits_of(queries * record.logit_scale, members, record.logit_bias)
             leave_out_own(logits, own - start)
             masses[:, cell] = logits.double().logsumexp(dim=1)
         start += count
-    pool.release(side)
+    pool.release(modality)
     return _smallest_margin(queries, cells, torch.softmax(masses, dim=1), record)
 
 
 def _smallest_margin(
     queries: Tensor, cells: Cells, mass: Tensor, record: ReferenceRecord
 ) -> NearRecord:
-    """From the exact share of each query's mass in each cell, (n, c)."""
+    """Choose the margin from the exact share of each query's mass in each cell, shape (n, c)."""
 
     def measured(margin: float) -> tuple[NearRecord, float]:
         near = cells.near(queries, record.logit_scale, margin)
         share = float((near.double() @ cells.counts.double()).mean()) / record.pairs
         missed = torch.where(near, 0.0, mass).sum(dim=1)
-        found = NearRecord(len(cells), margin, 1 - float(missed.mean()), share)
+        found = NearRecord(
+            cells=len(cells), margin=margin, mass=1 - float(missed.mean()), share=share
+        )
         return found, float((missed**2).mean()) ** 0.5
 
     found = [measured(margin) for margin in MARGINS]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import Compose, Normalize
 
 from clipdre.core.density_ratio import unit
-from clipdre.formats.folders.manifest import ModelRecord
+from clipdre.formats.folders.records import ModelRecord
 from clipdre.models.text_tower import TextTower
 
 # What is encoded at once: on a CPU as much as its caches like, on a device what it is given.

@@ -17,7 +17,7 @@ import torch
 
 from clipdre.config import TINY_MODEL, EncodeConfig, Precision
 from clipdre.errors import ModelError
-from clipdre.formats.folders.manifest import ModelRecord
+from clipdre.formats.folders.records import ModelRecord
 from clipdre.models.encoder import OpenClipEncoder, split_transform
 from clipdre.models.text_tower import TextTower
 

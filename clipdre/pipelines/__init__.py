@@ -1,1 +1,1 @@
-"""Whole runs: shards to a finished score folder."""
+"""Whole runs: shards to a finished score folder, a scorer over a score folder."""

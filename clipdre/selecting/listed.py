@@ -10,7 +10,8 @@ from clipdre.errors import SelectionError
 from clipdre.formats.name_lists import ANY, NameList
 from clipdre.selecting.rules import Rule, Step
 from clipdre.selecting.select import Counted, Selection
-from clipdre.sql.query import FILE, POOL, ROW, ScoreQuery
+from clipdre.sql.expressions import FILE, POOL, ROW
+from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet
 
 # SQL of the names that a row has, and of what they are compared with in a list.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from clipdre.formats.folders.tables import SCORE_COLUMNS
+from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.selecting.select import Counted, Selection
-from clipdre.sql.query import FILE, ROW
+from clipdre.sql.expressions import FILE, ROW
 from clipdre.sql.row_set import RowSet
 
 EXAMPLES = 3

@@ -13,9 +13,11 @@ from clipdre.core.allocation import fill_evenly
 from clipdre.core.reliability import TRUSTED
 from clipdre.errors import SelectionError, UnreliableEstimateWarning
 from clipdre.selecting.rules import Rule, Step
+from clipdre.sql.expressions import FILE, ROW, Expression, Kind
 from clipdre.sql.largest import largest
-from clipdre.sql.query import FILE, ROW, Expression, Kind, ScoreQuery
+from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet, seeded_hash
+from clipdre.sql.statistics import errors
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ class _Runner:
 
 
 def _warn_if_unreliable(query: ScoreQuery, column: str) -> None:
-    reliability = query.errors(column)[3]
+    reliability = errors(query, column).reliability
     if reliability < TRUSTED:
         warnings.warn(
             f"{column} has a reliability of {reliability:.2f}: another draw of the reference would "

@@ -1,4 +1,4 @@
-"""The n largest of any number of rows, exactly, in a few passes and bounded memory."""
+"""The n largest rows, exactly, in a few passes and bounded memory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from clipdre.sql.query import FILE, ROW
+from clipdre.sql.expressions import FILE, ROW
 from clipdre.sql.row_set import RowSet
 
 FETCHED = 1 << 18
 SAMPLED = 1 << 17
-# Half width of the bracket in standard deviations of a sample's rank: a miss costs a pass.
+# Half width of the bracket in standard deviations of a sample's rank; a miss costs a pass.
 SPREAD = 4
 
 
@@ -24,27 +24,27 @@ class _Place:
     hash: int = 0
 
     def reached(self, value: str, order: str) -> str:
-        """SQL: whether a row stands at this place or behind it."""
+        """Return SQL for rows at this place or after it."""
         mine = f"'{self.value!r}'::DOUBLE"
-        if self.hash == 0:  # before all that are equal: the hashes need not be read
+        if self.hash == 0:  # before all equal values: the hashes need not be read
             return f"{value} <= {mine}"
         return f"({value} < {mine} OR ({value} = {mine} AND {order} >= {self.hash}::UBIGINT))"
 
 
 def largest(rows: RowSet, present: int, value: str, order: str, n: int) -> RowSet:
-    """The `n` rows with the largest values; among equals those with the smallest hashes.
+    """Return the `n` rows with the largest values; ties are broken by the smallest hashes.
 
-    A sample brackets the place behind the n-th row and a count checks it, until what is within can
+    A sample brackets the place after the n-th row and a count checks it, until the rows within can
     be fetched (after Floyd and Rivest: Expected time bounds for selection, CACM 1975).
 
     Parameters
     ----------
     rows : RowSet
-        Of values that are numbers: no null, no NaN.
+        Their values are numbers: no null, no NaN.
     present : int
-        How many there are, more than `n`.
+        Number of rows, more than `n`.
     value, order : str
-        SQL of a DOUBLE, and of a UBIGINT that differs from row to row.
+        SQL of a DOUBLE, and of a UBIGINT that is unique to each row.
     n : int
         At least 1.
     """
@@ -68,7 +68,7 @@ def largest(rows: RowSet, present: int, value: str, order: str, n: int) -> RowSe
                 first, behind = part
                 break
             before += inside
-        if inside == was:  # nothing divides them: they are all alike
+        if inside == was:  # nothing divides them: they are all equal
             break
     values, hashes = rows.arrays(value, order, condition=within(first, behind))
     by_place = np.lexsort((hashes, -values))
@@ -90,7 +90,7 @@ def _cuts(
     order: str,
     first: _Place | None,
 ) -> list[_Place]:
-    """Places a little before and behind the n-th of the `inside` rows, by a sample of them."""
+    """Return places just before and after the n-th of the `inside` rows, from a sample."""
     condition = f"{condition} AND hash({FILE}, {ROW}) % {inside // SAMPLED} = 0"
     (values,) = rows.arrays(value, condition=condition)
     rank = n / inside * len(values)

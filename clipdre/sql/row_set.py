@@ -1,4 +1,4 @@
-"""Sets of rows of a pool, as views in the database: nothing is held but what is asked for."""
+"""Sets of rows of a pool, as views in the database; only what is asked for is held in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from clipdre.errors import ScoresError
-from clipdre.sql.query import FILE, POOL, ROW, Expression, ScoreQuery, quoted
+from clipdre.sql.expressions import FILE, POOL, ROW, Expression, quoted
+from clipdre.sql.query import ScoreQuery
 
 UINT64 = 2**64
 PLACE = f"{FILE}, {ROW}"
@@ -21,19 +22,19 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 @dataclass(frozen=True)
 class RowSet:
-    """Some rows of the pool.
+    """Rows of the pool.
 
     Attributes
     ----------
     query : ScoreQuery
     name : str
-        Of the view or table that holds them.
+        Name of the view or table that holds them.
     expressions : tuple of Expression
-        Of users: columns of the view.
+        Users' expressions: columns of the view.
     narrow : bool
-        Whether it is a table of places, key hashes and expressions alone.
+        Whether it is a table of places, key hashes and expressions only.
     joined : bool
-        Whether it is a view of a join, which keeps no order.
+        Whether it is a view of a join, which does not keep the order.
     """
 
     query: ScoreQuery
@@ -44,18 +45,18 @@ class RowSet:
 
     @classmethod
     def of_pool(cls, query: ScoreQuery, expressions: Sequence[Expression]) -> RowSet:
-        """All rows, with a column for each expression."""
+        """Return all rows, with a column for each expression."""
         name, narrow = query.view(expressions)
         return cls(query, name, tuple(expressions), narrow)
 
     def where(self, condition: str) -> RowSet:
-        """The rows for which our own `condition` is true."""
+        """Return the rows for which our own `condition` is true."""
         name = self.query.new_name()
         self._all(f"CREATE VIEW {name} AS SELECT * FROM {self.name} WHERE {condition}")
         return replace(self, name=name)
 
     def first_per_group(self, group: str, order: str, cap: str) -> RowSet:
-        """Of each `group`, the first `cap` rows by `order`; all three are our own SQL."""
+        """Return the first `cap` rows of each `group` by `order`; all three are our own SQL."""
         columns = [FILE, ROW, "key_hash", *(quoted(e.name) for e in self.expressions)]
         name = self.query.table(
             f"SELECT {', '.join(columns)} FROM {self.name} "
@@ -65,26 +66,26 @@ class RowSet:
         return replace(self, name=name, narrow=True)
 
     def one(self, *aggregates: str, condition: str = "true") -> tuple[Any, ...]:
-        """Values of our own aggregates over the rows for which `condition` is true."""
+        """Return our own aggregates over the rows for which `condition` is true."""
         sql = f"SELECT {', '.join(aggregates)} FROM {self.name} WHERE {condition}"
         (found,) = self._all(sql)
         return found
 
     def all(self, sql: str) -> list[tuple[Any, ...]]:
-        """Result rows of our own `sql`, where ``{rows}`` stands for this set."""
+        """Return the result of our own `sql`, in which ``{rows}`` stands for this set."""
         return self._all(sql.replace("{rows}", self.name))
 
     def arrays(self, *columns: str, condition: str = "true") -> list[npt.NDArray[Any]]:
-        """Columns (our own SQL, without nulls) of the rows for which `condition` is true."""
+        """Return columns (our own SQL, no nulls) of the rows for which `condition` is true."""
         sql = f"SELECT {', '.join(columns)} FROM {self.name} WHERE {condition}"
         return list(self.query.fetchnumpy(sql, self.expressions).values())
 
     def count(self, condition: str = "true") -> int:
-        """How many rows `condition` is true for."""
+        """Count the rows for which `condition` is true."""
         return int(self.one("count(*)", condition=condition)[0])
 
     def wide(self) -> RowSet:
-        """The same rows with all columns of the pool."""
+        """Return the same rows with all columns of the pool."""
         if not self.narrow:
             return self
         name = self.query.new_name()
@@ -96,12 +97,12 @@ class RowSet:
     def batches(
         self, columns: Sequence[str] | None = None, order: str | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Batches of the rows' columns behind their places, in pool order or by our own `order`.
+        """Yield batches of places and columns, in pool order or by our own `order`.
 
         Raises
         ------
         ScoresError
-            When rows do not come in order: checked, since emission relies on it.
+            When rows do not come in order, which emission relies on.
         """
         wanted = self.query.columns if columns is None else columns
         listed = ", ".join([FILE, ROW, *map(quoted, wanted)])
@@ -121,17 +122,18 @@ class RowSet:
 
 
 def _checked_order(batch: pa.RecordBatch, last: int) -> int:
-    """The last place of a batch whose places ascend from `last` on."""
+    """Check that places ascend from `last` on; return the last place of the batch."""
     places = (batch[FILE].to_numpy().astype(np.int64) << 32) + batch[ROW].to_numpy()
     if len(places) and (places[0] <= last or (np.diff(places) <= 0).any()):
-        raise ScoresError("rows came out of pool order: please report this as a bug of clipdre")
+        raise ScoresError("rows came out of pool order", "please report this as a bug in clipdre")
     return int(places[-1]) if len(places) else last
 
 
 def seeded_hash(seed: int) -> str:
-    """SQL of 64 bits that order rows at random: the key hash times what the seed says, folded.
+    """Return SQL of 64 bits that order rows at random.
 
-    Key hashes themselves break ties only, so that what is drawn does not depend on them.
+    They are the key hash times 64 odd bits of the seed's hash, folded, times the golden ratio, all
+    modulo 2^64. Plain key hashes only break ties, so draws do not depend on them.
     """
     digest = hashlib.blake2b(f"seed {seed}".encode(), digest_size=8).digest()
     first = _times("key_hash", int.from_bytes(digest, "little") | 1)
@@ -139,5 +141,5 @@ def seeded_hash(seed: int) -> str:
 
 
 def _times(value: str, factor: int) -> str:
-    """SQL of a product modulo 2^64."""
+    """Return SQL of a product modulo 2^64."""
     return f"(({value})::UHUGEINT * {factor}::UHUGEINT & {UINT64 - 1}::UHUGEINT)::UBIGINT"

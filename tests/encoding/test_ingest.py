@@ -12,7 +12,7 @@ from clipdre.emitting.export import write_keys, write_uids
 from clipdre.emitting.relocate import relocated
 from clipdre.encoding.ingest import open_embeddings
 from clipdre.errors import InputError, ModelError, OutputError
-from clipdre.formats.folders.tables import SCORE_COLUMNS
+from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.pipelines.score import score_embeddings
 from clipdre.truth.embeddings import EmbeddingWorld
 from tests.core import oracle

@@ -8,8 +8,8 @@ from scipy.stats import spearmanr
 from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.estimating.estimate import Estimator
 from clipdre.estimating.reference import build_reference
-from clipdre.formats.folders.embeddings import EmbeddingFiles, Pool
-from clipdre.formats.folders.manifest import ModelRecord
+from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool
+from clipdre.formats.folders.records import ModelRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, key_hashes
 from clipdre.truth.embeddings import EmbeddingWorld
@@ -30,7 +30,7 @@ def estimates(request, tmp_path_factory):
     file = EmbeddingFiles(folder, 0, 1)
     samples = pa.table(columns, schema=SAMPLE_SCHEMA)
     file.write(images.astype(np.float16), texts.astype(np.float16), samples, {})
-    pool, found = Pool([file]), {}
+    pool, found = StoredPool([file]), {}
     for method in (ReferenceMethod.EXACT, ReferenceMethod.STRATIFIED):
         reference = ReferenceFolder(folder / method.value)
         config = EstimateConfig(method, neighbors=1000, bulk=1024)

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clipdre.config import EncodeConfig
-from clipdre.formats.folders.tables import SCORE_COLUMNS
+from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.pipelines.score import ScoreConfig
 from tests.helpers import TINY, pair, png, read_scores, tiny_score, write_tar
 

@@ -17,9 +17,10 @@ from clipdre.config import (
     ReferenceMethod,
 )
 from clipdre.errors import InputError, OutputError, ScoresError
-from clipdre.formats.folders.embeddings import Pool, embedding_files
+from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.manifest import MANIFEST, read_manifest
-from clipdre.formats.folders.tables import SAMPLE_SCHEMA, SCORE_COLUMNS
+from clipdre.formats.folders.tables import SAMPLE_SCHEMA
+from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.pipelines import score as score_stage
 from clipdre.truth.pool import NOISE, write_pool
 from tests.core import oracle
@@ -53,7 +54,7 @@ def assert_same_scores(first, second, atol=1e-4):
 
 def test_scores_against_the_oracle_on_the_stored_embeddings(scored):
     folder, manifest = scored
-    pool = Pool(stored_files(folder))
+    pool = StoredPool(stored_files(folder))
     images, texts = (pool.read(side, 0, len(pool)).double().numpy() for side in ("img", "text"))
     expected = oracle.scores(images, texts, manifest.model.logit_scale)
     table = read_scores(folder, manifest)
@@ -189,7 +190,7 @@ def test_sample_is_a_uniform_draw_by_key_hash_without_own_counterparts(scored, p
     assert manifest.reference["bulk"] == 48  # whole folds
     table, exact = read_scores(tmp_path / "s", manifest), read_scores(*scored)
     drawn = np.sort(np.argsort(exact["key_hash"].to_numpy())[:48])
-    vectors = Pool(stored_files(tmp_path / "s"))
+    vectors = StoredPool(stored_files(tmp_path / "s"))
     images, texts = (vectors.read(side, 0, 300).double().numpy() for side in ("img", "text"))
     logits = manifest.model.logit_scale * images @ texts.T
     for row in (0, int(drawn[3]), 299):
@@ -246,9 +247,9 @@ class TestSavedReference:
         manifest = tiny_score(tmp_path / "new", tmp_path / "s", saved, discard_embeddings=True)
         assert not (tmp_path / "s" / "embeddings").exists()
         table = read_scores(tmp_path / "s", manifest)
-        old = Pool(stored_files(scored[0])).read("text", 0, 300).double().numpy()
+        old = StoredPool(stored_files(scored[0])).read("text", 0, 300).double().numpy()
         tiny_score(tmp_path / "new", tmp_path / "kept", saved)
-        image = Pool(embedding_files(tmp_path / "kept" / "embeddings", 1)).read("img", 4, 5)
+        image = StoredPool(embedding_files(tmp_path / "kept" / "embeddings", 1)).read("img", 4, 5)
         logits = manifest.model.logit_scale * image.double().numpy() @ old.T
         expected = np.log(np.exp(logits).mean())
         assert table["log_partition_image"][4].as_py() == pytest.approx(expected, abs=1e-4)

@@ -8,7 +8,8 @@ import pytest
 
 from clipdre.errors import ScoresError, SelectionError
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.sql.query import Expression, Kind, ScoreQuery
+from clipdre.sql.expressions import Expression, Kind
+from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet
 from tests.helpers import read_scores
 

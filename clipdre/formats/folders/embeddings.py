@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,14 @@ import pyarrow.parquet as pq
 import torch
 
 from clipdre.core.density_ratio import unit
+from clipdre.core.modality import Modality
 from clipdre.formats.files.parquet import read_stamp, write_table
 from clipdre.formats.files.storage import committed
 from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY
 
-Modality = Literal["img", "text"]
 Half = npt.NDArray[np.float16]
+# clip-retrieval's names for the modalities.
+PREFIXES = {Modality.IMAGE: "img", Modality.TEXT: "text"}
 NPY_HEADER_BYTES = 128
 
 
@@ -39,58 +41,56 @@ class EmbeddingFiles:
         return str(self.index).zfill(len(str(self.count)))
 
     def array(self, modality: Modality) -> Path:
-        """The unit vectors, fp16 of shape (rows, d)."""
-        return self.folder / f"{modality}_emb" / f"{modality}_emb_{self._number}.npy"
+        """Return the path of the unit vectors, fp16 of shape (rows, d)."""
+        prefix = PREFIXES[modality]
+        return self.folder / f"{prefix}_emb" / f"{prefix}_emb_{self._number}.npy"
 
     @property
     def metadata(self) -> Path:
-        """The rows' sample columns; written last, it marks the shard as encoded."""
+        """Path of the rows' sample columns; written last, it marks the shard as encoded."""
         return self.folder / "metadata" / f"metadata_{self._number}.parquet"
 
     def write(self, images: Half, texts: Half, samples: pa.Table, stamp: Mapping[str, str]) -> None:
-        """Commit one shard's embeddings; `stamp` say of which shard and settings they are."""
-        for modality, vectors in (("img", images), ("text", texts)):
-            with (
-                committed(self.array(cast("Modality", modality))) as temporary,
-                open(temporary, "wb") as file,
-            ):
+        """Commit one shard's embeddings; `stamp` records the shard and settings behind them."""
+        for modality, vectors in ((Modality.IMAGE, images), (Modality.TEXT, texts)):
+            with committed(self.array(modality)) as temporary, open(temporary, "wb") as file:
                 np.save(file, vectors)
         names = [CLIP_RETRIEVAL_KEY if n == "key" else n for n in samples.column_names]
         write_table(samples.rename_columns(names), self.metadata, stamp)
 
     def stamp(self) -> dict[str, str]:
-        """What `write` was told; empty when the shard is not encoded yet."""
+        """Return the stamp given to `write`; empty if the shard is not encoded yet."""
         return read_stamp(self.metadata)
 
     def hashes(self) -> npt.NDArray[np.uint64]:
-        """Key hashes of the shard's rows, shape (rows,)."""
+        """Return the key hashes of the shard's rows, shape (rows,)."""
         hashes: npt.NDArray[np.uint64] = pq.read_table(self.metadata, columns=["key_hash"])[
             "key_hash"
         ].to_numpy()
         return hashes
 
     def samples(self) -> pa.Table:
-        """The sample columns of the shard's rows."""
+        """Return the sample columns of the shard's rows."""
         table = pq.read_table(self.metadata)
         names = ["key" if name == CLIP_RETRIEVAL_KEY else name for name in table.column_names]
         return table.rename_columns(names).replace_schema_metadata(None)
 
 
 def embedding_files(folder: Path, count: int) -> list[EmbeddingFiles]:
-    """The files of all `count` shards in a folder, in order."""
+    """Return the files of all `count` shards in a folder, in order."""
     return [EmbeddingFiles(folder, index, count) for index in range(count)]
 
 
-class Pool:
-    """All pairs of a run, shard behind shard, read from disk as they are needed."""
+class StoredPool:
+    """All pairs of a run in shard order, read from disk when they are needed."""
 
     def __init__(self, shards: Sequence[EmbeddingFiles]) -> None:
         self.shards = shards
         self._arrays: dict[Modality, list[Half]] = {
-            "img": [map_array(shard.array("img")) for shard in shards],
-            "text": [map_array(shard.array("text")) for shard in shards],
+            modality: [map_array(shard.array(modality)) for shard in shards]
+            for modality in Modality
         }
-        self.starts = [0, *accumulate(len(array) for array in self._arrays["img"])]
+        self.starts = [0, *accumulate(len(array) for array in self._arrays[Modality.IMAGE])]
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -98,12 +98,12 @@ class Pool:
     @property
     def dim(self) -> int:
         """Dimensions of an embedding."""
-        return int(self._arrays["img"][0].shape[1])
+        return int(self._arrays[Modality.IMAGE][0].shape[1])
 
     def read(self, modality: Modality, start: int, stop: int) -> torch.Tensor:
-        """Unit vectors of rows `start` to `stop`, float32 of shape (stop - start, d)."""
+        """Return the unit vectors of rows `start` to `stop`, float32 of shape (stop - start, d)."""
         arrays = self._arrays[modality]
-        parts: list[Half] = []
+        parts: list[Half] = [arrays[0][:0]]
         shard = bisect_right(self.starts, start) - 1
         while start < stop:
             first = self.starts[shard]
@@ -114,7 +114,7 @@ class Pool:
         return unit_rows(np.concatenate(parts))
 
     def take(self, modality: Modality, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Unit vectors of the given rows in any order, float32 of shape (len(rows), d)."""
+        """Return the unit vectors of `rows`, in any order; float32 of shape (len(rows), d)."""
         order = np.argsort(rows)
         ascending = rows[order]
         taken = np.empty((len(rows), self.dim), np.float16)
@@ -126,19 +126,19 @@ class Pool:
         return unit_rows(taken)
 
     def tiles(self, modality: Modality, size: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """All rows in order, `size` at a time, each tile with the index of its first row."""
+        """Yield all rows in order, `size` at a time, each tile with the index of its first row."""
         for start in range(0, len(self), size):
             yield start, self.read(modality, start, min(start + size, len(self)))
         self.release(modality)
 
     def release(self, modality: Modality) -> None:
-        """Give back the memory of what was read; a pass over the pool ends with it."""
+        """Give back the memory of what was read; every pass over the pool ends with it."""
         for array in self._arrays[modality]:
             release(array)
 
 
 def map_array(path: Path) -> npt.NDArray[Any]:
-    """An array on disk, mapped; never unpickled."""
+    """Map an array from disk; never unpickle."""
     empty = path.stat().st_size <= NPY_HEADER_BYTES  # numpy cannot map an array without elements
     array: npt.NDArray[Any] = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
     return array
@@ -152,6 +152,6 @@ def release(array: npt.NDArray[Any]) -> None:
 
 
 def unit_rows(vectors: Half, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Stored fp16 vectors as float32 rows of length 1, shape (n, d), on `device`."""
-    # Rounding to fp16 moves a norm by 1e-4; at a logit scale of 100 that would be seen.
+    """Return stored fp16 vectors as float32 rows of length 1, shape (n, d), on `device`."""
+    # Rounding to fp16 changes a norm by 1e-4, which would show at a logit scale of 100.
     return unit(torch.tensor(vectors, device=device).float())

@@ -1,4 +1,4 @@
-"""Where the files of a score folder lie."""
+"""Where the files of a score folder are."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 from clipdre.formats.files.storage import TEMPORARY_PREFIX
 from clipdre.formats.folders.manifest import MANIFEST
 
+# Everything that a run writes below its folder, besides the manifest.
+PARTS = ("scores", "failures", "embeddings", "reference", "columns")
+
 
 @dataclass(frozen=True)
 class ScoreFolder:
@@ -20,16 +23,16 @@ class ScoreFolder:
     path: Path
 
     def scores(self, shard: str) -> Path:
-        """One row per scored sample of the shard, in shard order."""
+        """Return the path of a shard's scores: one row per scored sample, in shard order."""
         return self.path / "scores" / f"{shard}.parquet"
 
     def failures(self, shard: str) -> Path:
-        """One row per sample of the shard that has no scores."""
+        """Return the path of a shard's failures: one row per sample without scores."""
         return self.path / "failures" / f"{shard}.parquet"
 
     @property
     def embeddings(self) -> Path:
-        """The embeddings of all shards, in clip-retrieval's layout."""
+        """Embeddings of all shards, in clip-retrieval's layout."""
         return self.path / "embeddings"
 
     @property
@@ -37,8 +40,13 @@ class ScoreFolder:
         """What stands for the pool's marginals."""
         return self.path / "reference"
 
+    @property
+    def columns(self) -> Path:
+        """Columns that scorers measured, a folder each."""
+        return self.path / "columns"
+
     def failure_counts(self, shard: str) -> dict[str, int]:
-        """How many samples of the shard failed, by reason."""
+        """Return how many samples of the shard failed, by reason."""
         reasons = pq.read_table(self.failures(shard), columns=["reason"])["reason"].to_pylist()
         return dict(sorted(Counter(reasons).items()))
 
@@ -50,10 +58,10 @@ class ScoreFolder:
             return True
         if (self.path / MANIFEST).exists():
             return False
-        # A run that was killed at its very start leaves a temporary file alone.
+        # A run that was killed at its very start leaves nothing but a temporary file.
         return any(not path.name.startswith(TEMPORARY_PREFIX) for path in self.path.iterdir())
 
     def clear(self) -> None:
-        """Remove the files of a run but its manifest; whatever else lies in the folder stays."""
-        for name in ("scores", "failures", "embeddings", "reference"):
+        """Remove the files of a run except its manifest; other files in the folder stay."""
+        for name in PARTS:
             shutil.rmtree(self.path / name, ignore_errors=True)

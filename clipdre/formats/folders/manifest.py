@@ -3,67 +3,38 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from clipdre.errors import ScoresError
 from clipdre.formats.files.storage import committed
+from clipdre.formats.folders.records import ModelRecord, Record, ReferenceRecord, ShardRecord
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 
 
-@dataclass(frozen=True)
-class ModelRecord:
-    """The encoder as loaded."""
-
-    name: str
-    pretrained: str | None
-    digest: str
-    embedding_dim: int
-    logit_scale: float
-    logit_bias: float
-    precision: str
-    preprocessing: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    """One source shard, and how its samples fared; the counts are filled when it is encoded."""
-
-    name: str
-    url: str
-    nbytes: int
-    modified: str
-    rows: int = 0
-    failures: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def samples(self) -> int:
-        """Rows and failures together."""
-        return self.rows + sum(self.failures.values())
-
-
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(Record, frozen=True, kw_only=True):
     """Contents of ``manifest.json``.
 
     Attributes
     ----------
     complete : bool
-        Whether all scores are there; a folder without is to be continued, not read.
-    settings : dict
-        What decides the result: reading options, model, estimation. Batch size and the like do not.
-    reference : dict
-        How the marginals were computed: method, size, digest.
+        Whether all scores are there; a folder that is not complete can be resumed, not read.
+    settings : dict of dict
+        What decides the result: reading options (``read``) and estimation (``estimate``). Batch
+        size and the like do not.
+    reference : ReferenceRecord or None
+        How the marginals were computed; None until they are.
     """
 
     clipdre_version: str
     model: ModelRecord
-    settings: dict[str, Any]
+    settings: dict[str, dict[str, Any]]
     shards: tuple[ShardRecord, ...]
-    reference: dict[str, Any] = field(default_factory=dict)
+    reference: ReferenceRecord | None = None
     complete: bool = False
     schema_version: int = SCHEMA_VERSION
 
@@ -77,51 +48,62 @@ class Manifest:
         """All samples found, failed ones included."""
         return sum(shard.samples for shard in self.shards)
 
-    def with_shards(self, shards: tuple[ShardRecord, ...]) -> Manifest:
-        """The same run with the shards' counts."""
-        return replace(self, shards=shards)
+    @property
+    def has_tars(self) -> bool:
+        """Whether the scores were made from shards, not from embeddings alone."""
+        return "embeddings" not in self.settings["read"]
 
     def write(self, folder: Path) -> None:
         """Write atomically to `folder`."""
         with committed(folder / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+            temporary.write_bytes(self.encoded())
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Manifest of a score folder, whether complete or not.
+    """Read the manifest of a score folder, complete or not.
 
     Raises
     ------
     ScoresError
-        When there is none, or it is of another schema.
+        When there is none, it is damaged, or it has an unknown schema.
     """
+    path = folder / MANIFEST
     try:
-        raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        raw = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ScoresError(
-            f"{folder} is no score folder (no {MANIFEST}): make one with 'clipdre score'"
+            f"{folder} is not a score folder (no {MANIFEST})", "make one with 'clipdre score'"
         ) from None
-    except (OSError, ValueError) as error:
-        raise ScoresError(f"cannot read {folder / MANIFEST}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ScoresError(f"cannot read {path} ({error})", "score again") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in (1, SCHEMA_VERSION):
         raise ScoresError(
-            f"{folder} has schema version {version}, this clipdre reads {SCHEMA_VERSION}: "
-            "score again, or use the clipdre that wrote it"
+            f"{folder} has schema version {version}, this clipdre reads {SCHEMA_VERSION}",
+            "score again, or use the clipdre that wrote it",
         )
     try:
-        raw["model"] = ModelRecord(**raw["model"])
-        raw["shards"] = tuple(ShardRecord(**shard) for shard in raw["shards"])
-        return Manifest(**raw)
-    except (KeyError, TypeError) as error:
-        raise ScoresError(f"{folder / MANIFEST} is damaged ({error}): score again") from error
+        return msgspec.convert(_upgraded(raw) if version == 1 else raw, type=Manifest)
+    except (msgspec.ValidationError, AttributeError, KeyError, TypeError) as error:
+        raise ScoresError(f"{path} is damaged ({error})", "score again") from error
 
 
 def read_complete_manifest(folder: Path) -> Manifest:
-    """Manifest of a finished score folder; `ScoresError` when it is not finished."""
+    """Read the manifest of a finished score folder; `ScoresError` when it is not finished."""
     manifest = read_manifest(folder)
     if not manifest.complete:
         raise ScoresError(
-            f"{folder} is unfinished: run the same 'clipdre score' again, it goes on where it was"
+            f"{folder} is unfinished", "run the same 'clipdre score' again, it resumes"
         )
+    if manifest.reference is None:
+        raise ScoresError(f"{folder / MANIFEST} is damaged (no reference)", "score again")
     return manifest
+
+
+def _upgraded(raw: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 called the image modality ``img`` and wrote an empty reference for none."""
+    reference = raw["reference"] or None
+    if reference is not None:
+        near = {"image" if m == "img" else m: r for m, r in reference["near"].items()}
+        reference = {**reference, "near": near}
+    return {**raw, "reference": reference, "schema_version": SCHEMA_VERSION}

@@ -1,7 +1,7 @@
 """Embeddings that other tools made: DataComp's metadata, clip-retrieval's output.
 
-Each layout gives its files in order, and of each file two arrays and a table, rows aligned. Columns
-get our names where they mean the same; all others are passed through.
+A layout lists its files in order and reads each as two arrays and a table with aligned rows.
+Columns that mean the same as ours get our names; all others are passed through.
 """
 
 from __future__ import annotations
@@ -17,15 +17,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipdre.core.modality import Modality
+from clipdre.core.scores import SCORES
 from clipdre.errors import InputError
-from clipdre.formats.folders.embeddings import Half, map_array
-from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY, SAMPLE_SCHEMA, SCORE_COLUMNS
+from clipdre.formats.folders.embeddings import PREFIXES, Half, map_array
+from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY, SAMPLE_SCHEMA
 
 ARCHITECTURES = {"b32": "ViT-B-32", "l14": "ViT-L-14"}
 DATACOMP_SCALE = 100.0
 DATACOMP_COLUMNS = {"text": "caption", "original_width": "width", "original_height": "height"}
 CLIP_RETRIEVAL_COLUMNS = {CLIP_RETRIEVAL_KEY: "key"}
-RESERVED = {*SAMPLE_SCHEMA.names, *SCORE_COLUMNS, "log_ratio_tau", "file_index", "file_row_number"}
+RESERVED = {
+    *SAMPLE_SCHEMA.names,
+    *(score.column.name for score in SCORES),
+    "file_index",
+    "file_row_number",
+}
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pa.ArrowInvalid)
 Vectors = npt.NDArray[np.floating]
 
@@ -35,14 +42,14 @@ class UnreadableError(Exception):
 
 
 class Layout(Protocol):
-    """How another tool lays embeddings out."""
+    """How another tool stores embeddings."""
 
     def files(self) -> list[Path]:
-        """The table of each file of embeddings, in order."""
+        """Return the table that belongs to each file of embeddings, in order."""
         ...
 
     def read(self, path: Path) -> tuple[Vectors, Vectors, pa.Table]:
-        """Images, texts and columns of one file; `UnreadableError` when it is damaged."""
+        """Read images, texts and columns of one file; `UnreadableError` if it is damaged."""
         ...
 
 
@@ -85,8 +92,8 @@ class ClipRetrievalLayout:
         number = path.stem.removeprefix("metadata_")
         try:
             images, texts = (
-                map_array(self.folder / f"{side}_emb" / f"{side}_emb_{number}.npy")
-                for side in ("img", "text")
+                map_array(self.folder / f"{prefix}_emb" / f"{prefix}_emb_{number}.npy")
+                for prefix in (PREFIXES[modality] for modality in Modality)
             )
             return images, texts, _renamed(pq.read_table(path), CLIP_RETRIEVAL_COLUMNS)
         except UNREADABLE as error:
@@ -94,18 +101,19 @@ class ClipRetrievalLayout:
 
 
 def find_layout(folder: Path, architecture: str) -> Layout:
-    """The layout of a folder; `InputError` when it is none that is known."""
+    """Return the layout of a folder; `InputError` if it is unknown."""
     for layout in (DataCompLayout(folder, architecture), ClipRetrievalLayout(folder)):
         if layout.files():
             return layout
     raise InputError(
-        f"{folder} holds no embeddings that clipdre knows: neither <id>.parquet with <id>.npz "
-        "(DataComp) nor metadata/metadata_<n>.parquet with img_emb/ and text_emb/ (clip-retrieval)"
+        f"{folder} holds no embeddings in a known layout",
+        "expected <id>.parquet with <id>.npz (DataComp), or metadata/metadata_<n>.parquet with "
+        "img_emb/ and text_emb/ (clip-retrieval)",
     )
 
 
 def sample_table(columns: pa.Table, shard: str, hashes: npt.NDArray[np.uint64]) -> pa.Table:
-    """The sample columns of `SAMPLE_SCHEMA`, null where unknown, and all others behind them."""
+    """Return the columns of `SAMPLE_SCHEMA`, null if unknown, followed by all other columns."""
     n = len(columns)
     known: Mapping[str, pa.Array] = {
         "shard": pa.array([shard] * n, pa.string()),
@@ -128,7 +136,7 @@ def sample_table(columns: pa.Table, shard: str, hashes: npt.NDArray[np.uint64]) 
 
 
 def _renamed(table: pa.Table, ours: Mapping[str, str]) -> pa.Table:
-    """Columns under our names; one that only happens to have such a name gets a prefix."""
+    """Rename columns to ours; one that has such a name by accident gets a prefix."""
     reserved = RESERVED - {"uid", "caption", "width", "height"}
     names = [
         ours.get(name) or (f"source_{name}" if name in reserved else name)

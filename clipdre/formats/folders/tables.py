@@ -10,21 +10,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from clipdre.core.columns import Column
 from clipdre.formats.tars.samples import Failure, printable
 
-SAMPLE_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("uid", pa.string()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),
-        ("nbytes", pa.int64()),
-        ("caption", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("key_hash", pa.uint64()),
-    ]
+SAMPLE_FIELDS: tuple[tuple[Column, pa.DataType], ...] = (
+    (Column("key", "", "name of the sample in its shard"), pa.string()),
+    (Column("uid", "", "uid from the sample's json, if any"), pa.string()),
+    (Column("shard", "", "name of the shard"), pa.string()),
+    (Column("offset", "bytes", "start of the sample's span in the (uncompressed) tar"), pa.int64()),
+    (Column("nbytes", "bytes", "length of that span, headers and padding included"), pa.int64()),
+    (Column("caption", "", "the caption as read"), pa.string()),
+    (Column("width", "pixels", "width of the image in its file, upright"), pa.int32()),
+    (Column("height", "pixels", "height of the image in its file, upright"), pa.int32()),
+    (
+        Column("key_hash", "", "64 bits that order samples at random"),
+        pa.uint64(),
+    ),
 )
+SAMPLE_SCHEMA = pa.schema([(column.name, kind) for column, kind in SAMPLE_FIELDS])
 FAILURE_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -34,32 +37,6 @@ FAILURE_SCHEMA = pa.schema(
         ("message", pa.string()),
     ]
 )
-SCORE_COLUMNS = (
-    "similarity",
-    "log_partition_image",
-    "log_partition_text",
-    "log_ratio_image",
-    "log_ratio_image_se",
-    "log_ratio_text",
-    "log_ratio_text_se",
-    "log_ratio",
-    "log_ratio_se",
-    "kl_contribution",
-    "kl_image",
-    "kl_image_se",
-    "klr_image",
-    "klr_image_se",
-    "dw_image",
-    "dc_image",
-    "ess_image",
-    "kl_text",
-    "kl_text_se",
-    "klr_text",
-    "klr_text_se",
-    "dw_text",
-    "dc_text",
-    "ess_text",
-)
 # clip-retrieval's name for a sample's key in its metadata.
 CLIP_RETRIEVAL_KEY = "image_path"
 
@@ -67,9 +44,9 @@ MAX_MESSAGE = 500
 
 
 def key_hash(shard: str, key: str, occurrence: int = 0) -> int:
-    """64 bits that order samples at random, the same on any machine.
+    """Return 64 bits that order samples at random, the same on any machine.
 
-    `occurrence` tells apart the samples of a shard that share a key.
+    `occurrence` distinguishes samples of a shard that share a key.
     """
     name = (f"{shard}/{key}" + f"\0{occurrence}" * (occurrence > 0)).encode(
         "utf-8", "surrogatepass"
@@ -78,7 +55,7 @@ def key_hash(shard: str, key: str, occurrence: int = 0) -> int:
 
 
 def key_hashes(shard: str, keys: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """`key_hash` of all keys of a shard, in order; uint64 of shape (n,)."""
+    """Return `key_hash` of all keys of a shard, in order; uint64 of shape (n,)."""
     seen: Counter[str] = Counter()
     hashes = np.empty(len(keys), np.uint64)
     for n, key in enumerate(keys):
@@ -88,7 +65,7 @@ def key_hashes(shard: str, keys: Sequence[str]) -> npt.NDArray[np.uint64]:
 
 
 def failures_table(failures: Sequence[Failure]) -> pa.Table:
-    """One row per failed sample, in shard order."""
+    """Return one row per failed sample, in shard order."""
     rows = [
         {
             "key": printable(failure.key),
@@ -103,7 +80,12 @@ def failures_table(failures: Sequence[Failure]) -> pa.Table:
 
 
 def scores_table(samples: pa.Table, columns: Mapping[str, npt.NDArray[np.floating]]) -> pa.Table:
-    """The rows of `samples` with the score `columns` behind them, as float32."""
-    for name in (*SCORE_COLUMNS, *(name for name in columns if name not in SCORE_COLUMNS)):
-        samples = samples.append_column(name, pa.array(columns[name].astype(np.float32)))
+    """Return the rows of `samples` followed by the score `columns`, as float32."""
+    for name, values in columns.items():
+        samples = samples.append_column(name, pa.array(values.astype(np.float32)))
     return samples
+
+
+def row_digest(hashes: npt.NDArray[np.uint64]) -> str:
+    """Return a digest of a shard's key hashes: files with the same one are aligned row for row."""
+    return hashlib.blake2b(hashes.astype("<u8").tobytes(), digest_size=16).hexdigest()

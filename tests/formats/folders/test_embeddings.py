@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from clipdre.formats.folders.embeddings import EmbeddingFiles, Pool
+from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA
 from tests.core.oracle import unit_rows
 
@@ -34,7 +34,7 @@ def test_the_layout_is_clip_retrievals(tmp_path):
 
 def test_a_pool_reads_any_rows_across_shards(stored):
     files, vectors = stored
-    pool = Pool(files)
+    pool = StoredPool(files)
     assert len(pool) == 12
     assert pool.starts == [0, 5, 5, 8, 8, 12]
     for start in range(12):
@@ -46,19 +46,19 @@ def test_a_pool_reads_any_rows_across_shards(stored):
 def test_a_pool_takes_chosen_rows(stored):
     files, vectors = stored
     rows = np.array([8, 0, 4, 11, 5, 7, 4])
-    assert torch.equal(Pool(files).take("img", rows), vectors[torch.from_numpy(rows)])
+    assert torch.equal(StoredPool(files).take("img", rows), vectors[torch.from_numpy(rows)])
 
 
 def test_tiles_cover_the_pool_in_order(stored):
     files, vectors = stored
-    tiles = list(Pool(files).tiles("img", 5))
+    tiles = list(StoredPool(files).tiles("img", 5))
     assert [start for start, _ in tiles] == [0, 5, 10]
     assert torch.equal(torch.cat([tile for _, tile in tiles]), vectors)
 
 
 def test_rows_have_unit_norm_in_spite_of_fp16(stored):
     files, _ = stored
-    norms = Pool(files).read("img", 0, 12).norm(dim=1)
+    norms = StoredPool(files).read("img", 0, 12).norm(dim=1)
     assert (norms - 1).abs().max() < 1e-6
 
 

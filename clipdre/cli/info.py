@@ -1,0 +1,62 @@
+"""`clipdre info`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from clipdre.reporting.summary import Summary
+
+EXAMPLE = "Example:  clipdre info scores"
+
+
+def info(
+    scores: Annotated[Path, typer.Argument(help="Score folder, as 'clipdre score' printed it.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a score folder holds: samples, failures, scores, and what each column means."""
+    from clipdre.cli.summary import show_summary
+    from clipdre.cli.terminal import table
+    from clipdre.formats.folders.folder import ScoreFolder
+    from clipdre.formats.folders.manifest import read_complete_manifest
+    from clipdre.reporting.summary import summarize
+
+    found = summarize(ScoreFolder(scores), read_complete_manifest(scores))
+    if json:
+        import json as encoder
+
+        typer.echo(encoder.dumps(_machine(found), indent=2))
+        return
+    show_summary(found, scores, stdout=True)
+    table(
+        "Columns",
+        ("column", "unit", "better", "meaning"),
+        [(c.name, c.unit, c.better, c.meaning) for c in found.columns],
+        words=4,
+        stdout=True,
+    )
+
+
+def _machine(found: Summary) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from clipdre.formats.folders.records import builtins
+    from clipdre.reporting.summary import PROBABILITIES
+
+    name, reliability = found.least_reliable
+    return {
+        "model": builtins(found.manifest.model),
+        "reference": builtins(found.reference),
+        "shards": len(found.manifest.shards),
+        "samples": found.manifest.samples,
+        "rows": found.manifest.rows,
+        "failures": found.failures,
+        "probabilities": PROBABILITIES,
+        "quantiles": found.quantiles,
+        "mean_log_ratio": found.mean_log_ratio,
+        "least_reliable": {"column": name, "reliability": reliability},
+        "columns": [asdict(column) for column in found.columns],
+    }

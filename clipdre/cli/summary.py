@@ -1,0 +1,56 @@
+"""A summary of a score folder as tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipdre.cli.terminal import note, table
+
+if TYPE_CHECKING:
+    from clipdre.reporting.summary import Summary
+
+
+def show_summary(found: Summary, folder: Path, *, stdout: bool = False) -> None:
+    """Print samples, failures by reason, and quantiles of the main scores."""
+    from clipdre.reporting.summary import PROBABILITIES
+
+    manifest, model = found.manifest, found.manifest.model
+    failed = sum(found.failures.values())
+    reasons = [(f"  {reason}", f"{count:,}") for reason, count in found.failures.items()]
+    table(
+        f"{manifest.samples:,} samples in {len(manifest.shards):,} shards",
+        ("", "samples"),
+        [("scored", f"{manifest.rows:,}"), ("failed", f"{failed:,}"), *reasons],
+        stdout=stdout,
+    )
+    table(
+        "Scores (quantiles over the pool; nats, similarity is a cosine)",
+        ("score", *(f"{p:.0%}" for p in PROBABILITIES)),
+        [(name, *(f"{v:.3f}" for v in values)) for name, values in found.quantiles.items()],
+        stdout=stdout,
+    )
+    note(
+        f"mean log ratio of the pool: {found.mean_log_ratio:.3f} nats ({model.name}, "
+        f"{model.precision}, logit scale {model.logit_scale:.1f}; {found.reference.method} "
+        f"reference of {found.reference.pairs:,} pairs)"
+    )
+    _note_reliability(found, folder)
+    if failed:
+        note(f"reasons for each failed sample: {folder}/failures/")
+
+
+def _note_reliability(found: Summary, folder: Path) -> None:
+    if found.is_exact:
+        note("error of the reference: none, every score is exact for this pool")
+        return
+    name, reliability = found.least_reliable
+    note(
+        f"reliability of the reference: {reliability:.3f} or more ({name}); "
+        f"'clipdre reference {folder}' lists all columns and checks them against exact"
+    )
+    if found.reference.method == "sample":
+        note(
+            "the claimed errors of a uniform sample are not reliable: another draw would give "
+            "other scores; use --reference stratified or exact"
+        )

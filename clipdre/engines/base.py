@@ -1,0 +1,51 @@
+"""What an engine runs, and what an engine is.
+
+A stage describes its work once; an engine decides where it runs. Results never depend on the
+engine, on the number of devices, or on the order in which items finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Item_contra = TypeVar("Item_contra", contravariant=True)
+Result_co = TypeVar("Result_co", covariant=True)
+
+# Reports progress: units of work, and samples.
+Advance = Callable[[int, int], None]
+
+
+class Work(Protocol[Item_contra, Result_co]):
+    """Something to do for each item. It is pickled, and started once in each worker."""
+
+    def start(self, device: str, advance: Advance) -> Callable[[Item_contra], Result_co]:
+        """Load what all items need on `device`; return the function that does one item."""
+        ...
+
+
+class Engine(Protocol):
+    """Runs work on one device or several."""
+
+    @property
+    def devices(self) -> Sequence[str]:
+        """Devices that work runs on."""
+        ...
+
+    def run(
+        self, work: Work[Item, Result], items: Sequence[Item], advance: Advance
+    ) -> Iterator[tuple[int, Result]]:
+        """Yield the index and result of each item, in the order in which they finish.
+
+        Raises
+        ------
+        ClipdreError
+            Whatever the work raises; `ModelError` when a worker dies.
+        """
+        ...
+
+
+def silent(work: int, samples: int) -> None:
+    """Report no progress."""

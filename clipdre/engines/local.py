@@ -1,0 +1,136 @@
+"""Engines of one machine: this process, or a process for each device."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
+from typing import Any
+
+from clipdre.engines.base import Advance, Engine, Item, Result, Work
+from clipdre.errors import ClipdreError, ModelError
+
+
+def local_engine(devices: Sequence[str]) -> Engine:
+    """Return the engine for one device (this process) or several (a process each)."""
+    return InProcess(devices[0]) if len(devices) == 1 else ProcessPerDevice(tuple(devices))
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Does one item after another in this process."""
+
+    device: str
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """See `Engine`."""
+        return (self.device,)
+
+    def run(
+        self, work: Work[Item, Result], items: Sequence[Item], advance: Advance
+    ) -> Iterator[tuple[int, Result]]:
+        """See `Engine`."""
+        if not items:
+            return
+        do = work.start(self.device, advance)
+        for index, item in enumerate(items):
+            yield index, do(item)
+
+
+@dataclass(frozen=True)
+class ProcessPerDevice:
+    """Runs a process on each device; each takes the next item when it is done with one."""
+
+    devices: tuple[str, ...]
+
+    def run(
+        self, work: Work[Item, Result], items: Sequence[Item], advance: Advance
+    ) -> Iterator[tuple[int, Result]]:
+        """See `Engine`."""
+        if not items:
+            return
+        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+        names, reports = context.SimpleQueue(), context.SimpleQueue()
+        for device in self.devices:
+            names.put(device)
+        with (
+            _relayed(reports, advance),
+            ProcessPoolExecutor(
+                len(self.devices),
+                mp_context=context,
+                initializer=_start,
+                initargs=(names, reports, work),
+            ) as processes,
+        ):
+            futures = {processes.submit(_do, item): index for index, item in enumerate(items)}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BrokenProcessPool as error:
+                raise ModelError(
+                    "a worker process died, perhaps for lack of memory",
+                    "use a smaller `batch_size` or one `device`, and run the same command again: "
+                    "it resumes (a script that calls clipdre needs "
+                    'if __name__ == "__main__":)',
+                ) from error
+            finally:
+                processes.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _relayed(reports: SimpleQueue[tuple[int, int] | None], advance: Advance) -> Iterator[None]:
+    """Pass on the progress that worker processes report."""
+
+    def relay() -> None:
+        while (report := reports.get()) is not None:
+            advance(*report)
+
+    thread = threading.Thread(target=relay, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        reports.put(None)
+        thread.join()
+
+
+# What a worker process does with an item, or why it cannot.
+_worker: Callable[[Any], Any] | ClipdreError
+
+
+def _start(
+    names: SimpleQueue[str], reports: SimpleQueue[tuple[int, int] | None], work: Work[Any, Any]
+) -> None:
+    global _worker  # noqa: PLW0603 (an initializer has no other way to hand something on)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and ends
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+    def advance(amount: int, samples: int) -> None:
+        reports.put((amount, samples))
+
+    try:
+        _worker = work.start(names.get(), advance)
+    except ClipdreError as error:
+        _worker = error
+
+
+def _do(item: Any) -> Any:
+    if isinstance(_worker, ClipdreError):
+        raise _worker
+    return _worker(item)
+
+
+def _end_with_the_parent() -> None:
+    """End this process when its parent does: nobody holds the output folder's lock any more."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,89 @@
+"""Estimation as work for an engine: a range of shards in, their score files written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clipdre.engines.base import Advance
+from clipdre.estimating.estimate import Estimator, estimate_rows, query_rows, usable_reference
+from clipdre.formats.files.parquet import read_stamp, write_table
+from clipdre.formats.folders.columns import ROWS
+from clipdre.formats.folders.embeddings import StoredPool, embedding_files
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.records import ShardRecord
+from clipdre.formats.folders.reference import ReferenceFolder
+from clipdre.formats.folders.tables import row_digest, scores_table
+
+REFERENCE, TAU = "clipdre.reference", "clipdre.tau"
+
+
+@dataclass(frozen=True)
+class EstimateWork:
+    """Scores shards against a reference.
+
+    Attributes
+    ----------
+    folder : ScoreFolder
+    manifest : Manifest
+        With the counts of all shards.
+    reference : Path
+        Of a complete reference, of this run or another one.
+    tau : int or None
+        Negatives per positive in the model's training: adds `log_ratio_tau`.
+    """
+
+    folder: ScoreFolder
+    manifest: Manifest
+    reference: Path
+    tau: int | None
+
+    def start(self, device: str, advance: Advance) -> Callable[[range], None]:
+        """See `clipdre.engines.base.Work`; an item is a range of shards."""
+        files = embedding_files(self.folder.embeddings, len(self.manifest.shards))
+        pool, hashes = StoredPool(files), np.concatenate([file.hashes() for file in files])
+        reference = ReferenceFolder(self.reference)
+        estimator = Estimator(reference, self.manifest.model, torch.device(device))
+
+        def do(shards: range) -> None:
+            start, stop = pool.starts[shards.start], pool.starts[shards.stop]
+            stamps = {
+                n: {
+                    REFERENCE: estimator.record.digest,
+                    TAU: str(self.tau),
+                    ROWS: row_digest(hashes[pool.starts[n] : pool.starts[n + 1]]),
+                }
+                for n in shards
+            }
+            paths = {n: self.folder.scores(self.manifest.shards[n].name) for n in shards}
+            if not all(stamps[n].items() <= read_stamp(paths[n]).items() for n in shards):
+                columns = estimate_rows(pool, hashes, estimator, start, stop, self.tau)
+                for n in shards:
+                    rows = slice(pool.starts[n] - start, pool.starts[n + 1] - start)
+                    part = {name: column[rows] for name, column in columns.items()}
+                    write_table(scores_table(files[n].samples(), part), paths[n], stamps[n])
+            advance(stop - start, stop - start)
+
+        return do
+
+
+def shard_ranges(
+    shards: Sequence[ShardRecord], reference: Path, manifest: Manifest, device: str
+) -> list[range]:
+    """Split shards into ranges that are estimated together: each costs a pass over the pool."""
+    record = usable_reference(reference, manifest.model)
+    return list(_ranges(shards, query_rows(record, torch.device(device))))
+
+
+def _ranges(shards: Sequence[ShardRecord], most: int) -> Iterator[range]:
+    start = rows = 0
+    for n, shard in enumerate(shards):
+        rows += shard.rows
+        if rows >= most or n == len(shards) - 1:
+            yield range(start, n + 1)
+            start, rows = n + 1, 0

@@ -1,0 +1,114 @@
+"""Measured columns: ``SCORES/columns/NAME/SHARD.parquet``, row for row as the scores.
+
+Each file is stamped with what decides it and with a digest of the rows it belongs to, so files that
+several machines wrote can be copied together; ``record.json`` marks the columns as complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipdre.errors import ScoresError
+from clipdre.formats.files.parquet import read_stamp, write_table
+from clipdre.formats.files.storage import committed
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.records import MeasureRecord
+from clipdre.formats.folders.tables import row_digest
+
+RECORD = "record.json"
+MEASURE, ROWS = "clipdre.measure", "clipdre.rows"
+THREADS = 8
+
+
+@dataclass(frozen=True)
+class ColumnFolder:
+    """The files of one scorer's columns."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name under which the columns were measured."""
+        return self.path.name
+
+    def file(self, shard: str) -> Path:
+        """Return the path of one shard's columns."""
+        return self.path / f"{shard}.parquet"
+
+    def record(self) -> MeasureRecord | None:
+        """Return the record of complete columns; None if there is none."""
+        try:
+            return MeasureRecord.decoded((self.path / RECORD).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            cure = "measure again with `overwrite`"
+            raise ScoresError(f"{self.path / RECORD} is damaged ({error})", cure) from error
+
+    def write_record(self, record: MeasureRecord) -> None:
+        """Write the record, last of all: the columns are complete."""
+        with committed(self.path / RECORD) as temporary:
+            temporary.write_bytes(record.encoded())
+
+    def stamp(self, stamp: str, rows: str) -> dict[str, str]:
+        """Return what a finished shard's file is stamped with."""
+        return {MEASURE: stamp, ROWS: rows}
+
+    def is_done(self, shard: str, stamp: Mapping[str, str]) -> bool:
+        """Whether a shard's file is there and has this very stamp."""
+        return stamp.items() <= read_stamp(self.file(shard)).items()
+
+    def write(
+        self, shard: str, columns: Mapping[str, npt.NDArray[Any]], stamp: Mapping[str, str]
+    ) -> None:
+        """Write one shard's columns."""
+        arrays = {name: pa.array(values) for name, values in columns.items()}
+        write_table(pa.table(arrays), self.file(shard), stamp)
+
+
+def column_folders(folder: ScoreFolder) -> Iterator[ColumnFolder]:
+    """Yield the folders of measured columns, finished or not, by name."""
+    if folder.columns.is_dir():
+        for path in sorted(folder.columns.iterdir()):
+            if path.is_dir() and not path.name.startswith("."):
+                yield ColumnFolder(path)
+
+
+def row_digests(folder: ScoreFolder, shards: Sequence[str]) -> list[str]:
+    """Return the `row_digest` of each shard's score file."""
+
+    def digest(shard: str) -> str:
+        path = folder.scores(shard)
+        stamped = read_stamp(path).get(ROWS)
+        if stamped is not None:
+            return stamped
+        hashes = pq.read_table(path, columns=["key_hash"])["key_hash"].to_numpy()
+        return row_digest(np.asarray(hashes))
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(digest, shards))
+
+
+def is_current(
+    columns: ColumnFolder, record: MeasureRecord, folder: ScoreFolder, manifest: Manifest
+) -> bool:
+    """Whether every shard has a file of this record, aligned with the shard's scores."""
+    shards = [shard.name for shard in manifest.shards]
+    digests = row_digests(folder, shards)
+    with ThreadPoolExecutor(THREADS) as threads:
+        done = threads.map(
+            lambda shard, rows: columns.is_done(shard, columns.stamp(record.stamp, rows)),
+            shards,
+            digests,
+        )
+        return record.rows == manifest.rows and all(done)

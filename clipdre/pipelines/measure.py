@@ -1,0 +1,219 @@
+"""One scorer over a score folder: columns beside the scores, row for row."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdre.core.columns import Column
+from clipdre.core.scores import SCORES
+from clipdre.engines.base import Advance, Engine
+from clipdre.engines.local import local_engine
+from clipdre.errors import ScoresError, UsageError
+from clipdre.formats.files.storage import exclusive
+from clipdre.formats.folders.columns import ColumnFolder, column_folders, is_current, row_digests
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.records import ColumnRecord, MeasureRecord, builtins
+from clipdre.formats.folders.tables import SAMPLE_SCHEMA
+from clipdre.models.load import usable_devices
+from clipdre.pipelines.rows import FitPool, PoolReader, digest_of
+from clipdre.progress import Progress
+from clipdre.scorers.base import Arrays, Scorer
+
+SUFFIX = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
+FIT = ".fit"
+OWN_COLUMNS = {*SAMPLE_SCHEMA.names, *(score.column.name for score in SCORES)}
+
+
+def measure(
+    folder: ScoreFolder,
+    manifest: Manifest,
+    scorer: Scorer,
+    *,
+    suffix: str = "",
+    device: str = "auto",
+    overwrite: bool = False,
+) -> MeasureRecord:
+    """Measure a scorer's columns; a run that was stopped resumes, a finished one is kept.
+
+    Parameters
+    ----------
+    scorer : Scorer
+    suffix : str
+        Added to the names of the columns and of their folder, so that one scorer can be measured
+        with several settings.
+    device : str
+        As for `clipdre score`.
+    overwrite : bool
+        Replace columns that were measured with other settings, once the new ones are complete.
+
+    Raises
+    ------
+    ScoresError
+        When columns of this name were measured with other settings, or what the scorer needs is not
+        kept.
+    UsageError
+        When the suffix is not a name, or a column would have the name of another one.
+    """
+    columns = _named(scorer, suffix)
+    name = f"{scorer.name}-{suffix}" if suffix else scorer.name
+    final = ColumnFolder(folder.columns / name)
+    _check_names(folder, name, columns)
+    replacing = _is_replaced(final, scorer, overwrite)
+    written = ColumnFolder(folder.columns / f".{name}") if replacing else final
+    with exclusive(written.path):
+        engine = local_engine(usable_devices(device))
+        identity = {"scorer": scorer.name, "version": scorer.version, "settings": builtins(scorer)}
+        reader = PoolReader(folder, manifest, engine.devices[0])
+        pool = FitPool(reader, engine, identity, written.path / FIT)
+        learned = scorer.fit(pool)
+        stamp = digest_of([identity, pool.inputs, [column.name for column in columns]])
+        record = MeasureRecord(
+            scorer=scorer.name,
+            version=scorer.version,
+            settings=identity["settings"],
+            stamp=stamp,
+            columns=tuple(
+                ColumnRecord(name=c.name, unit=c.unit, meaning=c.meaning, better=c.better)
+                for c in columns
+            ),
+            figures={n: float(v) for n, v in learned.items() if v.ndim == 0},
+            rows=manifest.rows,
+        )
+        if written.record() != record or not is_current(written, record, folder, manifest):
+            work = MeasureWork(folder, manifest, scorer, columns, learned, written)
+            _measure_shards(work, engine, stamp)
+            written.write_record(record)
+        shutil.rmtree(written.path / FIT, ignore_errors=True)
+    if replacing:
+        _swap(written.path, final.path)
+    return record
+
+
+@dataclass(frozen=True)
+class MeasureWork:
+    """Scores the rows of one shard after another, and writes their columns."""
+
+    folder: ScoreFolder
+    manifest: Manifest
+    scorer: Scorer
+    columns: tuple[Column, ...]
+    learned: Mapping[str, npt.NDArray[Any]]
+    written: ColumnFolder
+
+    def start(self, device: str, advance: Advance) -> Callable[[tuple[int, dict[str, str]]], None]:
+        """See `clipdre.engines.base.Work`; an item is a shard's index and its stamp."""
+        reader = PoolReader(self.folder, self.manifest, device)
+
+        def do(item: tuple[int, dict[str, str]]) -> None:
+            shard, stamp = item
+            blocks = []
+            for rows in reader.rows(shard):
+                blocks.append(self._checked(self.scorer.score(rows, self.learned), len(rows)))
+                advance(len(rows), len(rows))
+            self.written.write(self.manifest.shards[shard].name, self._joined(blocks), stamp)
+
+        return do
+
+    def _checked(self, found: Arrays, rows: int) -> list[npt.NDArray[Any]]:
+        """Return the declared columns in order, with the shapes they must have."""
+        declared = [column.name for column in self.scorer.columns()]
+        if sorted(found) != sorted(declared) or any(v.shape != (rows,) for v in found.values()):
+            shapes = {name: value.shape for name, value in found.items()}
+            raise ScoresError(
+                f"scorer {self.scorer.name} returned {shapes} for {rows} rows",
+                f"it must return {', '.join(declared)}, each of shape ({rows},)",
+            )
+        return [_compact(found[name]) for name in declared]
+
+    def _joined(self, blocks: list[list[npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+        names = [column.name for column in self.columns]
+        if not blocks:
+            return {name: np.empty(0, np.float32) for name in names}
+        return {
+            name: np.concatenate(parts)
+            for name, parts in zip(names, zip(*blocks, strict=True), strict=True)
+        }
+
+
+def _compact(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Store floats as all scores are stored."""
+    return values.astype(np.float32) if values.dtype == np.float64 else values
+
+
+def _measure_shards(work: MeasureWork, engine: Engine, stamp: str) -> None:
+    shards = work.manifest.shards
+    digests = row_digests(work.folder, [shard.name for shard in shards])
+    stamps = [work.written.stamp(stamp, rows) for rows in digests]
+    left = [
+        (index, own)
+        for index, own in enumerate(stamps)
+        if not work.written.is_done(shards[index].name, own)
+    ]
+    with Progress("measure", sum(shards[index].rows for index, _ in left)) as progress:
+        for _ in engine.run(work, left, progress.advance):
+            pass
+
+
+def _named(scorer: Scorer, suffix: str) -> tuple[Column, ...]:
+    if suffix and not SUFFIX.fullmatch(suffix):
+        raise UsageError(
+            f"`suffix` {suffix!r} is not a name", "use lower-case letters, digits and underscores"
+        )
+    return tuple(
+        replace(column, name=f"{column.name}_{suffix}" if suffix else column.name)
+        for column in scorer.columns()
+    )
+
+
+def _check_names(folder: ScoreFolder, name: str, columns: tuple[Column, ...]) -> None:
+    """Refuse columns that the folder has from elsewhere."""
+    taken = dict.fromkeys(OWN_COLUMNS, "clipdre score")
+    for other in column_folders(folder):
+        record = other.record() if other.name != name else None
+        taken |= {c.name: other.name for c in (record.columns if record else ())}
+    clash = next((c.name for c in columns if c.name in taken), None)
+    if clash is not None:
+        raise UsageError(
+            f"column {clash} exists already, from {taken[clash]}", "add a `suffix` to the new one"
+        )
+
+
+def _is_replaced(final: ColumnFolder, scorer: Scorer, overwrite: bool) -> bool:
+    """Whether complete columns of other settings are to be replaced; refuse it unless asked to."""
+    try:
+        record = final.record()
+    except ScoresError:
+        if not overwrite:
+            raise
+        return True
+    if record is None:
+        return False
+    same = (record.scorer, record.version, record.settings) == (
+        scorer.name,
+        scorer.version,
+        builtins(scorer),
+    )
+    if not same and not overwrite:
+        raise ScoresError(
+            f"{final.path} was measured with other settings",
+            "pass `overwrite` to replace it, or a `suffix` to keep both",
+        )
+    return not same
+
+
+def _swap(new: Path, final: Path) -> None:
+    """Put complete columns in the place of old ones."""
+    old = final.with_name(f".{final.name}-replaced-{os.getpid()}")
+    final.rename(old)
+    new.rename(final)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,185 @@
+"""What a scorer is, and what it is given.
+
+A scorer adds columns to a finished score folder. It is a frozen dataclass: its fields are its
+settings, the options of ``clipdre measure SCORES NAME``, and part of the stamp of what it writes.
+It sees only what this module describes, so it does not depend on files, devices or the command
+line. One class per file of this package, or of an installed package that names it in the entry
+point group ``clipdre.scorers``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from clipdre.core.columns import Column
+from clipdre.core.modality import Modality
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Columns by name, or what was learned by name.
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class Sample(Protocol):
+    """A sample as it lies in its shard."""
+
+    @property
+    def key(self) -> str:
+        """Key of the sample."""
+        ...
+
+    @property
+    def image(self) -> bytes:
+        """Encoded image."""
+        ...
+
+    @property
+    def caption(self) -> str:
+        """Caption."""
+        ...
+
+
+class Encoder(Protocol):
+    """The model that made the scores; see `clipdre.models.encoder.Encoder`."""
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Turn an RGB image into the input of `encode_images`."""
+        ...
+
+    def tokenize(self, caption: str) -> Tensor:
+        """Turn a caption into the input of `encode_texts`."""
+        ...
+
+    def encode_images(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Encode n preprocessed images to unit vectors, float32 of shape (n, d)."""
+        ...
+
+    def encode_texts(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Encode n tokenized captions to unit vectors, float32 of shape (n, d)."""
+        ...
+
+
+class Rows(Protocol):
+    """Consecutive rows of the pool. Everything is read only when it is asked for.
+
+    How many rows come together varies from run to run, so a row's result must not depend on the
+    other rows it comes with.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    @property
+    def start(self) -> int:
+        """Index of the first row in the pool."""
+        ...
+
+    @property
+    def captions(self) -> list[str]:
+        """Captions; an empty string if there is none."""
+        ...
+
+    @property
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Key hashes, uint64 of shape (n,)."""
+        ...
+
+    def vectors(self, modality: Modality) -> Tensor:
+        """Return unit vectors, float32 of shape (n, d)."""
+        ...
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield the samples, read from their shards."""
+        ...
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model that made the scores, on this worker's device."""
+        ...
+
+
+class Pool(Protocol):
+    """All scored pairs, as `fit` sees them. Passes run on the engine and resume part by part."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model that made the scores."""
+        ...
+
+    def sample(self, n: int) -> Rows:
+        """Return the n rows of smallest key hash, a uniform sample; the same on any machine."""
+        ...
+
+    def reduce(
+        self,
+        step: str,
+        part: Callable[[Rows], Arrays],
+        merge: Callable[[Arrays, Arrays], Arrays],
+    ) -> Arrays:
+        """Reduce the whole pool: `part` of some rows, merged in pool order.
+
+        Parameters
+        ----------
+        step : str
+            Name of this pass; together with the settings and `part` it identifies its results.
+        part, merge : callable
+            Picklable, such as functions of a module or methods of the scorer.
+        """
+        ...
+
+    def target(self, place: str, modality: Modality) -> Iterator[Tensor]:
+        """Yield unit vectors of another data set, tile by tile: float32 of shape (n, d).
+
+        Parameters
+        ----------
+        place : str
+            A score folder, a folder of embeddings, or a .npy file of shape (n, d).
+        """
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Adds columns to a score folder.
+
+    Attributes
+    ----------
+    name, title, source : str
+        Name on the command line, what it measures in one line, and where it was published.
+    version : int
+        Raised whenever the same settings give other numbers.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    version: ClassVar[int]
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the columns that `score` computes, in order."""
+        ...
+
+    def fit(self, pool: Pool) -> Arrays:
+        """Learn from the pool; scalars become the figures of the record. Empty if nothing is."""
+        ...
+
+    def score(self, rows: Rows, learned: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        """Compute each column of some rows, arrays of shape (n,)."""
+        ...
+
+
+def setting(help: str, *, default: Any = MISSING) -> Any:
+    """Declare a setting: a field of the scorer's dataclass, with the help text of its option."""
+    return field(default=default, metadata={"help": help})

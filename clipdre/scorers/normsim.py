@@ -1,0 +1,61 @@
+"""NormSim: how close a pair's vector comes to a target data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from clipdre.core.columns import Column
+from clipdre.core.modality import Modality
+from clipdre.scorers.base import Arrays, Pool, Rows, setting
+
+TARGET_ROWS = 2048
+
+
+class Norm(str, Enum):
+    """Norm of the cosines with the target."""
+
+    MAX = "inf"
+    TWO = "2"
+
+
+@dataclass(frozen=True)
+class NormSim:
+    """``||G v||_p`` over the unit vectors G of a target set: p = inf is the largest cosine."""
+
+    name: ClassVar = "normsim"
+    title: ClassVar = "Closeness of the image to a target data set"
+    source: ClassVar = "Wang et al., NeurIPS 2024 (arXiv 2405.19547)"
+    version: ClassVar = 1
+
+    target: str = setting("Score folder, folder of embeddings, or .npy file of the target.")
+    norm: Norm = setting("inf: largest cosine; 2: root of the sum of squares.", default=Norm.MAX)
+    modality: Modality = setting("Vectors to compare with the target's.", default=Modality.IMAGE)
+
+    def columns(self) -> tuple[Column, ...]:
+        """See `Scorer`."""
+        meaning = f"NormSim-{self.norm.value} of the {self.modality} to the target"
+        return (Column("normsim", "cosine" if self.norm is Norm.MAX else "", meaning, "high"),)
+
+    def fit(self, pool: Pool) -> Arrays:
+        """Read the target; for p = 2 its second moment is all that is needed."""
+        tiles = pool.target(self.target, self.modality)
+        if self.norm is Norm.MAX:
+            return {"target": torch.cat(list(tiles)).numpy()}
+        return {"moment": np.sum([(tile.T @ tile).double().numpy() for tile in tiles], axis=0)}
+
+    def score(self, rows: Rows, learned: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        """See `Scorer`."""
+        vectors = rows.vectors(self.modality)
+        if self.norm is Norm.MAX:
+            target = torch.split(torch.from_numpy(learned["target"]), TARGET_ROWS)
+            largest = torch.stack([(vectors @ part.T).amax(dim=1) for part in target])
+            return {"normsim": largest.amax(dim=0).numpy()}
+        products = vectors.double() @ torch.from_numpy(learned["moment"])
+        return {"normsim": (products * vectors).sum(dim=1).clamp(min=0).sqrt().numpy()}

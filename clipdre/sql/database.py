@@ -1,0 +1,142 @@
+"""A DuckDB that reads the files it is given and nothing else, in bounded time and memory."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import duckdb
+import numpy.typing as npt
+import pyarrow as pa
+
+from clipdre.core.columns import closest
+from clipdre.errors import SelectionError
+from clipdre.sql.expressions import Expression
+
+MEMORY_LIMIT = "1GB"
+UNKNOWN_COLUMN = re.compile(r'column "([^"]+)" not found')
+
+
+class Database:
+    """A contained database; users' expressions are guarded, our own SQL is trusted.
+
+    What does not fit into memory is kept in a temporary folder.
+
+    Parameters
+    ----------
+    files : sequence of str
+        The only files that SQL may open.
+    time_limit : float
+        Seconds that one query may take.
+    """
+
+    def __init__(self, files: Sequence[str], time_limit: float) -> None:
+        self.time_limit = time_limit
+        self.columns: list[str] = []
+        self.connection = _contained(files)
+        self._numbers = count(1)
+
+    def new_name(self) -> str:
+        """Return a name that no view or table has yet."""
+        return f"rows_{next(self._numbers)}"
+
+    def table(self, sql: str, expressions: Sequence[Expression] = ()) -> str:
+        """Keep the result of our own `sql`; return the table's name."""
+        name = self.new_name()
+        self.fetchall(f"CREATE TABLE {name} AS {sql}", expressions)
+        return name
+
+    def fetchall(self, sql: str, expressions: Sequence[Expression] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of our own `sql`, in which columns may be users' `expressions`."""
+        with self.guarded(expressions):
+            found: list[tuple[Any, ...]] = self.connection.execute(sql).fetchall()
+            return found
+
+    def fetchnumpy(
+        self, sql: str, expressions: Sequence[Expression] = ()
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns of our own `sql`, whose result holds no nulls."""
+        with self.guarded(expressions):
+            found: dict[str, npt.NDArray[Any]] = self.connection.execute(sql).fetchnumpy()
+            return found
+
+    def stream(self, sql: str, expressions: Sequence[Expression] = ()) -> Iterator[pa.RecordBatch]:
+        """Yield batches of our own `sql`; no other query may run until the last one is read."""
+        with self.guarded(expressions):
+            reader = pa.RecordBatchReader.from_stream(self.connection.sql(sql))
+        while True:
+            with self.guarded(expressions):
+                try:
+                    batch = reader.read_next_batch()
+                except StopIteration:
+                    return
+            yield batch
+
+    def register(self, name: str, table: Any) -> None:
+        """Copy an Arrow table into the database."""
+        self.connection.register(f"{name}_given", table)
+        self.connection.execute(f"CREATE TABLE {name} AS SELECT * FROM {name}_given")
+        self.connection.unregister(f"{name}_given")
+
+    @contextmanager
+    def guarded(self, expressions: Sequence[Expression]) -> Iterator[None]:
+        """Interrupt what takes too long; turn DuckDB's errors into one line with a cure."""
+        timer = threading.Timer(self.time_limit, self.connection.interrupt)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except duckdb.Error as error:
+            used = " ".join(f"{e.option} {e.text!r}" for e in expressions) or "the selection"
+            reason, cure = self._explained(error)
+            raise SelectionError(f"cannot use {used}: {reason}", cure) from error
+        finally:
+            timer.cancel()
+            timer.join()  # a thread that outlives its query may meet the end of the interpreter
+
+    def _explained(self, error: duckdb.Error) -> tuple[str, str]:
+        """Return the reason of an error, and the cure."""
+        if isinstance(error, duckdb.InterruptException):
+            reason = f"it took longer than {self.time_limit:g} s"
+            return reason, "simplify it, or raise `time_limit`"
+        reason = str(error).splitlines()[0]
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return (
+                f"it needs more memory or temporary disk than available ({reason})",
+                "simplify it",
+            )
+        if "GROUP BY" in reason:
+            return "an aggregate such as sum(x) covers all rows", "write sum(x) OVER ()"
+        if unknown := UNKNOWN_COLUMN.search(reason):
+            return self.unknown_column(unknown[1])
+        return reason, ""
+
+    def unknown_column(self, name: str) -> tuple[str, str]:
+        """Return why there is no such column, and the cure."""
+        cure = closest(name, self.columns) or "see 'clipdre info SCORES' for the columns"
+        return f"there is no column {name}", cure
+
+
+def _contained(files: Sequence[str]) -> duckdb.DuckDBPyConnection:
+    """Open a database that may read `files` and nothing else, in bounded memory."""
+    spill = tempfile.mkdtemp(prefix="clipdre-")
+    connection = duckdb.connect(
+        config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+    )
+    weakref.finalize(connection, shutil.rmtree, spill, ignore_errors=True)
+    connection.execute("SET temp_directory = $1", [spill])
+    connection.execute("SET memory_limit = $1", [MEMORY_LIMIT])
+    connection.execute("SET enable_external_file_cache = false")
+    # A Parquet file's statistics ignore NaN: if the other values of a column are all equal, DuckDB
+    # would take the column for a constant and drop the conditions that ask for NaN.
+    connection.execute("SET disabled_optimizers = 'statistics_propagation'")
+    connection.execute("SET allowed_paths = $1", [list(files)])
+    connection.execute("SET enable_external_access = false")
+    return connection
