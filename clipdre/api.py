@@ -22,7 +22,8 @@ from clipdre.core.density_ratio import log_ratio, pointwise_mutual_information, 
 from clipdre.core.divergence import effective_sample_size as _effective_sample_size
 from clipdre.core.divergence import kl, reverse_kl
 from clipdre.core.moments import Moments, mean_logit
-from clipdre.core.partition import RunningPartition, accumulate
+from clipdre.core.partition import RunningPartition
+from clipdre.core.tiles import accumulate
 from clipdre.core.weights import importance_weights as _importance_weights
 from clipdre.core.weights import log_mixture
 from clipdre.emitting import emit as _emit

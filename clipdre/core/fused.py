@@ -89,7 +89,7 @@ def _kernel(
 def tile_partition(
     scaled: Tensor, references: Tensor, bias: float, own: Tensor | None
 ) -> RunningPartition:
-    """See `partition.tile_partition`, which is this one's oracle."""
+    """See `tiles.tile_partition`, which is the oracle of this one."""
     n, m = len(scaled), len(references)
     walks = triton.cdiv(m, REFERENCES * WALK)
     parts = [torch.empty(n, walks, device=scaled.device) for _ in range(4)]

@@ -14,14 +14,13 @@ neither tiles nor machines change a result beyond float tolerance.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 NEGATIVE_INFINITY = float("-inf")
-TilePartition = Callable[[Tensor, Tensor, float, "Tensor | None"], "RunningPartition"]
 
 
 @dataclass
@@ -138,78 +137,6 @@ class RunningPartition:
     def log_mean_exp(self) -> Tensor:
         """``log (1/M) sum_m exp s_m`` in nats, float64 of shape (n,): the log partition."""
         return self.max + torch.log(self.exp / self.weight)
-
-
-def logits_of(scaled: Tensor, references: Tensor, bias: float) -> Tensor:
-    """``<a x, y> + b``: shapes (n, d), times the scale a already, and (m, d) to (n, m)."""
-    logits = scaled @ references.T
-    if bias:
-        logits += bias
-    return logits
-
-
-def tile_partition(
-    scaled: Tensor, references: Tensor, bias: float, own: Tensor | None
-) -> RunningPartition:
-    """Partition of queries over one tile of references.
-
-    Parameters
-    ----------
-    scaled : float Tensor of shape (n, d)
-        Unit rows times the scale.
-    references : float Tensor of shape (m, d), unit rows
-    bias : float
-    own : int64 Tensor of shape (n,), optional
-        Place of each query's own counterpart in the tile; any other number where it is elsewhere.
-    """
-    logits = logits_of(scaled, references, bias)
-    absent = logits.new_zeros(len(logits)) if own is None else leave_out_own(logits, own)
-    return RunningPartition.counting(logits, absent)
-
-
-def accumulate(
-    queries: Tensor,
-    tiles: Iterable[tuple[int, Tensor]],
-    *,
-    scale: float,
-    bias: float = 0.0,
-    own: Tensor | None = None,
-    query_rows: int = 1024,
-) -> RunningPartition:
-    """Partition of each query over references that arrive in tiles.
-
-    Parameters
-    ----------
-    queries : float Tensor of shape (n, d), unit rows
-    tiles : iterable of (start, references)
-        `references` of shape (m, d), unit rows; `start` is the index of its first row.
-    scale, bias : float
-        Of the logits ``scale * <x, y> + bias``.
-    own : int64 Tensor of shape (n,), optional
-        Index of each query's own counterpart among all references, -1 where it is not among them.
-    query_rows : int
-        Queries per product; bounds the memory of a tile of logits, changes no result.
-    """
-    partition = _fastest(queries.device)
-    blocks = torch.split(queries * scale, query_rows)
-    owns = (None,) * len(blocks) if own is None else torch.split(own, query_rows)
-    parts = [RunningPartition.empty(len(block), device=queries.device) for block in blocks]
-    for start, references in tiles:
-        for n, (block, block_own) in enumerate(zip(blocks, owns, strict=True)):
-            column = None if block_own is None else block_own - start
-            parts[n] = parts[n].merge(partition(block, references, bias, column))
-    return RunningPartition.cat(parts)
-
-
-def _fastest(device: torch.device) -> TilePartition:
-    """The fused kernel on GPUs that can run it, else the plain way."""
-    if device.type != "cuda":
-        return tile_partition
-    try:
-        from clipdre.core import fused  # noqa: PLC0415 (Triton comes with torch for GPUs only)
-    except ImportError:
-        return tile_partition
-    return fused.tile_partition
 
 
 def leave_out_own(tile: Tensor, own: Tensor) -> Tensor:

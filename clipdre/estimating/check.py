@@ -14,9 +14,10 @@ from torch import Tensor
 
 from clipdre.core.cells import Cells
 from clipdre.core.divergence import kl, reverse_kl
-from clipdre.core.partition import RunningPartition, logits_of
+from clipdre.core.partition import RunningPartition
 from clipdre.core.reliability import TRUSTED
 from clipdre.core.stratified import Statistic, StratifiedPartition
+from clipdre.core.tiles import logits_of
 from clipdre.errors import ScoresError
 from clipdre.estimating.marginal import Places
 from clipdre.estimating.reference import MARGINS

@@ -14,7 +14,8 @@ from torch import Tensor
 from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.cells import Cells
 from clipdre.core.moments import Moments
-from clipdre.core.partition import leave_out_own, logits_of
+from clipdre.core.partition import leave_out_own
+from clipdre.core.tiles import logits_of
 from clipdre.errors import InputError
 from clipdre.formats.folders.embeddings import Modality, Pool
 from clipdre.formats.folders.manifest import ModelRecord

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from clipdre.core import fused
-from clipdre.core import partition as plain
+from clipdre.core import tiles as plain
 from clipdre.core.divergence import effective_sample_size, kl
 from tests.core.oracle import clustered_pool
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from clipdre.core.density_ratio import log_ratio, pointwise_mutual_information, similarity, unit
-from clipdre.core.partition import accumulate
+from clipdre.core.tiles import accumulate
 from tests.core.oracle import clustered_pool, scores
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipdre.core.partition import tile_partition
+from clipdre.core.tiles import tile_partition
 from tests.core.oracle import clustered_pool
 
 

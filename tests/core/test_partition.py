@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipdre.core.divergence import effective_sample_size, kl
-from clipdre.core.partition import RunningPartition, accumulate
+from clipdre.core.partition import RunningPartition
+from clipdre.core.tiles import accumulate
 from tests.core.oracle import clustered_pool, scores
 
 FIELDS = ("max", "weight", "exp", "s_exp", "exp_sq")
