@@ -36,21 +36,21 @@ def top(
 
 
 def fill_evenly(counts: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
-    """How many to take of each bin so that `n` are taken and bins are as equal as can be.
+    """Return how many rows to take from each bin: `n` in all, spread as evenly as possible.
 
-    Water-filling: each bin gives up to a common level; what the level leaves over comes one by one
-    from the last bins that hold more.
+    Water-filling: each bin gives up to a common level. The remainder comes one row each from the
+    last bins that hold more than the level.
 
     Parameters
     ----------
     counts : int64 array of shape (bins,)
-        What each bin holds.
+        Rows in each bin.
     n : int >= 0
 
     Returns
     -------
     int64 array of shape (bins,)
-        Sums to ``min(n, counts.sum())``; no entry is above its count.
+        Sums to ``min(n, counts.sum())``; no entry exceeds its count.
     """
     if n < 0:
         raise ValueError(f"The 'n' parameter of fill_evenly must be >= 0. Got {n} instead.")
@@ -58,12 +58,12 @@ def fill_evenly(counts: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
         return counts.copy()
     ascending = np.sort(counts)
     larger = np.arange(len(counts), 0, -1)
-    # What is taken when the level stands at each count in turn.
+    # Rows taken if the level were at each count in turn.
     taken = np.concatenate([[0], np.cumsum(ascending)[:-1]]) + ascending * larger
-    at = int(np.searchsorted(taken, n, side="right"))  # the first bin that is not emptied
+    at = int(np.searchsorted(taken, n, side="right"))  # the smallest bin that is not emptied
     level = (n - int(ascending[:at].sum())) // int(larger[at])
     filled = np.minimum(counts, level)
-    more = np.flatnonzero(counts > level)
-    left = n - int(filled.sum())
-    filled[more[len(more) - left :]] += 1
+    fuller = np.flatnonzero(counts > level)
+    remainder = n - int(filled.sum())
+    filled[fuller[len(fuller) - remainder :]] += 1
     return filled

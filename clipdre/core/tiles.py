@@ -1,4 +1,4 @@
-"""Partitions of queries over tiles of references, by the fastest kernel that the device runs."""
+"""Partitions of queries over tiles of references, with the fastest kernel for the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TilePartition = Callable[[Tensor, Tensor, float, "Tensor | None"], RunningPartit
 
 
 def logits_of(scaled: Tensor, references: Tensor, bias: float) -> Tensor:
-    """``<a x, y> + b``: shapes (n, d), times the scale a already, and (m, d) to (n, m)."""
+    """Compute ``<a x, y> + b`` from rows already scaled by a: (n, d) and (m, d) to (n, m)."""
     logits = scaled @ references.T
     if bias:
         logits += bias
@@ -23,7 +23,7 @@ def logits_of(scaled: Tensor, references: Tensor, bias: float) -> Tensor:
 def tile_partition(
     scaled: Tensor, references: Tensor, bias: float, own: Tensor | None
 ) -> RunningPartition:
-    """Partition of queries over one tile of references.
+    """Compute the partition of queries over one tile of references.
 
     Parameters
     ----------
@@ -32,7 +32,8 @@ def tile_partition(
     references : float Tensor of shape (m, d), unit rows
     bias : float
     own : int64 Tensor of shape (n,), optional
-        Place of each query's own counterpart in the tile; any other number where it is elsewhere.
+        Index of each query's own counterpart in the tile; any number outside [0, m) if it is not
+        in the tile.
     """
     logits = logits_of(scaled, references, bias)
     absent = logits.new_zeros(len(logits)) if own is None else leave_out_own(logits, own)
@@ -48,7 +49,7 @@ def accumulate(
     own: Tensor | None = None,
     query_rows: int = 1024,
 ) -> RunningPartition:
-    """Partition of each query over references that arrive in tiles.
+    """Compute the partition of queries over references that arrive in tiles.
 
     Parameters
     ----------
@@ -56,11 +57,11 @@ def accumulate(
     tiles : iterable of (start, references)
         `references` of shape (m, d), unit rows; `start` is the index of its first row.
     scale, bias : float
-        Of the logits ``scale * <x, y> + bias``.
+        Parameters of the logits ``scale * <x, y> + bias``.
     own : int64 Tensor of shape (n,), optional
-        Index of each query's own counterpart among all references, -1 where it is not among them.
+        Index of each query's own counterpart among all references; -1 if it is not among them.
     query_rows : int
-        Queries per product; bounds the memory of a tile of logits, changes no result.
+        Queries per matrix product. Bounds the memory of a tile of logits; does not change results.
     """
     partition = _fastest(queries.device)
     blocks = torch.split(queries * scale, query_rows)
@@ -74,11 +75,11 @@ def accumulate(
 
 
 def _fastest(device: torch.device) -> TilePartition:
-    """The fused kernel on GPUs that can run it, else the plain way."""
+    """Return the fused kernel on GPUs that can run it, otherwise `tile_partition`."""
     if device.type != "cuda":
         return tile_partition
     try:
-        from clipdre.core import fused  # noqa: PLC0415 (Triton comes with torch for GPUs only)
+        from clipdre.core import fused  # noqa: PLC0415 (torch installs Triton only for GPUs)
     except ImportError:
         return tile_partition
     return fused.tile_partition
