@@ -31,7 +31,7 @@ _EXPORTS = {
     "select_listed": "clipdre.api",
     "summarize": "clipdre.api",
 }
-__all__ = list(_EXPORTS)  # noqa: PLE0605 (it is a list of strings)
+__all__ = list(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,17 +1,16 @@
-"""The demo: two pools whose truth is known, scored and filtered by the real stages."""
+"""The demo: score and filter two pools whose true density ratios are known."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipdre.config import TINY_MODEL, EmitConfig, EncodeConfig
-from clipdre.core.allocation import top
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.subset import Subset
 from clipdre.errors import OutputError
@@ -20,29 +19,30 @@ from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.tars.shards import expand_shards
 from clipdre.pipelines.score import ScoreConfig, score
+from clipdre.selecting.recipes import read_recipe
 from clipdre.selecting.rules import Amount, Rule, Step
-from clipdre.selecting.select import select
+from clipdre.selecting.select import Selection, select
 from clipdre.sql.query import ScoreQuery
 from clipdre.truth.pool import CLEAN, NOISE, write_pool
 
 CLEAN_SHARE = 0.6
-BUDGET = 0.25
-WIDENED = 1.8
+BUDGET = Amount(0.25)
 TRUTHS = {
     "log_ratio": "true_log_ratio",
     "kl_text": "true_kl_text",
     "kl_image": "true_kl_image",
 }
-RULES = ("similarity", "log_ratio", "log_ratio_text", "kl_text", "kl_image")
+COLUMNS = ("similarity", "log_ratio", "log_ratio_text", "kl_text", "kl_image")
 RATIO_THEN_KL = "log_ratio, then kl_text"
 RANDOM = "at random"
 
 Floats = npt.NDArray[np.float64]
+Kinds = npt.NDArray[np.object_]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How one estimated column compares with the truth, over a clean pool."""
+    """Estimates of one column and the true values, over a clean pool."""
 
     column: str
     estimated: Floats
@@ -50,26 +50,29 @@ class Agreement:
 
     @property
     def pearson(self) -> float:
-        """Linear correlation of estimate and truth."""
+        """Pearson correlation of the estimated and true values."""
         return float(np.corrcoef(self.estimated, self.true)[0, 1])
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo shows.
+    """Results of the demo.
 
     Attributes
     ----------
+    folder : Path
+    clean, pool : Manifest
+        Manifests of the clean pool's scores and the noisy pool's.
     agreements : list of Agreement
-        On the clean pool.
+        Estimates and truth on the clean pool.
     kept : dict of dict
-        Rule to kind to the share of that kind that the rule keeps, at the same budget.
+        Share of each kind of pair that each rule keeps, by rule and kind.
     budget : int
-        Samples that every rule keeps.
+        Number of pairs that every rule keeps.
     purity : dict
-        Rule to the share of clean pairs (or copies of clean pairs) among what it keeps.
+        Share of clean pairs and their copies among the kept pairs, by rule.
     information : dict
-        Rule to the true log ratio per kept pair in nats, where noise tells nothing (0).
+        Mean true log ratio of the kept pairs in nats, by rule; noise counts as 0.
     """
 
     folder: Path
@@ -83,59 +86,76 @@ class DemoReport:
 
 
 def run_demo(folder: Path, pairs: int, seed: int, encode: EncodeConfig) -> DemoReport:
-    """Write the pools below `folder`, score both, filter the noisy one.
+    """Write two pools below `folder`, score both and filter the noisy one.
 
     Raises
     ------
     OutputError
-        When `folder` is there and not empty.
+        If `folder` exists and is not an empty folder.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} is not empty: name a new folder for the demo")
+        raise OutputError(f"{folder} is not empty", "choose a new folder for the demo")
     config = ScoreConfig(encode=encode)
-    clean, clean_scores = _pool(folder, "clean", round(CLEAN_SHARE * pairs), seed, {}, config)
-    pool, scores = _pool(folder, "pool", pairs, seed + 1, NOISE, config)
-    agreements = [
-        Agreement(column, _floats(clean_scores, column), _floats(clean_scores, truth))
-        for column, truth in TRUTHS.items()
-    ]
-    budget = round(BUDGET * len(scores))
-    chosen = _choices(scores, budget, seed)
-    kinds = np.array(scores["kind"].to_pylist())
-    told = np.nan_to_num(_floats(scores, TRUTHS["log_ratio"]))
-    _filter(folder, pool)
+    clean = _scored_pool(folder, "clean", round(CLEAN_SHARE * pairs), seed, {}, config)
+    pool = _scored_pool(folder, "pool", pairs, seed + 1, NOISE, config)
+    everything = _columns(select(pool, Rule()), ["kind"])["kind"].to_numpy()
+    kept = {name: select(pool, rule) for name, rule in _rules(pool, seed).items()}
+    kinds, true = {}, {}
+    for name, selection in kept.items():
+        columns = _columns(selection, ["kind", TRUTHS["log_ratio"]])
+        kinds[name] = columns["kind"].to_numpy()
+        true[name] = np.nan_to_num(_floats(columns, TRUTHS["log_ratio"]))
+    _write_subset(folder, pool.manifest)
     return DemoReport(
         folder=folder,
-        clean=clean,
-        pool=pool,
-        agreements=agreements,
-        kept={rule: _share_kept(kinds, rows) for rule, rows in chosen.items()},
-        budget=budget,
+        clean=clean.manifest,
+        pool=pool.manifest,
+        agreements=_agreements(clean),
+        kept={name: _shares_kept(of_rule, everything) for name, of_rule in kinds.items()},
+        budget=BUDGET.of(pool.manifest.rows),
         purity={
-            rule: float(np.isin(kinds[rows], (CLEAN, "duplicate")).mean())
-            for rule, rows in chosen.items()
+            name: float(np.isin(of_rule, (CLEAN, "duplicate")).mean())
+            for name, of_rule in kinds.items()
         },
-        information={rule: float(told[rows].mean()) for rule, rows in chosen.items()},
+        information={name: float(values.mean()) for name, values in true.items()},
     )
 
 
-def _pool(
+def _scored_pool(
     folder: Path, name: str, n: int, seed: int, noise: dict[str, float], config: ScoreConfig
-) -> tuple[Manifest, pa.Table]:
-    """One pool: written, scored, and its scores beside what is known of each pair."""
+) -> ScoreQuery:
+    """Write and score one pool; return its scores joined with the truth about each pair."""
     planted = write_pool(folder / name, n, seed, noise=noise)
     truth = pa.table(
         {"shard": planted.shard, "key": planted.key, "kind": planted.kind, **planted.truths}
     )
-    write_table(truth, folder / "truth" / f"{name}.parquet")
-    output = folder / f"scores-{name}"
-    manifest = score(expand_shards([str(folder / name)]), output, config)
-    files = [ScoreFolder(output).scores(shard.name) for shard in manifest.shards]
-    scores = pa.concat_tables([pq.read_table(f).replace_schema_metadata(None) for f in files])
-    joined = scores.join(truth, ["shard", "key"]).sort_by(
-        [("shard", "ascending"), ("key", "ascending")]
-    )
-    return manifest, joined
+    truth_file = folder / "truth" / f"{name}.parquet"
+    write_table(truth, truth_file)
+    scores = ScoreFolder(folder / f"scores-{name}")
+    manifest = score(expand_shards([str(folder / name)]), scores.path, config)
+    return ScoreQuery(scores, manifest, joined=[truth_file])
+
+
+def _rules(pool: ScoreQuery, seed: int) -> dict[str, Rule]:
+    """Rules to compare, all with the same budget."""
+    return {
+        **{column: Rule((Step(by=column, top=BUDGET),)) for column in COLUMNS},
+        RATIO_THEN_KL: read_recipe("log-ratio-then-kl").rule(pool, budget=BUDGET),
+        RANDOM: Rule((Step(sample=BUDGET),), seed=seed),
+    }
+
+
+def _agreements(clean: ScoreQuery) -> list[Agreement]:
+    columns = _columns(select(clean, Rule()), [*TRUTHS, *TRUTHS.values()])
+    return [
+        Agreement(name, _floats(columns, name), _floats(columns, truth))
+        for name, truth in TRUTHS.items()
+    ]
+
+
+def _columns(selection: Selection, names: Sequence[str]) -> pa.Table:
+    """Columns of the selected rows, in pool order."""
+    return pa.Table.from_batches(list(selection.rows.batches(names)))
 
 
 def _floats(table: pa.Table, column: str) -> Floats:
@@ -143,33 +163,22 @@ def _floats(table: pa.Table, column: str) -> Floats:
     return values
 
 
-def _choices(scores: pa.Table, budget: int, seed: int) -> dict[str, npt.NDArray[np.int64]]:
-    """Rows that each rule keeps, `budget` each."""
-    hashes = scores["key_hash"].to_numpy()
-    chosen = {rule: top(_floats(scores, rule), hashes, budget) for rule in RULES}
-    wide = top(_floats(scores, "log_ratio"), hashes, round(WIDENED * budget))
-    chosen[RATIO_THEN_KL] = wide[top(_floats(scores, "kl_text")[wide], hashes[wide], budget)]
-    rng = np.random.default_rng(seed)
-    chosen[RANDOM] = np.sort(rng.choice(len(scores), size=budget, replace=False))
-    return chosen
-
-
-def _share_kept(kinds: npt.NDArray[np.str_], rows: npt.NDArray[np.int64]) -> dict[str, float]:
+def _shares_kept(kept: Kinds, pool: Kinds) -> dict[str, float]:
+    """Share of the pool's pairs of each kind that are among the kept ones."""
     return {
-        kind: float((kinds[rows] == kind).sum() / (kinds == kind).sum())
+        kind: float((kept == kind).sum() / (pool == kind).sum())
         for kind in (CLEAN, *NOISE)
-        if (kinds == kind).any()
+        if (pool == kind).any()
     }
 
 
-def _filter(folder: Path, pool: Manifest) -> None:
-    """The subset that the demo leaves behind, by the command it tells the reader to type."""
-    scores = ScoreFolder(folder / "scores-pool")
-    rule = Rule((Step(by="log_ratio", top=Amount(BUDGET)),))
-    selection = select(ScoreQuery(scores, pool), rule)
+def _write_subset(folder: Path, pool: Manifest) -> None:
+    """Write the subset that the command suggested to the reader would write."""
+    rule = Rule((Step(by="log_ratio", top=BUDGET),))
+    selection = select(ScoreQuery(ScoreFolder(folder / "scores-pool"), pool), rule)
     write_tar_folder(Subset(selection), folder / "subset", EmitConfig(shard_size=1000))
 
 
 def demo_encode_config(device: str, workers: int) -> EncodeConfig:
-    """The embedded model, as the demo runs it."""
+    """Return the settings with which the demo runs the embedded model."""
     return EncodeConfig(model=TINY_MODEL, device=device, workers=workers)

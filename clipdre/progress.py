@@ -1,4 +1,4 @@
-"""Progress on stderr: quiet when that is not a terminal."""
+"""Progress on stderr; silent if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tqdm import tqdm
 
 
 class Progress:
-    """A bar over work of known size (bytes, tiles) that tells the rate in samples.
+    """A bar over work of known size (bytes, tiles) that shows the rate in samples.
 
-    How many samples a tar holds is known at its end only, so time left comes from the work and the
-    rate from the samples.
+    The number of samples in a tar is unknown until its end, so the remaining time is estimated from
+    the work and the rate counts samples.
     """
 
     def __init__(self, label: str, total: int) -> None:
@@ -32,7 +32,7 @@ class Progress:
         self._bar.close()
 
     def advance(self, work: int, samples: int = 0) -> None:
-        """`work` units and `samples` samples more are done."""
+        """Record that `work` more units and `samples` more samples are done."""
         self._samples += samples
         elapsed = max(time.monotonic() - self._started, 1e-9)
         rate = self._samples / elapsed

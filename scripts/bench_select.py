@@ -23,11 +23,11 @@ import pyarrow.parquet as pq
 import typer
 
 from clipdre import __version__
+from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA
-from clipdre.core.scores import SCORE_COLUMNS
 
 FILES = 100
 WORDS = np.array(["red", "blue", "dog", "photo", "of", "a", "the", "car", "in", "house", "with"])

@@ -1,8 +1,9 @@
-import os
-
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from clipdre.demo import RATIO_THEN_KL, demo_encode_config, run_demo
+from clipdre.demo import RANDOM, RATIO_THEN_KL, demo_encode_config, run_demo
 from clipdre.errors import OutputError
 from clipdre.truth.pool import NOISE
 
@@ -13,7 +14,7 @@ def report(tmp_path_factory):
     return run_demo(folder, pairs=10_000, seed=3, encode=demo_encode_config("cpu", 2))
 
 
-def test_the_embedded_model_meets_its_figures_on_6000_fresh_pairs(report):
+def test_embedded_model_recovers_the_truth_on_6000_new_pairs(report):
     assert report.clean.rows == 6000
     assert report.clean.reference["method"] == "exact"
     found = {agreement.column: agreement for agreement in report.agreements}
@@ -25,31 +26,68 @@ def test_the_embedded_model_meets_its_figures_on_6000_fresh_pairs(report):
         assert mean == pytest.approx(found[column].true.mean(), rel=0.02), column
 
 
-def test_the_density_ratio_removes_what_does_not_match(report):
+def test_log_ratio_removes_pairs_that_do_not_match(report):
     kept = report.kept["log_ratio"]
     for kind in ("mismatched", "uninformative", "blank"):
         assert kept[kind] < 0.05, kind
     assert report.purity["log_ratio"] > 0.95
-    assert report.information[RATIO_THEN_KL] > report.information["at random"] + 2
+    assert report.information[RATIO_THEN_KL] > report.information[RANDOM] + 2
+
+
+def test_random_choice_keeps_a_quarter_of_every_kind(report):
+    for kind, share in report.kept[RANDOM].items():
+        size = report.pool.rows * NOISE.get(kind, 0.5)
+        assert abs(share - 0.25) < 4 * np.sqrt(0.25 * 0.75 / size), kind
+
+
+def test_rules_keep_what_a_plain_sort_of_the_files_keeps(report):
+    files = sorted((report.folder / "scores-pool" / "scores").glob("*.parquet"))
+    rows = pa.concat_tables(pq.read_table(f).replace_schema_metadata(None) for f in files)
+    truths = pq.read_table(report.folder / "truth" / "pool.parquet").to_pylist()
+    by_key = {(truth["shard"], truth["key"]): truth for truth in truths}
+    rows = [row | by_key[row["shard"], row["key"]] for row in rows.to_pylist()]
+
+    def top(rows, column, n):
+        return sorted(rows, key=lambda row: (-row[column], row["key_hash"]))[:n]
+
+    kept = {name: top(rows, name, report.budget) for name in ("similarity", "log_ratio", "kl_text")}
+    wide = top(rows, "log_ratio", round(1.8 * report.budget))
+    kept[RATIO_THEN_KL] = top(wide, "kl_text", report.budget)
+    for name, chosen in kept.items():
+        clean = [row for row in chosen if row["kind"] in ("clean", "duplicate")]
+        assert report.purity[name] == pytest.approx(len(clean) / report.budget), name
+        nats = sum(row["true_log_ratio"] for row in clean) / report.budget
+        assert report.information[name] == pytest.approx(nats), name
+        for kind, share in report.kept[name].items():
+            counts = [sum(row["kind"] == kind for row in some) for some in (chosen, rows)]
+            assert share == pytest.approx(counts[0] / counts[1]), (name, kind)
 
 
 def test_every_rule_keeps_the_same_budget_and_undecodable_files_are_failures(report):
     planted = round(NOISE["undecodable"] * 10_000)
     assert report.pool.samples == 10_000
     assert report.pool.rows == 10_000 - planted
+    assert report.budget == 2488  # a quarter of 9950, rounded half up
     sizes = {kind: round(share * 10_000) for kind, share in NOISE.items() if kind != "undecodable"}
     sizes["clean"] = report.pool.rows - sum(sizes.values())
     for rule, kept in report.kept.items():
         assert round(sum(kept[kind] * n for kind, n in sizes.items())) == report.budget, rule
 
 
-def test_the_folder_holds_what_the_report_tells(report):
-    assert {"clean", "pool", "truth", "scores-clean", "scores-pool", "subset"} <= set(
-        os.listdir(report.folder)
-    )
+def test_folder_holds_pools_scores_and_subset(report):
+    assert {path.name for path in report.folder.iterdir()} == {
+        "clean",
+        "pool",
+        "truth",
+        "scores-clean",
+        "scores-pool",
+        "subset",
+    }
+    tables = [pq.read_table(path) for path in (report.folder / "subset").glob("*.parquet")]
+    assert sum(len(table) for table in tables) == report.budget
     assert (report.folder / "subset" / "summary.json").exists()
 
 
-def test_a_folder_in_use_is_refused(report):
-    with pytest.raises(OutputError, match="name a new folder"):
+def test_refuses_a_folder_that_is_not_empty(report):
+    with pytest.raises(OutputError, match="not empty: choose a new folder"):
         run_demo(report.folder, pairs=500, seed=0, encode=demo_encode_config("cpu", 2))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from clipdre.config import EmitConfig
-from clipdre.emitting.emit import write_tar_folder
 from clipdre.core.scores import SCORE_COLUMNS
+from clipdre.emitting.emit import write_tar_folder
 from tests.helpers import read_failures, read_scores, subset_of, tiny_score
 
 SAMPLES = 5111

@@ -1,1 +1,1 @@
-"""k-means over a pool."""
+"""Clusters of a pool by k-means."""

@@ -1,4 +1,4 @@
-"""Cells of a pool by k-means: faiss."""
+"""Cells of a pool by k-means with faiss."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ Tiles = Callable[[], Iterator[tuple[int, Tensor]]]
 
 
 def cluster(training: Tensor, count: int, tiles: Tiles) -> tuple[Cells, npt.NDArray[np.int64]]:
-    """Cells of a pool, and the cell of each of its rows.
+    """Divide a pool into cells; return them and the cell of each row.
 
     Parameters
     ----------
     training : float32 Tensor of shape (n, d)
         A uniform sample of the pool, `TRAINING_PER_CELL` rows per cell or fewer.
     count : int
-        Cells to make.
+        Number of cells.
     tiles : callable
-        Gives the pool's rows from the start, tile by tile.
+        Returns an iterator over the pool's rows as (start, tile).
+
+    Returns
+    -------
+    cells : Cells
+    assigned : int64 array of shape (rows,)
+        Cell of each row of the pool.
     """
     d = training.shape[1]
     kmeans = faiss.Kmeans(
@@ -59,9 +65,10 @@ def cluster(training: Tensor, count: int, tiles: Tiles) -> tuple[Cells, npt.NDAr
 
 
 def nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
-    """Index of the nearest centroid of each row, int64 of shape (n,).
+    """Return the index of the nearest centroid of each row, int64 of shape (n,).
 
-    One product: a faiss index, which also serves many neighbours, takes six times as long.
+    One matrix product suffices: a faiss index, built for many neighbours, takes six times as long.
     """
     half_squares = centroids.square().sum(dim=1) / 2
+    # The nearest centroid c minimizes |x - c|^2, and so maximizes <x, c> - |c|^2 / 2.
     return torch.addmm(half_squares, vectors, centroids.T, beta=-1).argmax(dim=1)

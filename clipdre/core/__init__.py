@@ -1,1 +1,1 @@
-"""Tensors in, tensors out: the estimators. No files, no logging, no globals."""
+"""Estimators from tensors to tensors: no files, no logging, no globals."""

@@ -1,9 +1,9 @@
-"""The partition of a tile on a GPU, its logits never written to memory: a Triton kernel.
+"""A Triton kernel for the partition of a tile that never writes its logits to memory.
 
-A program owns some queries and walks over some references; logits live in its registers, relative
-to a running maximum, as the exponentials of flash attention do (Dao et al., 2022). Products are of
-fp16 numbers summed in fp32: unit vectors lose 0.001 nats at a scale of 100, where bf16's loss is
-eight times that, at the same speed.
+Each program owns a block of queries and walks over a range of references. Logits stay in registers,
+relative to a running maximum, as the exponentials of flash attention do (Dao et al., 2022).
+Products are of fp16 numbers summed in fp32: for unit vectors and a scale of 100 this loses 0.001
+nats. bf16 is no faster and loses eight times as much.
 """
 
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
@@ -17,7 +17,7 @@ from torch import Tensor
 from clipdre.core.partition import RunningPartition
 
 QUERIES, REFERENCES, DEPTH = 128, 128, 64
-# Reference blocks that one program walks over: few enough for all processors to have work.
+# Reference blocks per program: few enough to leave work for every processor.
 WALK = 32
 
 
@@ -41,7 +41,7 @@ def _kernel(
 ):
     rows = tl.program_id(0) * block_n + tl.arange(0, block_n)
     is_row = rows < n
-    mine = tl.load(own + rows, mask=is_row, other=-1)
+    own_column = tl.load(own + rows, mask=is_row, other=-1)
     top = tl.full((block_n,), float("-inf"), tl.float32)
     exp = tl.zeros((block_n,), tl.float32)
     s_exp = tl.zeros((block_n,), tl.float32)
@@ -66,15 +66,15 @@ def _kernel(
                 other=0.0,
             )
             products = tl.dot(x, y, products)
-        counts = is_column[None, :] & (columns[None, :] != mine[:, None])
-        logits = tl.where(counts, products + bias, float("-inf"))
+        counted = is_column[None, :] & (columns[None, :] != own_column[:, None])
+        logits = tl.where(counted, products + bias, float("-inf"))
         new = tl.maximum(top, tl.max(logits, 1))
-        # A query that has seen nothing but what is left out has no maximum.
+        # A query whose references were all left out so far has no maximum.
         level = tl.where(new == float("-inf"), 0.0, new)
         drop = tl.where(top == float("-inf"), 0.0, top - level)
         decay = tl.exp(drop)
-        shifted = tl.where(counts, logits - level[:, None], 0.0)
-        weights = tl.where(counts, tl.exp(shifted), 0.0)
+        shifted = tl.where(counted, logits - level[:, None], 0.0)
+        weights = tl.where(counted, tl.exp(shifted), 0.0)
         s_exp = (s_exp + drop * exp) * decay + tl.sum(weights * shifted, 1)
         exp = exp * decay + tl.sum(weights, 1)
         exp_sq = exp_sq * decay * decay + tl.sum(weights * weights, 1)
@@ -89,7 +89,7 @@ def _kernel(
 def tile_partition(
     scaled: Tensor, references: Tensor, bias: float, own: Tensor | None
 ) -> RunningPartition:
-    """See `partition.tile_partition`, which is this one's oracle."""
+    """Compute the partition of a tile: see `tiles.tile_partition`, the oracle in the tests."""
     n, m = len(scaled), len(references)
     walks = triton.cdiv(m, REFERENCES * WALK)
     parts = [torch.empty(n, walks, device=scaled.device) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Moments of a set of vectors, and the divergences' second-order readings from them."""
+"""Moments of a set of vectors, and the second-order approximations of the divergences."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and covariance of vectors; merges in any order.
+    """Count, mean and covariance of a set of vectors; sets merge in any order.
 
     Attributes
     ----------
     count : int
     mean : float64 Tensor of shape (d,)
     covariance : float64 Tensor of shape (d, d)
-        Divided by the count.
+        Normalized by the count.
     """
 
     count: int
@@ -26,13 +26,13 @@ class Moments:
 
     @classmethod
     def empty(cls, d: int) -> Moments:
-        """The moments of no vectors."""
+        """Return the moments of an empty set."""
         zeros = torch.zeros(d, d, dtype=torch.float64)
         return cls(0, zeros[0].clone(), zeros)
 
     @classmethod
     def of(cls, vectors: Tensor) -> Moments:
-        """The moments of the rows of `vectors`, shape (n, d); products in their own dtype."""
+        """Compute the moments of rows, shape (n, d), with products in the dtype of `vectors`."""
         if not len(vectors):
             return cls.empty(vectors.shape[1])
         mean = vectors.mean(dim=0, dtype=torch.float64)
@@ -40,11 +40,11 @@ class Moments:
         return cls(len(vectors), mean, (centred.T @ centred).double() / len(vectors))
 
     def to(self, device: torch.device) -> Moments:
-        """The same moments on a device."""
+        """Return the moments on a device."""
         return Moments(self.count, self.mean.to(device), self.covariance.to(device))
 
     def merge(self, other: Moments) -> Moments:
-        """The moments of both sets (Chan, Golub and LeVeque, 1983)."""
+        """Return the moments of the union (Chan, Golub and LeVeque, 1983)."""
         count = self.count + other.count
         if not count:
             return self
@@ -62,17 +62,19 @@ class Moments:
 def mean_logit(
     queries: Tensor, other: Moments, scale: float, bias: float, own: Tensor, left_out: Tensor
 ) -> Tensor:
-    """``a <x, mean_Y> + b``, own counterparts left out: the mean logit, float64 of shape (n,).
+    """Compute the mean logit ``a <x, mean_Y> + b`` without own counterparts; float64 of shape (n,).
 
     Parameters
     ----------
     queries : Tensor of shape (n, d)
     other : Moments
-        Of the other modality.
+        Moments of the other modality.
+    scale, bias : float
+        Logit scale a and logit bias b.
     own : float64 Tensor of shape (n,)
         Logit of each query with its own counterpart.
     left_out : bool Tensor of shape (n,)
-        Whether that counterpart is among those of `other`.
+        Whether `other` includes that counterpart.
     """
     mean = scale * (queries @ other.mean.to(queries.dtype)).double() + bias
     total = other.count * mean - torch.where(left_out, own, 0.0)
@@ -80,16 +82,16 @@ def mean_logit(
 
 
 def covariance_norm(queries: Tensor, own: Moments, other: Moments, scale: float) -> Tensor:
-    """D_W: ``a^2 (x - mean_X)^T Cov_Y (x - mean_X)``, float64 of shape (n,).
+    """Compute D_W, ``a^2 (x - mean_X)^T Cov_Y (x - mean_X)``; float64 of shape (n,).
 
     Parameters
     ----------
     queries : Tensor of shape (n, d)
-        Its dtype is the products'.
+        Products are computed in this dtype.
     own, other : Moments
-        Of the pool's vectors of the queries' modality, and of the other one.
+        Moments of the pool's vectors in the queries' modality, and in the other.
     scale : float
-        The logit scale a.
+        Logit scale a.
     """
     centred = queries - own.mean.to(queries.dtype)
     spread: Tensor = torch.linalg.vecdot(centred @ other.covariance.to(queries.dtype), centred)
@@ -97,6 +99,6 @@ def covariance_norm(queries: Tensor, own: Moments, other: Moments, scale: float)
 
 
 def centred_norm(queries: Tensor, own: Moments, scale: float) -> Tensor:
-    """D_C: ``a^2 ||x - mean_X||^2``, float64 of shape (n,), from the queries' own dtype."""
+    """Compute D_C, ``a^2 ||x - mean_X||^2``, in the dtype of `queries`; float64 of shape (n,)."""
     length: Tensor = torch.linalg.vector_norm(queries - own.mean.to(queries.dtype), dim=1)
     return scale**2 * length.double() ** 2

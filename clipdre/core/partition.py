@@ -1,34 +1,33 @@
-"""The one-pass accumulator over tiles of logits from which every estimate is read.
+"""The one-pass accumulator over tiles of logits from which every estimate is computed.
 
-For a query x (an image, say) and its references y_m (the pool's texts) with weights w_m and logits
-s_m, it keeps, per query and relative to the running maximum c of s_m,
+For a query x (say, an image) and its references y_m (the pool's texts) with weights w_m and logits
+s_m, it holds, per query and relative to the running maximum c of s_m,
 
     weight   sum_m w_m                    exp      sum_m w_m e^(s_m - c)
                                           s_exp    sum_m w_m (s_m - c) e^(s_m - c)
                                           exp_sq   sum_m w_m e^(2 (s_m - c))
 
-A reference of weight w counts as w references of weight 1. Partitions merge in any order, so
-neither tiles nor machines change a result beyond float tolerance.
+A reference of weight w counts as w references of weight 1. Partitions merge in any order, so tile
+sizes and machines change results only by rounding.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 NEGATIVE_INFINITY = float("-inf")
-TilePartition = Callable[[Tensor, Tensor, float, "Tensor | None"], "RunningPartition"]
 
 
 @dataclass
 class RunningPartition:
     """Sums over references for many queries; all fields are float64 tensors of one shape.
 
-    The shape is (n,) for n queries, or (n, f) where the references are kept apart in f folds.
+    The shape is (n,) for n queries, or (n, f) if the references are divided into f folds.
     """
 
     max: Tensor
@@ -39,21 +38,21 @@ class RunningPartition:
 
     @classmethod
     def empty(cls, *shape: int, device: torch.device | str = "cpu") -> RunningPartition:
-        """The partition of queries that have seen no reference."""
+        """Return the partition over no references."""
         sums = (torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(4))
         start = torch.full(shape, NEGATIVE_INFINITY, dtype=torch.float64, device=device)
         return cls(start, *sums)
 
     @classmethod
     def of(cls, logits: Tensor, left_out: Tensor | None = None) -> RunningPartition:
-        """The partition of one tile.
+        """Compute the partition over one tile.
 
         Parameters
         ----------
         logits : Tensor of shape (n, m) or (n, f, m), float32 or float64
-            Overwritten: at full speed there is room for one tile, not for two.
+            Overwritten: memory holds one tile, not two.
         left_out : bool Tensor of the same shape, optional
-            References that do not count, such as those that are counted elsewhere.
+            References to leave out, such as those counted elsewhere.
         """
         if left_out is None:
             return cls.counting(logits, torch.zeros(logits.shape[:-1], device=logits.device))
@@ -62,14 +61,14 @@ class RunningPartition:
 
     @classmethod
     def counting(cls, logits: Tensor, absent: Tensor) -> RunningPartition:
-        """The partition of one tile in which `absent` entries of each row are -inf: not counted."""
+        """Compute the partition over one tile whose `absent` entries per row are -inf."""
         if logits.shape[-1] == 0:
             return cls.empty(*logits.shape[:-1], device=logits.device)
         top = logits.amax(dim=-1)
-        # A query that sees nothing but what is left out has no maximum; its sums are all empty.
+        # A query whose references are all left out has no maximum, and its sums are 0.
         shift = torch.where(torch.isneginf(top), torch.zeros_like(top), top)
-        # Below the floor a term is lost in rounding anyway, but it or its square would be a
-        # denormal number, on which processors are many times slower.
+        # Terms below the floor are lost in rounding anyway, but they or their squares would be
+        # denormal numbers, which processors handle many times more slowly.
         logits.sub_(shift[..., None]).clamp_(min=_floor(logits.dtype))
         exp = torch.exp(logits)
         length = torch.linalg.vector_norm(exp, dim=-1)
@@ -79,7 +78,7 @@ class RunningPartition:
         return cls(top.double(), weight, *counted)
 
     def merge(self, other: RunningPartition) -> RunningPartition:
-        """The partition of both sets of references; the queries are the same."""
+        """Return the partition of the same queries over both sets of references."""
         top = torch.maximum(self.max, other.max)
         first, second = self.relative_to(top), other.relative_to(top)
         sums = {
@@ -90,23 +89,23 @@ class RunningPartition:
         return RunningPartition(max=top, **sums)
 
     def scale(self, factor: float | Tensor) -> RunningPartition:
-        """The same references, each with `factor` (scalar or shape (n,)) times its weight."""
+        """Multiply the weight of each reference by `factor`, a scalar or of shape (n,)."""
         sums = {f.name: getattr(self, f.name) * factor for f in fields(self) if f.name != "max"}
         return RunningPartition(max=self.max, **sums)
 
     @classmethod
     def cat(cls, parts: Sequence[RunningPartition]) -> RunningPartition:
-        """Partitions of different queries, one behind the other."""
+        """Concatenate the partitions of different queries."""
         return cls(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)})
 
     @classmethod
     def stack(cls, folds: Sequence[RunningPartition]) -> RunningPartition:
-        """Partitions of the same queries, shape (n,) each, kept apart as folds: shape (n, f)."""
+        """Stack partitions of the same queries, shape (n,) each, as folds: shape (n, f)."""
         values = {f.name: [getattr(p, f.name) for p in folds] for f in fields(cls)}
         return cls(**{name: torch.stack(value, dim=1) for name, value in values.items()})
 
     def fold(self, k: int) -> RunningPartition:
-        """One fold: shape (n, f) to (n,)."""
+        """Return one fold: shape (n, f) to (n,)."""
         return RunningPartition(**{f.name: getattr(self, f.name)[:, k] for f in fields(self)})
 
     def merge_rows(self, rows: Tensor, other: RunningPartition) -> None:
@@ -117,14 +116,14 @@ class RunningPartition:
             getattr(self, f.name)[rows] = getattr(merged, f.name)
 
     def over_folds(self) -> RunningPartition:
-        """All folds merged: shape (n, f) to (n,)."""
+        """Merge all folds: shape (n, f) to (n,)."""
         top = self.max.amax(dim=1)
         level = self.relative_to(top[:, None].expand_as(self.max))
         sums = {f.name: getattr(level, f.name).sum(dim=1) for f in fields(self) if f.name != "max"}
         return RunningPartition(max=top, **sums)
 
     def relative_to(self, top: Tensor) -> RunningPartition:
-        """The same sums relative to a maximum `top` >= the present one."""
+        """Return the sums relative to `top`, which is at least the current maximum."""
         drop = torch.where(torch.isneginf(self.max), torch.zeros_like(top), self.max - top)
         decay = torch.exp(drop)
         return RunningPartition(
@@ -136,91 +135,24 @@ class RunningPartition:
         )
 
     def log_mean_exp(self) -> Tensor:
-        """``log (1/M) sum_m exp s_m`` in nats, float64 of shape (n,): the log partition."""
+        """Compute the log partition ``log (1/M) sum_m exp s_m`` in nats, float64 of shape (n,)."""
         return self.max + torch.log(self.exp / self.weight)
 
 
-def logits_of(scaled: Tensor, references: Tensor, bias: float) -> Tensor:
-    """``<a x, y> + b``: shapes (n, d), times the scale a already, and (m, d) to (n, m)."""
-    logits = scaled @ references.T
-    if bias:
-        logits += bias
-    return logits
-
-
-def tile_partition(
-    scaled: Tensor, references: Tensor, bias: float, own: Tensor | None
-) -> RunningPartition:
-    """Partition of queries over one tile of references.
-
-    Parameters
-    ----------
-    scaled : float Tensor of shape (n, d)
-        Unit rows times the scale.
-    references : float Tensor of shape (m, d), unit rows
-    bias : float
-    own : int64 Tensor of shape (n,), optional
-        Place of each query's own counterpart in the tile; any other number where it is elsewhere.
-    """
-    logits = logits_of(scaled, references, bias)
-    absent = logits.new_zeros(len(logits)) if own is None else leave_out_own(logits, own)
-    return RunningPartition.counting(logits, absent)
-
-
-def accumulate(
-    queries: Tensor,
-    tiles: Iterable[tuple[int, Tensor]],
-    *,
-    scale: float,
-    bias: float = 0.0,
-    own: Tensor | None = None,
-    query_rows: int = 1024,
-) -> RunningPartition:
-    """Partition of each query over references that arrive in tiles.
-
-    Parameters
-    ----------
-    queries : float Tensor of shape (n, d), unit rows
-    tiles : iterable of (start, references)
-        `references` of shape (m, d), unit rows; `start` is the index of its first row.
-    scale, bias : float
-        Of the logits ``scale * <x, y> + bias``.
-    own : int64 Tensor of shape (n,), optional
-        Index of each query's own counterpart among all references, -1 where it is not among them.
-    query_rows : int
-        Queries per product; bounds the memory of a tile of logits, changes no result.
-    """
-    partition = _fastest(queries.device)
-    blocks = torch.split(queries * scale, query_rows)
-    owns = (None,) * len(blocks) if own is None else torch.split(own, query_rows)
-    parts = [RunningPartition.empty(len(block), device=queries.device) for block in blocks]
-    for start, references in tiles:
-        for n, (block, block_own) in enumerate(zip(blocks, owns, strict=True)):
-            column = None if block_own is None else block_own - start
-            parts[n] = parts[n].merge(partition(block, references, bias, column))
-    return RunningPartition.cat(parts)
-
-
-def _fastest(device: torch.device) -> TilePartition:
-    """The fused kernel on GPUs that can run it, else the plain way."""
-    if device.type != "cuda":
-        return tile_partition
-    try:
-        from clipdre.core import fused  # noqa: PLC0415 (Triton comes with torch for GPUs only)
-    except ImportError:
-        return tile_partition
-    return fused.tile_partition
-
-
 def leave_out_own(tile: Tensor, own: Tensor) -> Tensor:
-    """Set each query's own counterpart to -inf (True in a mask); how many per row, 0 or 1.
+    """Set each query's own counterpart to -inf, or to True in a mask.
 
     Parameters
     ----------
     tile : Tensor of shape (n, m)
-        Logits, or a bool mask of what is left out; changed in place.
+        Logits, or a bool mask of the references to leave out; changed in place.
     own : int64 Tensor of shape (n,)
-        Column of each query's own counterpart; any other number where it is not in this tile.
+        Column of each query's own counterpart; any number outside [0, m) if it is not in the tile.
+
+    Returns
+    -------
+    float64 Tensor of shape (n,)
+        1 for each query whose own counterpart is in the tile, else 0.
     """
     inside = (own >= 0) & (own < tile.shape[1])
     rows = torch.nonzero(inside).squeeze(1)

@@ -1,19 +1,19 @@
-"""How much of a column's spread is signal."""
+"""Reliability: the share of a column's variance that is signal."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-# Below this, a selection by the column depends on the draw.
+# Below this, a selection by the column depends on the draw of the reference.
 TRUSTED = 0.95
 
 
 def reliability(values: npt.NDArray[np.floating], errors: npt.NDArray[np.floating]) -> float:
-    """``1 - mean(se^2) / var(score)``: the squared correlation that another draw leaves.
+    """Compute ``1 - mean(se^2) / var(score)``, the squared correlation of scores and exact values.
 
-    1 for a column without error, 0 or less for one that is nothing but error; NaN where the column
-    does not vary.
+    1 for scores without error, 0 or less for scores that are pure error, NaN if the scores do not
+    vary.
 
     Parameters
     ----------

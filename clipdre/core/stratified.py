@@ -1,7 +1,8 @@
-"""Near counterparts exactly, the rest by a uniform bulk in folds: one form for all three ways.
+"""Near counterparts exactly and the rest from a uniform bulk in folds: one form for all methods.
 
-`exact` has everything near and no folds, `sample` nothing near, `stratified` both. The bulk's
-members stand for all counterparts that are not near, each for rest / (bulk members among them).
+With `exact`, every counterpart is near and there are no folds; with `sample`, none is near;
+`stratified` has both. The bulk members that are not near represent all counterparts that are not
+near, each with weight rest / (number of such bulk members).
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ Statistic = Callable[[RunningPartition], Tensor]
 
 @dataclass(frozen=True)
 class StratifiedPartition:
-    """A partition over a whole pool, of which only a part was computed.
+    """An estimated partition over a whole pool.
 
     Attributes
     ----------
     near : RunningPartition of shape (n,)
-        Over the counterparts whose logits were all computed.
+        Exact partition over the near counterparts.
     folds : RunningPartition of shape (n, f)
-        Over the bulk's members that are not near, fold by fold; f is 0 where everything is near.
+        Partition over the bulk members that are not near, by fold; f is 0 if all are near.
     rest : float64 Tensor of shape (n,)
-        How many counterparts are not near.
+        Number of counterparts that are not near.
     """
 
     near: RunningPartition
@@ -38,19 +39,19 @@ class StratifiedPartition:
     rest: Tensor
 
     def whole(self) -> RunningPartition:
-        """The estimate over the whole pool, shape (n,)."""
+        """Return the estimate over the whole pool, shape (n,)."""
         if not self.folds.max.shape[1]:
             return self._completed(self.near, torch.zeros_like(self.rest))
         return self._completed(self.near, self.rest, self.folds.over_folds())
 
     @cached_property
     def without_each_fold(self) -> RunningPartition:
-        """The estimates that lack one fold each, shape (n, f)."""
+        """Estimates that leave out one fold each, shape (n, f)."""
         n, f = self.folds.max.shape
         if not f:
             return RunningPartition.empty(n, 0, device=self.rest.device)
         folds = [self.folds.fold(k) for k in range(f)]
-        # Merged from both ends: taking a fold off the sum would cancel where it is the largest.
+        # Merging from both ends avoids the cancellation of subtracting the largest fold from a sum.
         before = list(accumulate(folds, RunningPartition.merge))
         after = list(accumulate(folds[::-1], RunningPartition.merge))[::-1]
         inner = [before[k - 1].merge(after[k + 1]) for k in range(1, f - 1)]
@@ -58,10 +59,10 @@ class StratifiedPartition:
         return RunningPartition.stack([self._completed(self.near, self.rest, o) for o in others])
 
     def deviations(self, statistic: Statistic) -> Tensor:
-        """Scaled delete-one deviations of `statistic`: its variance is the sum of their squares.
+        """Compute scaled delete-one deviations of `statistic`; their squares sum to its variance.
 
-        Jackknife over folds with finite-population correction; float64 of shape (n, f). Keeping
-        them apart lets a sum of statistics of the same folds take its covariances along.
+        This is a jackknife over folds with finite-population correction; float64 of shape (n, f).
+        Adding the deviations of two statistics of the same folds accounts for their covariance.
         """
         values = statistic(self.without_each_fold)
         f = values.shape[1]
@@ -79,10 +80,10 @@ class StratifiedPartition:
         if bulk is not None:
             factor = torch.where(bulk.weight > 0, rest / bulk.weight.clamp(min=1), 0.0)
             whole = near.merge(bulk.scale(factor))
-        # Where no bulk member is left to stand for it, the rest still counts as counterparts.
+        # Even if no bulk member is left to represent them, these counterparts count.
         return replace(whole, weight=near.weight + rest)
 
 
 def standard_error(deviations: Tensor) -> Tensor:
-    """Standard error from `StratifiedPartition.deviations`; 0 where nothing was sampled."""
+    """Compute the standard error from `StratifiedPartition.deviations`; 0 without a bulk."""
     return torch.sqrt((deviations**2).sum(dim=1))

@@ -14,14 +14,9 @@ from torch import Tensor
 from clipdre.core.cells import Cells
 from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments, mean_logit
-from clipdre.core.partition import (
-    RunningPartition,
-    accumulate,
-    leave_out_own,
-    logits_of,
-    tile_partition,
-)
+from clipdre.core.partition import RunningPartition, leave_out_own
 from clipdre.core.stratified import StratifiedPartition
+from clipdre.core.tiles import accumulate, logits_of, tile_partition
 from clipdre.formats.folders.embeddings import StoredPool, release, unit_rows
 from clipdre.formats.folders.records import ReferenceRecord
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder

@@ -16,7 +16,8 @@ from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.cells import Cells
 from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments
-from clipdre.core.partition import leave_out_own, logits_of
+from clipdre.core.partition import leave_out_own
+from clipdre.core.tiles import logits_of
 from clipdre.errors import InputError, ScoresError
 from clipdre.formats.folders.embeddings import StoredPool
 from clipdre.formats.folders.records import ModelRecord, NearRecord, ReferenceRecord

@@ -1,1 +1,1 @@
-"""Contrastive models: what clipdre needs of them, and loading."""
+"""Contrastive models: the interface that clipdre needs, and loading."""

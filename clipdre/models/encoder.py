@@ -1,4 +1,4 @@
-"""What clipdre needs of a contrastive model, and an open_clip model as that."""
+"""The interface of a contrastive model, and its implementation by open_clip models."""
 
 from __future__ import annotations
 
@@ -17,58 +17,59 @@ from clipdre.core.density_ratio import unit
 from clipdre.formats.folders.records import ModelRecord
 from clipdre.models.text_tower import TextTower
 
-# What is encoded at once: on a CPU as much as its caches like, on a device what it is given.
+# Most images and tokens per forward pass: on a CPU, sizes that suit its caches. Other devices take
+# whole batches of images.
 CPU_IMAGES = 32
 CPU_TOKENS, DEVICE_TOKENS = 2048, 1 << 16
 
 
 class Encoder(Protocol):
-    """A contrastive model: images and captions to unit vectors, with its own scale and bias."""
+    """A contrastive model: encodes images and captions as unit vectors."""
 
     @property
     def record(self) -> ModelRecord:
-        """What the model is, for the manifest."""
+        """Description of the model for the manifest, with its logit scale and bias."""
         ...
 
     @property
     def image_size(self) -> int:
-        """Pixels of the longer side of what the model sees."""
+        """Longer side of the model's input in pixels."""
         ...
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """What `encode_images` takes of an RGB image, shape (3, height, width); in any thread."""
+        """Prepare an RGB image for `encode_images`: shape (3, height, width). Thread-safe."""
         ...
 
     def tokenize(self, caption: str) -> Tensor:
-        """What `encode_texts` takes of a caption, int64 of shape (context,); in any thread."""
+        """Prepare a caption for `encode_texts`: int64 of shape (context,). Thread-safe."""
         ...
 
     def encode_images(self, pixels: Sequence[Tensor]) -> Tensor:
-        """`n` preprocessed images to unit vectors, float32 of shape (n, d), on its device."""
+        """Encode `n` preprocessed images as unit vectors on the device, float32 of shape (n, d)."""
         ...
 
     def encode_texts(self, tokens: Sequence[Tensor]) -> Tensor:
-        """`n` tokenized captions to unit vectors, float32 of shape (n, d), on its device."""
+        """Encode `n` tokenized captions as unit vectors on the device, float32 of shape (n, d)."""
         ...
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """The end of an image transform: ``(x / 255 - mean) / std`` by channel."""
+    """The last steps of an image transform: ``(x / 255 - mean) / std`` by channel."""
 
     mean: Tensor
     std: Tensor
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 of shape (n, 3, height, width) to float32."""
+        """Scale uint8 pixels of shape (n, 3, height, width) to float32."""
         return (pixels.float() / 255 - self.mean) / self.std
 
 
 def split_transform(transform: Any, device: torch.device) -> tuple[Any, Scaling | None]:
-    """An image transform without its end, and that end on a device: one for a whole batch.
+    """Split the conversion to floats off an image transform, to run it per batch on a device.
 
-    Images wait and travel as bytes then, a quarter of what floats take. A transform that ends
-    otherwise stays as it is.
+    Images are then queued and copied as bytes, which take a quarter of the memory of floats. A
+    transform with other last steps is returned unchanged, with None.
     """
     if not isinstance(transform, Compose) or not isinstance(transform.transforms[-1], Normalize):
         return transform, None
@@ -98,7 +99,7 @@ class OpenClipEncoder:
     device: torch.device
     dtype: torch.dtype
     record: ModelRecord
-    # Tokenizers of transformers change their own state at every call.
+    # Tokenizers of transformers modify their own state in every call.
     _tokenizing: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -120,8 +121,8 @@ class OpenClipEncoder:
     @torch.inference_mode()
     def encode_images(self, pixels: Sequence[Tensor]) -> Tensor:
         """See `Encoder`."""
-        most = CPU_IMAGES if self.device.type == "cpu" else len(pixels)
-        parts = [pixels[start : start + most] for start in range(0, len(pixels), most)]
+        size = CPU_IMAGES if self.device.type == "cpu" else len(pixels)
+        parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
         return torch.cat([self._encoded(self._stacked(part)) for part in parts])
 
     def _encoded(self, pixels: Tensor) -> Tensor:
@@ -132,11 +133,11 @@ class OpenClipEncoder:
     @torch.inference_mode()
     def encode_texts(self, tokens: Sequence[Tensor]) -> Tensor:
         """See `Encoder`."""
-        most = CPU_TOKENS if self.device.type == "cpu" else DEVICE_TOKENS
-        return unit(self.text(torch.stack(list(tokens)), self.device, most).float())
+        max_tokens = CPU_TOKENS if self.device.type == "cpu" else DEVICE_TOKENS
+        return unit(self.text(torch.stack(list(tokens)), self.device, max_tokens).float())
 
     def _stacked(self, rows: Sequence[Tensor]) -> Tensor:
-        """One batch, in memory from which a GPU copies while the CPU goes on."""
+        """Stack rows into one batch, pinned for a GPU so that it can be copied asynchronously."""
         if self.device.type != "cuda":
             return torch.stack(list(rows))
         shape = (len(rows), *rows[0].shape)

@@ -1,4 +1,4 @@
-"""Loads the model that a run names: open_clip's registry, a checkpoint, or the embedded one."""
+"""Load models: from open_clip's registry, from a checkpoint, or the embedded one."""
 
 from __future__ import annotations
 
@@ -28,27 +28,29 @@ DTYPES = {
 }
 WEIGHT_SUFFIXES = ("safetensors", "bin", "pt", "pth", "npz")
 SHOWN_TAGS = 6
+# Captions that test whether a text tower may be cut: short and long.
 PROBES = ("a photo", "two dogs and a cat on the stairs of an old house", "red")
 SCHEMAS = ("local-dir:", "hf-hub:")
 
 
 def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
-    """Load the model that `config` names: open_clip's registry, a checkpoint, or the embedded one.
+    """Load the model that `config` names.
 
     Raises
     ------
     ModelError
-        When the model or its weights are unknown, missing or do not fit, or have no logit scale.
+        If the model or its weights are unknown, missing or do not fit together, or if the model has
+        no logit scale.
     """
     device = usable_device(config.device)
-    precision = _precision(config.precision, device)
-    name, pretrained = _source(config)
+    precision = _resolved_precision(config.precision, device)
+    name, pretrained = _open_clip_names(config)
     model, transform, tokenizer = _load(name, pretrained)
     scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
     if scale is None:
         raise ModelError(
-            f"model {config.model} has no logit scale, so its logits are no log density ratios: "
-            "choose a contrastive model"
+            f"model {config.model} has no logit scale, so its logits are not log density ratios",
+            "choose a contrastive model",
         )
     record = ModelRecord(
         name=config.model,
@@ -68,7 +70,7 @@ def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 over the names and values of the weights as loaded."""
+    """Compute the SHA-256 of the names and values of the weights as loaded."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -82,17 +84,19 @@ def _embedding_dim(model: Any, tokenizer: Any) -> int:
 
 
 def usable_device(name: str) -> torch.device:
-    """The first of `usable_devices`."""
+    """Return the first of `usable_devices`."""
     return torch.device(usable_devices(name)[0])
 
 
 def usable_devices(name: str) -> list[str]:
-    """The devices of a name such as ``cuda:0,cuda:2``: of ``auto`` and ``cuda`` all GPUs.
+    """Return the devices that `name` lists, such as ``cuda:0,cuda:2``.
+
+    ``auto`` and ``cuda`` stand for all GPUs; without GPUs, ``auto`` is the CPU.
 
     Raises
     ------
     ModelError
-        When one of them cannot be used.
+        If a device cannot be used.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto" and not count:
@@ -101,13 +105,14 @@ def usable_devices(name: str) -> list[str]:
         return [f"cuda:{n}" for n in range(count)]
     names = [part.strip() for part in name.split(",")]
     for part in names:
-        reason = _why_not(part)
+        reason = _reason_unusable(part)
         if reason is not None:
-            raise ModelError(f"--device {part} cannot be used ({reason}): try --device cpu")
+            raise ModelError(f"`device` {part} cannot be used ({reason})", "try `device` cpu")
     return names
 
 
-def _why_not(device: str) -> str | None:
+def _reason_unusable(device: str) -> str | None:
+    """Return why torch cannot use a device, or None if it can."""
     try:
         torch.empty(1, device=torch.device(device))
     except (RuntimeError, AssertionError) as error:
@@ -115,15 +120,15 @@ def _why_not(device: str) -> str | None:
     return None
 
 
-def _precision(precision: Precision, device: torch.device) -> Precision:
+def _resolved_precision(precision: Precision, device: torch.device) -> Precision:
     if precision is not Precision.AUTO:
         return precision
-    # bf16 would blur a logit of scale 100 by 0.2 nats and more; fp16 keeps three bits more.
+    # At a scale of 100, bf16 rounds logits by 0.2 nats and more; fp16 has three more bits.
     return Precision.FP16 if device.type == "cuda" else Precision.FP32
 
 
-def _source(config: EncodeConfig) -> tuple[str, str | None]:
-    """open_clip's names for the model and its weights."""
+def _open_clip_names(config: EncodeConfig) -> tuple[str, str | None]:
+    """Return open_clip's names for the model and its weights."""
     if config.model == TINY_MODEL:
         folder = resources.files("clipdre") / "tiny"
         return f"local-dir:{folder}", None
@@ -133,17 +138,16 @@ def _source(config: EncodeConfig) -> tuple[str, str | None]:
     if config.model.replace("/", "-") not in known:
         close = difflib.get_close_matches(config.model, known, n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(close)}?" if close else "see open_clip.list_models()"
-        raise ModelError(f"unknown model {config.model}: {hint}")
+        raise ModelError(f"unknown model {config.model}", hint)
     tags = open_clip.list_pretrained_tags_by_model(config.model)
     shown = ", ".join(tags[:SHOWN_TAGS]) + (", ..." if len(tags) > SHOWN_TAGS else "")
-    listed = f"a checkpoint file, or a tag such as {shown}" if tags else "a checkpoint file"
+    known_weights = f"a checkpoint file or a tag such as {shown}" if tags else "a checkpoint file"
+    cure = f"set `pretrained` to {known_weights}"
     if config.pretrained is None:
-        raise ModelError(f"model {config.model} needs weights: give --pretrained {listed}")
+        raise ModelError(f"model {config.model} needs weights", cure)
     if config.pretrained not in tags and not Path(config.pretrained).is_file():
         kind = "checkpoint" if _looks_like_path(config.pretrained) else "pretrained tag"
-        raise ModelError(
-            f"no {kind} {config.pretrained} for model {config.model}: give --pretrained {listed}"
-        )
+        raise ModelError(f"no {kind} {config.pretrained} for model {config.model}", cure)
     return config.model, config.pretrained
 
 
@@ -158,17 +162,17 @@ def _load(name: str, pretrained: str | None) -> tuple[Any, Any, Any]:
                 name, pretrained=pretrained, require_pretrained=True, weights_only=True
             )
             return model, transform, open_clip.get_tokenizer(name)
-    except Exception as error:  # open_clip, torch and the hub each raise their own
+    except Exception as error:  # open_clip, torch and the hub have no common base class
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"cannot load model {name} with weights {pretrained}: {reason or repr(error)}; "
-            "check that the checkpoint is of this model, or that its hub can be reached"
+            f"cannot load model {name} with weights {pretrained} ({reason or repr(error)})",
+            "check that the checkpoint belongs to this model and that its hub can be reached",
         ) from error
 
 
 @contextmanager
 def _quiet_open_clip() -> Iterator[None]:
-    """open_clip logs what it then raises; the error is said once, by us."""
+    """Silence open_clip's log of an error that it also raises: clipdre reports it once."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

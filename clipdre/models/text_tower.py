@@ -1,7 +1,7 @@
-"""A model's text side that reads no more of a caption than decides its vector.
+"""A text tower that reads captions only as far as their vectors depend on them.
 
-A causal tower that is read at the end token is blind to what follows it: captions cut behind their
-end tokens have the same vectors, for a fraction of the work at full context.
+The output of a causal tower at the end token does not depend on later tokens. Captions cut after
+their end tokens therefore have the same vectors, for a fraction of the work at full context.
 """
 
 from __future__ import annotations
@@ -14,30 +14,37 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-# Relative to a vector's length; float32 gives 1e-6.
+# Largest error of a cut caption's vector, relative to its length; float32 reaches 1e-6.
 CLOSE = 1e-4
 
 
 class TextTower:
-    """Encodes tokens, each distinct caption once, short captions together with short ones."""
+    """A text tower that encodes each distinct caption once, in batches of similar length.
+
+    Parameters
+    ----------
+    model
+        An open_clip model.
+    tokens : int64 Tensor of shape (n, context)
+        Captions that test whether cutting leaves vectors unchanged.
+    """
 
     def __init__(self, model: Any, tokens: Tensor) -> None:
-        """Of an open_clip model, tried on some `tokens` of shape (n, context)."""
         self._whole = _Forward(model)
         self._ends = _ends(model)
         with torch.inference_mode():
-            if self._ends is not None and not self._is_blind_behind_the_end(tokens):
+            if self._ends is not None and not self._ignores_later_tokens(tokens):
                 self._ends = None
 
-    def __call__(self, tokens: Tensor, device: torch.device, most: int) -> Tensor:
-        """Vectors of captions, shape (n, context) to (n, d), `most` tokens at once."""
+    def __call__(self, tokens: Tensor, device: torch.device, max_tokens: int) -> Tensor:
+        """Encode captions, shape (n, context) to (n, d), at most `max_tokens` tokens per batch."""
         distinct, inverse = torch.unique(tokens, dim=0, return_inverse=True)
         needed = self._needed(distinct)
         order = torch.argsort(needed, descending=True, stable=True)
         vectors: Tensor = torch.cat(
             [
                 self._cut(distinct[rows, : int(needed[rows[0]])].to(device, non_blocking=True))
-                for rows in _parts(order, needed, most)
+                for rows in _batches(order, needed, max_tokens)
             ]
         )
         place = torch.empty_like(order)
@@ -45,13 +52,13 @@ class TextTower:
         return vectors[place[inverse].to(device, non_blocking=True)]
 
     def _needed(self, tokens: Tensor) -> Tensor:
-        """How many tokens of each caption its vector needs, int64 of shape (n,)."""
+        """Return the number of tokens of each caption that its vector depends on, int64 (n,)."""
         if self._ends is None:
             return torch.full((len(tokens),), tokens.shape[1])
         return self._ends(tokens) + 1
 
     def _cut(self, tokens: Tensor) -> Tensor:
-        """Vectors of captions that are shorter than the context or as long."""
+        """Encode captions that are at most as long as the context."""
         if self._ends is None:
             whole: Tensor = self._whole(tokens)
             return whole
@@ -65,18 +72,19 @@ class TextTower:
         vectors: Tensor = torch.func.functional_call(self._whole, short, (tokens,))
         return vectors
 
-    def _is_blind_behind_the_end(self, tokens: Tensor) -> bool:
+    def _ignores_later_tokens(self, tokens: Tensor) -> bool:
+        """Whether captions cut after their end tokens have the vectors of full context."""
         longest = int(self._needed(tokens).max())
         try:
             cut, whole = self._cut(tokens[:, :longest]), self._whole(tokens)
-        except (RuntimeError, TypeError, AttributeError):  # a tower that takes full context only
+        except (RuntimeError, TypeError, AttributeError):  # the tower accepts full context only
             return False
-        apart = torch.linalg.vector_norm(cut - whole, dim=1)
-        return bool((apart <= CLOSE * torch.linalg.vector_norm(whole, dim=1)).all())
+        error = torch.linalg.vector_norm(cut - whole, dim=1)
+        return bool((error <= CLOSE * torch.linalg.vector_norm(whole, dim=1)).all())
 
 
 class _Forward(nn.Module):
-    """`encode_text` as a module's forward, as `functional_call` needs it."""
+    """A module whose forward is `encode_text`, for `functional_call`."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -88,7 +96,7 @@ class _Forward(nn.Module):
 
 
 def _tower(model: Any) -> Any:
-    """The module with the text's position embeddings and mask; None where it is none of ours."""
+    """Return the module with the text's position embeddings and mask; None if it is unknown."""
     if isinstance(model, open_clip.CLIP):
         return model
     text = getattr(model, "text", None)
@@ -96,7 +104,7 @@ def _tower(model: Any) -> Any:
 
 
 def _ends(model: Any) -> Callable[[Tensor], Tensor] | None:
-    """Gives the place of each caption's end token; None where the rest of the context counts."""
+    """Return a function that finds end tokens; None if vectors depend on later tokens."""
     tower = _tower(model)
     if tower is None or tower.attn_mask is None or getattr(tower, "cls_emb", None) is not None:
         return None
@@ -111,10 +119,10 @@ def _ends(model: Any) -> Callable[[Tensor], Tensor] | None:
     return None
 
 
-def _parts(order: Tensor, needed: Tensor, most: int) -> Iterator[Tensor]:
-    """`order`, longest first, in parts of at most `most` tokens, padding included."""
+def _batches(order: Tensor, needed: Tensor, max_tokens: int) -> Iterator[Tensor]:
+    """Split `order`, longest first, into batches of at most `max_tokens` tokens with padding."""
     start = 0
     while start < len(order):
-        rows = max(1, most // int(needed[order[start]]))
+        rows = max(1, max_tokens // int(needed[order[start]]))
         yield order[start : start + rows]
         start += rows

@@ -1,4 +1,4 @@
-"""Pictures, where people would rather look than read."""
+"""Figures for reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Panel:
-    """One score: what it is compared with, the values of that, the estimates (both in nats)."""
+    """One panel of a figure: estimates of a column against expected values.
+
+    Attributes
+    ----------
+    column : str
+        Name of the column.
+    against : str
+        Name of the expected values, for the axis label.
+    expected, estimated : float64 arrays of shape (n,)
+        Values in nats.
+    """
 
     column: str
     against: str
@@ -23,7 +33,7 @@ class Panel:
 
 
 def plot_agreement(panels: Sequence[Panel], path: Path) -> None:
-    """Estimated against expected, one panel per score, with the line on which both are equal."""
+    """Plot estimated against expected values, one panel each, with the line of equality."""
     figure = Figure(figsize=(4 * len(panels), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     for panel, axes in zip(panels, np.atleast_1d(figure.subplots(1, len(panels))), strict=True):

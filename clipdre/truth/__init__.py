@@ -1,1 +1,1 @@
-"""A world of drawn scenes and captions in which every density ratio is known in closed form."""
+"""A world of drawn scenes and captions whose density ratios are known in closed form."""

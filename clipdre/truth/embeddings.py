@@ -1,6 +1,7 @@
 """Pairs of unit vectors as a contrastive model makes them: clusters, a modality gap, noise.
 
-No truth in closed form, but large pools are cheap, and how peaked the softmax is can be chosen.
+The truth has no closed form, but large pools are cheap and the softmax can be made more or less
+peaked.
 """
 
 from __future__ import annotations
@@ -15,19 +16,28 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class EmbeddingWorld:
-    """A law of matched pairs of unit vectors.
+    """A distribution of matching pairs of unit vectors.
 
-    A pair shares ``centre + within * e``, each side adds ``noise * e'``, and the sides lie ``gap``
-    apart in a fixed direction; all of them with a power-law spectrum over the d dimensions.
+    Both vectors of a pair share ``centre + within * e``, and each adds its own ``noise * e'``. The
+    modalities are shifted apart along a fixed direction. Centres, e and e' have a power-law
+    spectrum over the d dimensions.
 
     Attributes
     ----------
+    d : int
+        Dimensions.
     noise : float
-        How far the sides of a pair differ; 0.2 to 0.6 is like real models.
+        Distance between the vectors of a pair; 0.2 to 0.6 resembles real models.
+    clusters : int
+        Number of centres.
     within : float
         Spread of a cluster.
     gap : float
-        The larger, the smaller all other differences of angle: a less peaked softmax.
+        Shift of each modality. A larger gap makes other angles smaller and the softmax less peaked.
+    power : float
+        Exponent of the spectrum.
+    seed : int
+        Seed of the centres and directions.
     """
 
     d: int = 512
@@ -39,7 +49,7 @@ class EmbeddingWorld:
     seed: int = 1
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Draw `n` pairs: images and texts, float32 of shape (n, d) each, unit rows."""
+        """Draw `n` pairs; return images and texts, unit rows, float32 of shape (n, d) each."""
         law = np.random.default_rng(self.seed)
         centres = self._normal(self.clusters, law)
         away, common = self._direction(law) * self.gap, self._direction(law) * 0.8

@@ -1,4 +1,4 @@
-"""A pool of the truth world as shards, with known noise planted in known proportions."""
+"""Shards of the truth world with noise of known kinds in known proportions."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ NOT_AN_IMAGE = b"<html><head><title>404 Not Found</title></head><body></body></h
 
 @dataclass(frozen=True)
 class PlantedPool:
-    """What `write_pool` wrote: one entry per sample, in shard order.
+    """Samples written by `write_pool`, one entry each, in shard order.
 
     Attributes
     ----------
     shard, key, kind : list of str
         `kind` is ``clean`` or one of `NOISE`.
     truths : dict of float64 arrays of shape (n,)
-        ``true_log_ratio``, ``true_kl_image``, ``true_kl_text`` in nats; NaN for what the world does
-        not make (all kinds but clean pairs and their duplicates).
+        ``true_log_ratio``, ``true_kl_image``, ``true_kl_text`` in nats; NaN for noise other than
+        duplicates, which do not come from the world.
     """
 
     shard: list[str]
@@ -58,12 +58,12 @@ class PlantedPool:
 def write_pool(
     folder: Path, n: int, seed: int, *, noise: dict[str, float], shard_size: int = 1000
 ) -> PlantedPool:
-    """Write `n` pairs as WebDataset tars into `folder`.
+    """Write `n` pairs into `folder` as WebDataset tars.
 
     Parameters
     ----------
     noise : dict
-        Share of each kind of `NOISE`; the rest is clean. Empty for a clean pool.
+        Share of each kind of noise; the rest is clean. Empty for a clean pool.
     """
     rng = np.random.default_rng(seed)
     pairs = sample_pairs(n, rng)
@@ -101,7 +101,7 @@ def _plant(
     truths: dict[str, npt.NDArray[np.float64]],
     rng: np.random.Generator,
 ) -> None:
-    """Turn rows into the noise that `kinds` asks for, in place."""
+    """Replace rows by the noise that `kinds` calls for, in place."""
     clean = np.flatnonzero(kinds == CLEAN)
     for row in np.flatnonzero(kinds != CLEAN):
         kind = kinds[row]
@@ -124,7 +124,7 @@ def _plant(
 
 
 def _contradicting(pairs: Pairs, scene: Values, rng: np.random.Generator) -> int:
-    """A random row whose caption says something else than `scene` shows."""
+    """Return a random row whose caption contradicts `scene`."""
     while True:
         row = int(rng.integers(len(pairs)))
         mentioned: Mentions = pairs.mentioned[row]

@@ -1,4 +1,4 @@
-"""Draws a scene of the truth world as an image."""
+"""Draw scenes of the truth world as images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Point = tuple[float, float]
 def render_scene(values: Values, rng: np.random.Generator) -> Image.Image:
     """Draw one scene, `values` of shape (5,), as a 64 x 64 RGB image.
 
-    Place, radius, tilt, colour and brightness vary within each value: they are drawn from `rng`
+    Place, radius, tilt, colour and brightness vary within each value. They are drawn from `rng`
     independently of the caption, so they carry no information about it.
     """
     shape, colour, size, position, background = (
@@ -89,7 +89,7 @@ def _draw_shape(
 
 
 def _spokes(centre: Point, radii: list[float], tilt: float) -> list[Point]:
-    """Corners at the given radii, evenly spaced around `centre`, the first one upwards."""
+    """Return corners at the given radii, evenly spaced around `centre`, starting at the top."""
     step = 2 * math.pi / len(radii)
     return [
         (centre[0] + r * math.sin(tilt + n * step), centre[1] - r * math.cos(tilt + n * step))

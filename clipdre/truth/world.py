@@ -1,18 +1,18 @@
 """The truth world: scenes of independent attributes, captions that mention some of them.
 
-An image is a scene whose attributes are drawn independently from priors ``p_k``; its caption
-mentions attribute ``k`` with probability ``q_k`` whatever the value. A caption that
-contradicts no attribute of a scene is consistent with it, so with ``S`` the attributes that
-the caption mentions
+An image is a scene whose attributes are drawn independently from priors ``p_k``. Its caption
+mentions attribute ``k`` with probability ``q_k``, independently of the value. A caption is
+consistent with a scene if it contradicts none of its attributes. If the caption mentions the
+attributes in ``S``, then
 
     p(i|t) / p(i) = 1[i consistent with t] / prod_{k in S} p_k(value)
 
-and all of the density ratio's quantities follow in closed form, in nats:
+and everything else follows in closed form, in nats:
 
     log p(i,t) / p(i)p(t) = KL(p(I|t) || p(I)) = sum_{k in S} -log p_k(value)      (a matching pair)
     KL(p(T|i) || p(T))    = sum_k q_k * -log p_k(value)
 
-Wording beyond the mentions (the lead phrase) is independent of the image and cancels.
+Wording other than the mentions (the lead phrase) is independent of the image and cancels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,17 @@ def _zipf(n: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Attribute:
-    """One independent attribute of a scene: values, their prior, its chance of being mentioned."""
+    """One independent attribute of a scene.
+
+    Attributes
+    ----------
+    name : str
+    values : tuple of str
+    prior : tuple of float
+        Probability of each value.
+    mention : float
+        Probability that a caption mentions the attribute.
+    """
 
     name: str
     values: tuple[str, ...]
@@ -93,10 +103,10 @@ def sample_pairs(n: int, rng: np.random.Generator) -> Pairs:
 
 
 def describe(values: Values, mentioned: Mentions) -> str:
-    """Caption of one scene: only the attributes in `mentioned` (both of shape (5,)) are said."""
+    """Return a caption that says only the `mentioned` attributes; both of shape (5,)."""
     shape, colour, size, position, background = (
-        attribute.values[value] if said else ""
-        for attribute, value, said in zip(ATTRIBUTES, values, mentioned, strict=True)
+        attribute.values[value] if is_mentioned else ""
+        for attribute, value, is_mentioned in zip(ATTRIBUTES, values, mentioned, strict=True)
     )
     words = [size, colour, shape or "thing"]
     if position:
@@ -107,33 +117,33 @@ def describe(values: Values, mentioned: Mentions) -> str:
 
 
 def information(values: Values) -> Nats:
-    """``-log p_k(value)`` of each attribute, shape (n, 5), in nats."""
+    """Compute ``-log p_k(value)`` of each attribute, shape (n, 5), in nats."""
     columns = [-np.log(np.array(a.prior))[values[:, k]] for k, a in enumerate(ATTRIBUTES)]
     return np.stack(columns, axis=1)
 
 
 def true_log_ratio(pairs: Pairs) -> Nats:
-    """``log p(i,t) / p(i)p(t)`` of each matching pair, shape (n,), in nats."""
-    told: Nats = (information(pairs.values) * pairs.mentioned).sum(axis=1)
-    return told
+    """Compute ``log p(i,t) / p(i)p(t)`` of each matching pair, shape (n,), in nats."""
+    ratio: Nats = (information(pairs.values) * pairs.mentioned).sum(axis=1)
+    return ratio
 
 
 def true_kl_text(pairs: Pairs) -> Nats:
-    """``KL(p(I|t) || p(I))`` of each caption, shape (n,), in nats.
+    """Compute ``KL(p(I|t) || p(I))`` of each caption, shape (n,), in nats.
 
-    Every scene consistent with a caption has the same ratio, so this equals `true_log_ratio`.
+    All scenes consistent with a caption have the same ratio, so this equals `true_log_ratio`.
     """
     return true_log_ratio(pairs)
 
 
 def true_kl_image(pairs: Pairs) -> Nats:
-    """``KL(p(T|i) || p(T))`` of each image, shape (n,), in nats."""
+    """Compute ``KL(p(T|i) || p(T))`` of each image, shape (n,), in nats."""
     mention = np.array([a.mention for a in ATTRIBUTES])
     expected: Nats = (information(pairs.values) * mention).sum(axis=1)
     return expected
 
 
 def true_mutual_information() -> float:
-    """``KL(p(i,t) || p(i)p(t))`` of the world: the mean of each of the three truths, in nats."""
+    """Compute ``KL(p(i,t) || p(i)p(t))``, the mean of each of the three truths, in nats."""
     entropies = [-sum(p * np.log(p) for p in a.prior) * a.mention for a in ATTRIBUTES]
     return float(sum(entropies))

@@ -1,11 +1,11 @@
-"""The fused kernel against the plain way: run by test_fused.py, which says where it runs."""
+"""The fused kernel against the plain one; test_fused.py runs these on a GPU or interpreted."""
 
 import numpy as np
 import pytest
 import torch
 
 from clipdre.core import fused
-from clipdre.core import partition as plain
+from clipdre.core import tiles as plain
 from clipdre.core.divergence import effective_sample_size, kl
 from tests.core.oracle import clustered_pool
 
@@ -13,15 +13,15 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture(autouse=True)
-def several_walks_without_large_tiles(monkeypatch):
+def short_walks(monkeypatch):
     monkeypatch.setattr(fused, "WALK", 2)
 
 
 def pool(n, m, d):
-    """Scaled queries and references that fp16 holds exactly, so that only the sums may differ."""
+    """Scaled queries and references that fp16 represents exactly, so that only sums may differ."""
     images, texts = clustered_pool(6, n=max(n, m), d=d, noise=0.5)
-    sides = (100 * images[:n], texts[:m])
-    return [torch.tensor(x, device=DEVICE).half().float() for x in sides]
+    vectors = (100 * images[:n], texts[:m])
+    return [torch.tensor(v, device=DEVICE).half().float() for v in vectors]
 
 
 def assert_same(found, expected):
@@ -34,16 +34,16 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize(("n", "m", "d"), [(5, 3, 16), (130, 600, 40), (128, 256, 64)])
 @pytest.mark.parametrize("bias", [0.0, -10.0])
-def test_it_gives_what_the_plain_way_gives(n, m, d, bias):
+def test_matches_the_plain_kernel(n, m, d, bias):
     queries, references = pool(n, m, d)
-    own = torch.arange(n, device=DEVICE) - 1  # out of the tile at both ends
+    own = torch.arange(n, device=DEVICE) - 1  # outside the tile at both ends
     found = fused.tile_partition(queries, references, bias, own)
     assert_same(found, plain.tile_partition(queries, references, bias, own))
     found = fused.tile_partition(queries, references, bias, None)
     assert_same(found, plain.tile_partition(queries, references, bias, None))
 
 
-def test_a_query_that_sees_only_its_own_counterpart_is_empty_and_merges():
+def test_query_with_only_its_own_counterpart_is_empty_and_merges():
     queries, references = pool(2, 1, 16)
     own = torch.tensor([0, 7], device=DEVICE)
     found = fused.tile_partition(queries, references, 0.0, own)

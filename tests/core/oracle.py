@@ -1,6 +1,8 @@
-"""Every quantity straight from its definition, in float64, with loops where they are clearer."""
+"""Every quantity from its definition, in float64, with loops if they are clearer."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +11,9 @@ Floats = npt.NDArray[np.float64]
 
 
 def scores(images: Floats, texts: Floats, scale: float, bias: float = 0.0) -> dict[str, Floats]:
-    """All columns of a pool of n pairs, whole pool as reference, own counterpart left out."""
+    """Compute all columns of n pairs against the whole pool without own counterparts."""
     logits = scale * images @ texts.T + bias
-    by_image, by_text = _one_side(logits), _one_side(logits.T)
+    by_image, by_text = _without_own(logits), _without_own(logits.T)
     pairs = np.diag(logits)
     ratio_image = pairs - by_image["log_partition"]
     ratio_text = pairs - by_text["log_partition"]
@@ -23,27 +25,32 @@ def scores(images: Floats, texts: Floats, scale: float, bias: float = 0.0) -> di
         "log_ratio": (ratio_image + ratio_text) / 2,
         "kl_contribution": (ratio_image + ratio_text) / 2 / len(images),
     }
-    for side, found, own, other in (
+    for modality, found, own, other in (
         ("image", by_image, images, texts),
         ("text", by_text, texts, images),
     ):
-        columns |= {f"{name}_{side}": values for name, values in found.items()}
+        columns |= {f"{name}_{modality}": values for name, values in found.items()}
         centred = own - own.mean(axis=0)
         covariance = np.cov(other.T, bias=True)
-        columns[f"dw_{side}"] = np.array([scale**2 * row @ covariance @ row for row in centred])
-        columns[f"dc_{side}"] = np.array([scale**2 * row @ row for row in centred])
-        columns |= {f"{name}_{side}_se": np.zeros(n) for name in ("log_ratio", "kl", "klr")}
+        columns[f"dw_{modality}"] = np.array([scale**2 * row @ covariance @ row for row in centred])
+        columns[f"dc_{modality}"] = np.array([scale**2 * row @ row for row in centred])
+        columns |= {f"{name}_{modality}_se": np.zeros(n) for name in ("log_ratio", "kl", "klr")}
     columns["log_ratio_se"] = np.zeros(n)
     return columns
 
 
-def _one_side(logits: Floats) -> dict[str, Floats]:
-    rows = [_one_query(np.delete(row, n)) for n, row in enumerate(logits)]
+def _without_own(logits: Floats) -> dict[str, Floats]:
+    return of_queries([np.delete(row, n) for n, row in enumerate(logits)])
+
+
+def of_queries(logits: Iterable[Floats]) -> dict[str, Floats]:
+    """Compute the estimates of several queries; each row holds the logits of one."""
+    rows = [of_query(row) for row in logits]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def _one_query(s: Floats) -> dict[str, float]:
-    """`s` holds the logits of one query with its M references."""
+def of_query(s: Floats) -> dict[str, float]:
+    """Compute the estimates of one query from its logits `s` with M references."""
     top = s.max()
     log_partition = top + np.log(np.mean(np.exp(s - top)))
     weights = np.exp(s - top) / np.exp(s - top).sum()
@@ -56,7 +63,7 @@ def _one_query(s: Floats) -> dict[str, float]:
 
 
 def unit_rows(rng: np.random.Generator, n: int, d: int) -> Floats:
-    """Random unit vectors."""
+    """Draw random unit vectors."""
     vectors = rng.standard_normal((n, d))
     unit: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit
@@ -65,12 +72,12 @@ def unit_rows(rng: np.random.Generator, n: int, d: int) -> Floats:
 def clustered_pool(
     seed: int, n: int, d: int, noise: float, clusters: int = 20, gap: float = 0.5
 ) -> tuple[Floats, Floats]:
-    """Matched pairs around shared centres, the modalities a constant vector apart, as in CLIP."""
+    """Draw matching pairs around shared centres, with a modality gap as in CLIP."""
     rng = np.random.default_rng(seed)
     centres = unit_rows(rng, clusters, d)[rng.integers(clusters, size=n)]
     away = gap * unit_rows(rng, 1, d)
-    sides = []
+    modalities = []
     for sign in (1, -1):
         vectors = centres + noise * unit_rows(rng, n, d) + sign * away
-        sides.append(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-    return sides[0], sides[1]
+        modalities.append(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    return modalities[0], modalities[1]

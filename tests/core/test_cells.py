@@ -1,52 +1,78 @@
 import numpy as np
+import pytest
 import torch
 
 from clipdre.core.cells import Cells
 from tests.core.oracle import unit_rows
 
+SIZES = (200, 5, 80, 40, 1, 300)
+SCALE = 30.0
 
-def example():
+
+@pytest.fixture
+def members():
+    """Members of six cells around unit centres."""
     rng = np.random.default_rng(0)
-    centres = unit_rows(rng, 6, 32)
-    groups = [
+    centres = unit_rows(rng, len(SIZES), 32)
+    return [
         centre + 0.02 * rng.standard_normal((n, 32))
-        for centre, n in zip(centres, (200, 5, 80, 40, 1, 300), strict=True)
+        for centre, n in zip(centres, SIZES, strict=True)
     ]
-    cells = Cells(
-        torch.tensor(np.array([g.mean(axis=0) for g in groups]), dtype=torch.float32),
-        torch.tensor([len(g) for g in groups]),
-        torch.tensor([g.var(axis=0).mean() for g in groups], dtype=torch.float32),
+
+
+@pytest.fixture
+def cells(members):
+    return Cells(
+        torch.tensor(np.array([m.mean(axis=0) for m in members]), dtype=torch.float32),
+        torch.tensor(SIZES),
+        torch.tensor([m.var(axis=0).mean() for m in members], dtype=torch.float32),
     )
-    return groups, cells
 
 
-def test_log_mass_predicts_the_sum_of_exponentials():
-    groups, cells = example()
-    queries = unit_rows(np.random.default_rng(1), 20, 32)
-    found = cells.log_mass(torch.tensor(queries, dtype=torch.float32), 30.0).numpy()
-    for n, group in enumerate(groups):
-        exact = np.log(np.exp(30.0 * queries @ group.T).sum(axis=1))
-        assert np.abs(found[:, n] - exact).mean() < 0.6, n
+def queries(seed, n):
+    return torch.tensor(unit_rows(np.random.default_rng(seed), n, 32), dtype=torch.float32)
 
 
-def test_a_wider_margin_takes_more_cells_and_the_largest_is_always_there():
-    _, cells = example()
-    queries = torch.tensor(unit_rows(np.random.default_rng(2), 50, 32), dtype=torch.float32)
-    mass = cells.log_mass(queries, 30.0)
-    narrow, wide = cells.near(queries, 30.0, 0.0), cells.near(queries, 30.0, 20.0)
-    assert (narrow <= wide).all()
-    assert narrow.gather(1, mass.argmax(dim=1, keepdim=True)).all()
-    assert (narrow.sum(dim=1) == 1).all()
-    assert cells.near(queries, 30.0, 1e4).all()
+def test_log_mass_is_the_documented_formula(members, cells):
+    found = cells.log_mass(queries(1, 20), SCALE)
+    for cell, vectors in enumerate(members):
+        centroid, variance = vectors.mean(axis=0), vectors.var(axis=0).mean()
+        level = np.log(len(vectors)) + SCALE**2 * variance / 2
+        for n, query in enumerate(queries(1, 20).numpy()):
+            assert float(found[n, cell]) == pytest.approx(
+                level + SCALE * query @ centroid, abs=1e-4
+            )
 
 
-def test_the_choice_does_not_depend_on_the_batch():
-    _, cells = example()
-    queries = torch.tensor(unit_rows(np.random.default_rng(3), 10, 32), dtype=torch.float32)
-    alone = torch.cat([cells.near(row[None], 30.0, 5.0) for row in queries])
-    assert torch.equal(cells.near(queries, 30.0, 5.0), alone)
+def test_log_mass_predicts_the_sum_of_exponentials(members, cells):
+    found = cells.log_mass(queries(1, 20), SCALE).numpy()
+    for cell, vectors in enumerate(members):
+        exact = np.log(np.exp(SCALE * queries(1, 20).numpy() @ vectors.T).sum(axis=1))
+        assert np.abs(found[:, cell] - exact).mean() < 0.2, cell
 
 
-def test_empty_cells_are_never_taken():
+@pytest.mark.parametrize("margin", [0.0, 1.0, 5.0, 1e4])
+def test_near_cells_hold_more_than_the_margin_of_the_mass(cells, margin):
+    found = cells.near(queries(2, 50), SCALE, margin)
+    mass = np.exp(cells.log_mass(queries(2, 50), SCALE).double().numpy())
+    for row, shares in zip(found.tolist(), mass / mass.sum(axis=1, keepdims=True), strict=True):
+        expected = [share > np.exp(-margin) for share in shares]
+        expected[int(shares.argmax())] = True
+        assert row == expected
+
+
+def test_choice_does_not_depend_on_the_batch(cells):
+    alone = torch.cat([cells.near(row[None], SCALE, 5.0) for row in queries(3, 10)])
+    assert torch.equal(cells.near(queries(3, 10), SCALE, 5.0), alone)
+
+
+def test_empty_cells_are_never_near():
     cells = Cells(torch.eye(3), torch.tensor([4, 0, 2]), torch.full((3,), 0.01))
-    assert not cells.near(torch.eye(3), 100.0, 1e6)[:, 1].any()
+    assert cells.near(torch.eye(3), 100.0, 1e6).tolist() == [[True, False, True]] * 3
+
+
+def test_places_map_to_their_cells():
+    cells = Cells(torch.eye(4), torch.tensor([3, 0, 2, 1]), torch.zeros(4))
+    assert len(cells) == 4
+    assert cells.of_places(torch.arange(6)).tolist() == [0, 0, 0, 2, 2, 3]
+    assert cells.of_places(torch.tensor([[5, 0], [3, 2]])).tolist() == [[3, 0], [2, 0]]

@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from clipdre.core.density_ratio import log_ratio, pointwise_mutual_information, similarity, unit
-from clipdre.core.partition import accumulate
+from clipdre.core.tiles import accumulate
 from tests.core.oracle import clustered_pool, scores
 
 
-def test_ratios_against_the_oracle_and_the_clip_loss():
+def test_ratios_match_the_oracle():
     images, texts = clustered_pool(7, n=120, d=24, noise=0.8)
     expected = scores(images, texts, 100.0)
     i, t = torch.from_numpy(images), torch.from_numpy(texts)
@@ -21,7 +21,7 @@ def test_ratios_against_the_oracle_and_the_clip_loss():
     np.testing.assert_allclose(pmi, expected["log_ratio"], atol=1e-9)
 
 
-def test_with_own_counterparts_in_it_is_minus_the_clip_loss():
+def test_ratio_that_includes_own_counterparts_is_the_negative_clip_loss():
     images, texts = (torch.from_numpy(x) for x in clustered_pool(8, n=64, d=16, noise=0.5))
     matrix = 100 * images @ texts.T
     target = torch.arange(64)
@@ -33,17 +33,17 @@ def test_with_own_counterparts_in_it_is_minus_the_clip_loss():
     by_image = log_ratio(logits, accumulate(images, [(0, texts)], scale=100.0))
     by_text = log_ratio(logits, accumulate(texts, [(0, images)], scale=100.0))
     mean = pointwise_mutual_information(by_image, by_text).mean()
-    # The loss sums over the batch where the ratio averages: they differ by log N.
+    # The loss sums over the batch, the ratio averages: they differ by log N.
     np.testing.assert_allclose(mean, np.log(64) - loss)
 
 
-def test_unit_scales_rows():
+def test_unit_scales_rows_to_length_1():
     vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
     found = unit(vectors)
     assert torch.allclose(found[0], torch.tensor([0.6, 0.8]))
     assert torch.isnan(found[1]).all()
 
 
-def test_similarity_refuses_shapes_that_do_not_pair():
+def test_similarity_rejects_shapes_that_differ():
     with pytest.raises(ValueError, match=r"must have the same shape.*\(2, 3\) and \(3, 3\)"):
         similarity(torch.zeros(2, 3), torch.zeros(3, 3))

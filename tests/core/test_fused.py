@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipdre.core.partition import tile_partition
+from clipdre.core.tiles import tile_partition
 from tests.core.oracle import clustered_pool
 
 
-def test_the_kernel_gives_what_the_plain_way_gives():
-    """On a GPU where there is one, else in Triton's interpreter, chosen at the start of Python."""
-    pytest.importorskip("triton", reason="Triton comes with torch for GPUs only")
+def test_kernel_matches_the_plain_one():
+    """Run on a GPU if there is one, else in Triton's interpreter, chosen when Python starts."""
+    pytest.importorskip("triton", reason="torch installs Triton only for GPUs")
     cases = Path(__file__).with_name("kernel_cases.py")
     where = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]
@@ -23,7 +23,7 @@ def test_the_kernel_gives_what_the_plain_way_gives():
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 0.004), (torch.bfloat16, 0.02)])
-def test_half_precision_products_summed_in_fp32_keep_the_log_partition(dtype, most):
+def test_half_precision_products_summed_in_fp32_are_accurate(dtype, most):
     images, texts = clustered_pool(7, n=2000, d=512, noise=0.6)
     queries, references = torch.from_numpy(images), torch.from_numpy(texts)
     exact = tile_partition(100 * queries, references, 0.0, None).log_mean_exp()

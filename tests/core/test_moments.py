@@ -12,7 +12,7 @@ def vectors(seed, n, d=5):
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.randoms())
-def test_moments_merge_in_any_order_to_those_of_the_whole(sizes, random):
+def test_merging_in_any_order_gives_the_moments_of_the_whole(sizes, random):
     parts = [vectors(seed, size) for seed, size in enumerate(sizes)]
     whole = torch.cat(parts)
     random.shuffle(parts)
@@ -26,13 +26,14 @@ def test_moments_merge_in_any_order_to_those_of_the_whole(sizes, random):
         np.testing.assert_allclose(merged.covariance, expected, atol=1e-12)
 
 
-def test_float32_products_stay_close():
+def test_float32_products_are_close():
     rows = vectors(3, 500, 64)
-    single, double = Moments.of(rows.float()), Moments.of(rows)
-    np.testing.assert_allclose(single.covariance, double.covariance, atol=1e-7)
+    found = Moments.of(rows.float())
+    np.testing.assert_allclose(found.mean, rows.numpy().mean(axis=0), atol=1e-7)
+    np.testing.assert_allclose(found.covariance, np.cov(rows.numpy().T, bias=True), atol=1e-7)
 
 
-def test_norms_against_loops():
+def test_norms_match_loops():
     queries, others = vectors(1, 7), vectors(2, 9)
     own, other = Moments.of(queries), Moments.of(others)
     for n, row in enumerate(queries.numpy() - queries.numpy().mean(axis=0)):
@@ -41,7 +42,7 @@ def test_norms_against_loops():
         np.testing.assert_allclose(centred_norm(queries, own, 30.0)[n], 900 * row @ row)
 
 
-def test_the_mean_logit_is_the_mean_of_the_logits_of_the_others():
+def test_mean_logit_averages_the_logits_without_own_counterparts():
     queries, others = vectors(8, 6), vectors(9, 20)
     logits = (30.0 * queries @ others.T - 4.0).numpy()
     left_out = np.array([True, False, True, True, False, True])

@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipdre.config import EmitConfig, EstimateConfig, ReferenceMethod
+from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.export import write_keys, write_uids
 from clipdre.emitting.relocate import relocated
 from clipdre.encoding.ingest import open_embeddings
 from clipdre.errors import InputError, ModelError, OutputError
-from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.pipelines.score import score_embeddings
 from clipdre.truth.embeddings import EmbeddingWorld
 from tests.core import oracle

@@ -8,10 +8,11 @@ from PIL import Image
 
 from clipdre.config import TINY_MODEL, EncodeConfig, Precision
 from clipdre.errors import ModelError
-from clipdre.models.load import load_encoder, weights_digest
+from clipdre.models import load
+from clipdre.models.load import load_encoder, usable_device, usable_devices, weights_digest
 
 TINY = EncodeConfig(model=TINY_MODEL, device="cpu")
-SMALL = "RN50"  # any registry model whose random weights are quickly made
+SMALL = "RN50"  # any model of the registry that is fast to initialize
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def texts_of(encoder, *captions):
     return encoder.encode_texts([encoder.tokenize(caption) for caption in captions])
 
 
-def test_the_embedded_model_gives_unit_vectors_with_its_own_scale(tiny):
+def test_embedded_model_gives_unit_vectors_and_its_own_scale(tiny):
     images, texts = tiny.encode_images(pixels(tiny)), texts_of(tiny, "red circle", "thing")
     assert images.shape == (3, tiny.record.embedding_dim)
     assert texts.shape == (2, tiny.record.embedding_dim)
@@ -38,9 +39,10 @@ def test_the_embedded_model_gives_unit_vectors_with_its_own_scale(tiny):
         assert (vectors.norm(dim=1) - 1).abs().max() < 1e-5
     assert tiny.record.logit_scale == pytest.approx(tiny.model.logit_scale.exp().item())
     assert tiny.record.logit_bias == 0
+    assert tiny.record.precision == "fp32"
 
 
-def test_the_embedded_model_knows_what_it_sees(tiny):
+def test_embedded_model_prefers_the_right_caption(tiny):
     red = Image.new("RGB", (64, 64), "white")
     red.paste((220, 30, 35), (10, 10, 30, 30))
     image = tiny.encode_images([tiny.preprocess(red)])
@@ -48,7 +50,7 @@ def test_the_embedded_model_knows_what_it_sees(tiny):
     assert image @ right > image @ wrong
 
 
-def test_a_batch_gives_what_its_rows_give(tiny):
+def test_batch_gives_the_same_vectors_as_single_images(tiny):
     batch = pixels(tiny, 5)
     alone = torch.cat([tiny.encode_images([row]) for row in batch])
     torch.testing.assert_close(tiny.encode_images(batch), alone, atol=1e-5, rtol=0)
@@ -63,7 +65,7 @@ def test_half_precision_is_close(tiny):
     assert cosines.min() > 0.99
 
 
-def test_a_checkpoint_file_is_loaded_as_open_clip_would(tmp_path):
+def test_checkpoint_file_loads_as_in_open_clip(tmp_path):
     torch.manual_seed(0)
     model = open_clip.create_model(SMALL)
     path = tmp_path / "weights.pt"
@@ -79,7 +81,7 @@ def test_a_checkpoint_file_is_loaded_as_open_clip_would(tmp_path):
     torch.testing.assert_close(encoder.encode_images(batch), expected, atol=1e-5, rtol=0)
 
 
-def test_a_pickle_that_runs_code_is_not_run(tmp_path):
+def test_code_in_a_pickle_does_not_run(tmp_path):
     flag = tmp_path / "ran"
 
     class Trap:
@@ -96,27 +98,31 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path):
     ("config", "message"),
     [
         (EncodeConfig(model="ViT-B-33"), "unknown model ViT-B-33: did you mean ViT-B-32"),
-        (EncodeConfig(model="ViT-B-32", pretrained=None), "needs weights: give --pretrained"),
+        (EncodeConfig(model="ViT-B-32", pretrained=None), "needs weights: set `pretrained` to"),
         (EncodeConfig(model="ViT-B-32", pretrained="nosuchtag"), "no pretrained tag nosuchtag"),
         (EncodeConfig(model="ViT-B-32", pretrained="a/b.pt"), "no checkpoint a/b.pt"),
         (EncodeConfig(model="local-dir:/nowhere", pretrained=None), "cannot load model"),
-        (dataclasses.replace(TINY, device="nosuch"), "--device nosuch cannot be used"),
+        (
+            dataclasses.replace(TINY, device="nosuch"),
+            "`device` nosuch cannot be used .*: try `device` cpu",
+        ),
     ],
 )
-def test_what_cannot_be_loaded_is_one_line_with_the_cure(config, message):
+def test_error_is_one_line_with_a_cure(config, message):
     with pytest.raises(ModelError, match=message) as caught:
         load_encoder(config)
     assert "\n" not in str(caught.value)
+    assert caught.value.cure
 
 
-def test_weights_of_another_model_are_refused(tmp_path):
+def test_rejects_weights_of_another_model(tmp_path):
     path = tmp_path / "other.pt"
     torch.save({"weight": torch.zeros(3)}, path)
-    with pytest.raises(ModelError, match="check that the checkpoint is of this model"):
+    with pytest.raises(ModelError, match="check that the checkpoint belongs to this model"):
         load_encoder(EncodeConfig(model=SMALL, pretrained=str(path), device="cpu"))
 
 
-def test_a_model_without_logit_scale_is_refused(monkeypatch):
+def test_rejects_a_model_without_logit_scale(monkeypatch):
     original = open_clip.create_model_and_transforms
 
     def without(*args, **kwargs):
@@ -125,5 +131,28 @@ def test_a_model_without_logit_scale_is_refused(monkeypatch):
         return model, train, val
 
     monkeypatch.setattr(open_clip, "create_model_and_transforms", without)
-    with pytest.raises(ModelError, match="has no logit scale"):
+    with pytest.raises(ModelError, match=r"has no logit scale, .*: choose a contrastive model"):
         load_encoder(TINY)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "expected"),
+    [
+        ("auto", 0, ["cpu"]),
+        ("auto", 2, ["cuda:0", "cuda:1"]),
+        ("cuda", 2, ["cuda:0", "cuda:1"]),
+        ("cpu", 2, ["cpu"]),
+        ("cuda:2, cuda:0", 3, ["cuda:2", "cuda:0"]),
+    ],
+)
+def test_usable_devices(monkeypatch, name, gpus, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(load, "_reason_unusable", lambda device: None)
+    assert usable_devices(name) == expected
+    assert usable_device(name) == torch.device(expected[0])
+
+
+def test_rejects_a_list_with_one_unusable_device():
+    with pytest.raises(ModelError, match="`device` nosuch cannot be used"):
+        usable_devices("cpu,nosuch")

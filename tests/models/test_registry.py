@@ -1,7 +1,6 @@
-"""open_clip's families end to end, randomly initialised: checkpoint on disk, shards, scores.
+"""End-to-end runs of open_clip's model families with random weights, from checkpoint to scores.
 
-The small ones here; every architecture whose tokenizer needs no download in
-`scripts/check_registry.py`.
+`scripts/check_registry.py` covers every architecture whose tokenizer needs no download.
 """
 
 import dataclasses
@@ -63,7 +62,7 @@ def shards(tmp_path):
 
 
 def expected_similarity(model, transform, tokenizer):
-    """What open_clip itself makes of the same pairs."""
+    """Cosines of the same pairs by open_clip alone."""
     model.eval()
     rng_images = [
         Image.fromarray(
@@ -88,7 +87,7 @@ def check(shards, config, model, transform, tokenizer):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_end_to_end(shards, name):
+def test_family_scores_as_open_clip_does(shards, name):
     torch.manual_seed(0)
     model, _, transform = open_clip.create_model_and_transforms(name, pretrained_text=False)
     torch.save(model.state_dict(), shards / "weights.pt")
@@ -102,7 +101,7 @@ def _size(size):
     return list(size) if isinstance(size, tuple) else size
 
 
-def test_siglip_has_its_bias_and_its_own_preprocessing(shards):
+def test_siglip_uses_its_bias_and_preprocessing(shards):
     folder = shards / "siglip"
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(json.dumps(SIGLIP))

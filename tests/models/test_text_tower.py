@@ -1,4 +1,4 @@
-"""Captions cut at their end tokens have the vectors of full context, and others are not cut."""
+"""Captions cut after their end tokens have the vectors of full context; other towers get it all."""
 
 import open_clip
 import pytest
@@ -51,32 +51,34 @@ def captions(lengths):
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
-def test_vectors_are_those_of_full_context(kind):
-    model, tower_of_it, seen = tower(kind)
+def test_vectors_match_full_context(kind):
+    model, text_tower, seen = tower(kind)
     tokens = captions([3, 20, 7, 7, 1, 12, 2])
     expected = model.encode_text(tokens)
     seen.clear()
-    for most in (1, 24, 1000):
-        torch.testing.assert_close(tower_of_it(tokens, CPU, most), expected, atol=1e-5, rtol=1e-4)
+    for max_tokens in (1, 24, 1000):
+        torch.testing.assert_close(
+            text_tower(tokens, CPU, max_tokens), expected, atol=1e-5, rtol=1e-4
+        )
     lengths = {shape[1] for shape in seen}
     assert (min(lengths) < CONTEXT) == (kind in CUT)
 
 
 @torch.inference_mode()
-def test_equal_captions_are_encoded_once_and_the_most_at_once_is_kept():
-    model, tower_of_it, seen = tower("clip")
+def test_encodes_equal_captions_once_in_batches_of_bounded_size():
+    model, text_tower, seen = tower("clip")
     distinct = captions([4, 9, 5])
     tokens = distinct[[0, 1, 0, 2, 0, 1]]
     seen.clear()
-    found = tower_of_it(tokens, CPU, 10)
+    found = text_tower(tokens, CPU, 10)
     assert [tuple(shape) for shape in seen] == [(1, 9), (2, 5)]
     torch.testing.assert_close(found, model.encode_text(tokens), atol=1e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
-def test_a_tower_that_looks_behind_the_end_is_given_full_context():
+def test_tower_that_depends_on_later_tokens_gets_full_context():
     model, _, _ = tower("clip")
-    model.attn_mask.zero_()  # says it is causal, and is not
-    tower_of_it = TextTower(model, captions([5, 9, 2]))
+    model.attn_mask.zero_()  # claims to be causal but is not
+    text_tower = TextTower(model, captions([5, 9, 2]))
     tokens = captions([3, 12])
-    torch.testing.assert_close(tower_of_it(tokens, CPU, 100), model.encode_text(tokens))
+    torch.testing.assert_close(text_tower(tokens, CPU, 100), model.encode_text(tokens))

@@ -16,11 +16,11 @@ from clipdre.config import (
     ReadConfig,
     ReferenceMethod,
 )
+from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.errors import InputError, OutputError, ScoresError
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.manifest import MANIFEST, read_manifest
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA
-from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.pipelines import score as score_stage
 from clipdre.truth.pool import NOISE, write_pool
 from tests.core import oracle

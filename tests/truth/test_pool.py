@@ -9,7 +9,7 @@ from clipdre.formats.tars.images import ImageError, decode_image
 from clipdre.truth.pool import CLEAN, NOISE, UNINFORMATIVE, write_pool
 from clipdre.truth.world import ATTRIBUTES, sample_pairs
 
-# webdataset leaves its tars to the garbage collector
+# webdataset leaves closing its tars to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -21,21 +21,21 @@ def written(tmp_path_factory):
     return folder, planted, list(wds.WebDataset(urls, shardshuffle=False))
 
 
-def test_noise_is_planted_in_its_proportions(written):
+def test_plants_each_kind_of_noise_in_its_proportion(written):
     _, planted, _ = written
     counts = Counter(planted.kind)
     assert all(counts[kind] == round(share * 1000) for kind, share in NOISE.items())
     assert counts[CLEAN] == 1000 - sum(counts[kind] for kind in NOISE)
 
 
-def test_webdataset_reads_it_in_the_order_told(written):
+def test_webdataset_reads_samples_in_the_reported_order(written):
     _, planted, samples = written
     assert [sample["__key__"] for sample in samples] == planted.key
     assert len(set(planted.key)) == 1000
     assert len({json.loads(sample["json"])["uid"] for sample in samples}) == 1000
 
 
-def test_each_kind_is_what_its_name_says(written):
+def test_samples_of_each_kind_have_its_properties(written):
     _, planted, samples = written
     clean = {
         (sample["png"], sample["txt"])
@@ -57,22 +57,22 @@ def test_each_kind_is_what_its_name_says(written):
         assert known == (kind in (CLEAN, "duplicate"))
 
 
-def test_a_mismatched_caption_contradicts_its_image(written):
+def test_mismatched_captions_contradict_their_images(written):
     _, planted, samples = written
-    scenes = sample_pairs(1000, np.random.default_rng(9)).values  # the draw that write_pool makes
+    scenes = sample_pairs(1000, np.random.default_rng(9)).values  # as write_pool draws
     words = [word for attribute in ATTRIBUTES for word in attribute.values]
     checked = 0
     for sample, kind, scene in zip(samples, planted.kind, scenes, strict=True):
         if kind not in (CLEAN, "mismatched"):
             continue
-        shown = {a.values[v] for a, v in zip(ATTRIBUTES, scene, strict=True)}
-        said = {word for word in words if word in sample["txt"].decode()}
-        assert (said <= shown) == (kind == CLEAN)
+        visible = {a.values[v] for a, v in zip(ATTRIBUTES, scene, strict=True)}
+        mentioned = {word for word in words if word in sample["txt"].decode()}
+        assert (mentioned <= visible) == (kind == CLEAN)
         checked += 1
-    assert checked == 745
+    assert checked == 745  # 445 clean and 300 mismatched
 
 
-def test_the_same_seed_writes_the_same_bytes(written, tmp_path):
+def test_same_seed_writes_the_same_bytes(written, tmp_path):
     folder, _, _ = written
     write_pool(tmp_path, 1000, seed=9, noise=NOISE, shard_size=300)
     for path in sorted(folder.glob("*.tar")):
