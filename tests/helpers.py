@@ -17,7 +17,7 @@ from clipdre.config import TINY_MODEL, EncodeConfig
 from clipdre.emitting.subset import Subset
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
-from clipdre.formats.folders.records import ModelRecord, ShardRecord
+from clipdre.formats.folders.records import ModelRecord, ReferenceRecord, ShardRecord
 from clipdre.formats.tars.shards import expand_shards
 from clipdre.pipelines.score import ScoreConfig, score
 from clipdre.selecting.rules import AMOUNTS, Amount, Rule, Step
@@ -94,17 +94,49 @@ def rows_of(subset: Subset) -> pa.Table:
     return pa.Table.from_batches(list(subset.batches()))
 
 
+MADE_UP_MODEL = ModelRecord(
+    name="made-up",
+    pretrained=None,
+    digest="made-up",
+    embedding_dim=2,
+    logit_scale=100.0,
+    logit_bias=0.0,
+    precision="fp32",
+    preprocessing={},
+)
+MADE_UP_REFERENCE = ReferenceRecord(
+    method="exact",
+    pairs=2,
+    bulk=0,
+    folds=0,
+    neighbors=0,
+    model_digest="made-up",
+    logit_scale=100.0,
+    logit_bias=0.0,
+    embedding_dim=2,
+    digest="made-up",
+)
+
+
 def write_score_folder(folder: Path, tables: Sequence[Mapping[str, object]]) -> Manifest:
-    """A finished score folder with made-up columns, a table for each shard."""
-    model = ModelRecord("made-up", None, "made-up", 2, 100.0, 0.0, "fp32", {})
+    """Write a finished score folder with made-up columns, a table for each shard."""
     shards = []
     for n, columns in enumerate(tables):
         table = pa.table(columns)
         path = ScoreFolder(folder).scores(f"{n:05d}")
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path)
-        shards.append(ShardRecord(f"{n:05d}", f"{n:05d}.tar", 0, "", len(table)))
-    reference = {"method": "exact", "digest": "made-up"}
-    manifest = Manifest("0", model, {"read": {}}, tuple(shards), reference, complete=True)
+        shard = ShardRecord(
+            name=f"{n:05d}", url=f"{n:05d}.tar", nbytes=0, modified="", rows=len(table)
+        )
+        shards.append(shard)
+    manifest = Manifest(
+        clipdre_version="0",
+        model=MADE_UP_MODEL,
+        settings={"read": {}},
+        shards=tuple(shards),
+        reference=MADE_UP_REFERENCE,
+        complete=True,
+    )
     manifest.write(folder)
     return manifest

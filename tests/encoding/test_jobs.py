@@ -1,13 +1,12 @@
-"""Several devices at once; two processes on the CPU stand for them."""
+"""Encoding on several devices; two processes on the CPU stand for them."""
 
 import dataclasses
-import os
-import signal
+import pickle
 
 import pytest
 
-from clipdre.config import ReadConfig
-from clipdre.encoding.jobs import ShardJob, on_devices
+from clipdre.config import EncodeConfig, ReadConfig
+from clipdre.encoding.jobs import EncodeWork, workers_per_device
 from clipdre.errors import ModelError
 from tests.helpers import TINY, pair, read_failures, read_scores, tiny_score, write_tar
 
@@ -32,31 +31,23 @@ def test_two_devices_write_what_one_writes(pool, tmp_path):
     assert both.shards == alone.shards
     assert read_failures(tmp_path / "two", both) == read_failures(tmp_path / "one", alone)
     assert read_scores(tmp_path / "two", both).equals(read_scores(tmp_path / "one", alone))
-    again = tiny_score(pool, tmp_path / "two", on("cpu"))  # no reason to encode anew
+    again = tiny_score(pool, tmp_path / "two", on("cpu"))  # no reason to encode again
     assert again.shards == both.shards
     assert again.reference == both.reference
 
 
-def test_a_device_that_is_not_there_is_one_line(pool, tmp_path):
-    with pytest.raises(ModelError, match="--device nosuch cannot be used"):
+def test_a_missing_device_is_refused_before_anything_is_written(pool, tmp_path):
+    with pytest.raises(ModelError, match="`device` nosuch"):
         tiny_score(pool, tmp_path / "s", on("cpu,nosuch"))
     assert not (tmp_path / "s").exists()
 
 
-class Deadly(ShardJob):
-    def run(self, *_):
-        os.kill(os.getpid(), signal.SIGKILL)
+def test_a_loaded_model_is_not_sent_to_other_processes():
+    work = EncodeWork(ReadConfig(), EncodeConfig(), loaded=lambda: "cannot be pickled")
+    assert pickle.loads(pickle.dumps(work)).loaded is None
 
 
-class Unlucky(ShardJob):
-    def run(self, *_):
-        raise ModelError("one pair alone does not fit")
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"), [(Deadly, "died, for lack of memory"), (Unlucky, "one pair alone")]
-)
-def test_a_process_that_dies_or_fails_is_a_model_error(kind, message):
-    job = kind(0, None, None, None, {})
-    with pytest.raises(ModelError, match=message):
-        list(on_devices(["cpu", "cpu"], ReadConfig(), TINY.encode)([job], None))
+@pytest.mark.parametrize(("workers", "devices", "each"), [(8, 2, 4), (5, 2, 2), (1, 4, 1)])
+def test_decoding_threads_are_shared_among_devices(workers, devices, each):
+    encode = EncodeConfig(workers=workers)
+    assert workers_per_device(encode, ["cpu"] * devices).workers == each

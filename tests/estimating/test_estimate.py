@@ -16,7 +16,16 @@ from clipdre.truth.embeddings import EmbeddingWorld
 
 PAIRS, D, ROWS = 12_000, 64, 3000
 COLUMNS = ("log_ratio", "kl_image", "kl_text", "klr_image", "klr_text")
-MODEL = ModelRecord("synthetic", None, "synthetic", D, 100.0, 0.0, "fp32", {})
+MODEL = ModelRecord(
+    name="synthetic",
+    pretrained=None,
+    digest="synthetic",
+    embedding_dim=D,
+    logit_scale=100.0,
+    logit_bias=0.0,
+    precision="fp32",
+    preprocessing={},
+)
 
 
 @pytest.fixture(scope="module", params=[0.2, 0.6])
@@ -35,7 +44,7 @@ def estimates(request, tmp_path_factory):
         reference = ReferenceFolder(folder / method.value)
         config = EstimateConfig(method, neighbors=1000, bulk=1024)
         record = build_reference(pool, hashes, MODEL, config, reference)
-        rows = pool.read("img", 0, ROWS), pool.read("text", 0, ROWS), hashes[:ROWS]
+        rows = pool.read("image", 0, ROWS), pool.read("text", 0, ROWS), hashes[:ROWS]
         found[method.value] = Estimator(reference, MODEL).columns(*rows, PAIRS)
     return found["exact"], found["stratified"], record
 

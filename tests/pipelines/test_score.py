@@ -55,7 +55,7 @@ def assert_same_scores(first, second, atol=1e-4):
 def test_scores_against_the_oracle_on_the_stored_embeddings(scored):
     folder, manifest = scored
     pool = StoredPool(stored_files(folder))
-    images, texts = (pool.read(side, 0, len(pool)).double().numpy() for side in ("img", "text"))
+    images, texts = (pool.read(side, 0, len(pool)).double().numpy() for side in ("image", "text"))
     expected = oracle.scores(images, texts, manifest.model.logit_scale)
     table = read_scores(folder, manifest)
     assert table.column_names == [*SAMPLE_SCHEMA.names, *SCORE_COLUMNS]
@@ -191,7 +191,7 @@ def test_sample_is_a_uniform_draw_by_key_hash_without_own_counterparts(scored, p
     table, exact = read_scores(tmp_path / "s", manifest), read_scores(*scored)
     drawn = np.sort(np.argsort(exact["key_hash"].to_numpy())[:48])
     vectors = StoredPool(stored_files(tmp_path / "s"))
-    images, texts = (vectors.read(side, 0, 300).double().numpy() for side in ("img", "text"))
+    images, texts = (vectors.read(side, 0, 300).double().numpy() for side in ("image", "text"))
     logits = manifest.model.logit_scale * images @ texts.T
     for row in (0, int(drawn[3]), 299):
         others = [m for m in drawn if m != row]
@@ -208,7 +208,7 @@ def test_stratified_is_close_to_exact_and_the_default_for_large_pools(
     manifest = tiny_score(pool, tmp_path / "s", config)
     assert manifest.reference["method"] == "stratified"
     near = manifest.reference["near"]
-    assert set(near) == {"img", "text"}
+    assert set(near) == {"image", "text"}
     assert all(record["mass"] >= 0.99 for record in near.values())
     table, exact = read_scores(tmp_path / "s", manifest), read_scores(*scored)
     for name in ("log_ratio", "kl_image", "kl_text", "klr_image", "klr_text"):
@@ -249,7 +249,7 @@ class TestSavedReference:
         table = read_scores(tmp_path / "s", manifest)
         old = StoredPool(stored_files(scored[0])).read("text", 0, 300).double().numpy()
         tiny_score(tmp_path / "new", tmp_path / "kept", saved)
-        image = StoredPool(embedding_files(tmp_path / "kept" / "embeddings", 1)).read("img", 4, 5)
+        image = StoredPool(embedding_files(tmp_path / "kept" / "embeddings", 1)).read("image", 4, 5)
         logits = manifest.model.logit_scale * image.double().numpy() @ old.T
         expected = np.log(np.exp(logits).mean())
         assert table["log_partition_image"][4].as_py() == pytest.approx(expected, abs=1e-4)

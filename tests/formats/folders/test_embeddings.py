@@ -26,10 +26,10 @@ def stored(tmp_path):
 
 def test_the_layout_is_clip_retrievals(tmp_path):
     file = EmbeddingFiles(tmp_path, 7, 100)
-    assert file.array("img") == tmp_path / "img_emb" / "img_emb_007.npy"
+    assert file.array("image") == tmp_path / "img_emb" / "img_emb_007.npy"
     assert file.array("text") == tmp_path / "text_emb" / "text_emb_007.npy"
     assert file.metadata == tmp_path / "metadata" / "metadata_007.parquet"
-    assert EmbeddingFiles(tmp_path, 7, 99).array("img").name == "img_emb_07.npy"
+    assert EmbeddingFiles(tmp_path, 7, 99).array("image").name == "img_emb_07.npy"
 
 
 def test_a_pool_reads_any_rows_across_shards(stored):
@@ -39,26 +39,26 @@ def test_a_pool_reads_any_rows_across_shards(stored):
     assert pool.starts == [0, 5, 5, 8, 8, 12]
     for start in range(12):
         for stop in range(start + 1, 13):
-            assert torch.equal(pool.read("img", start, stop), vectors[start:stop])
+            assert torch.equal(pool.read("image", start, stop), vectors[start:stop])
     assert torch.equal(pool.read("text", 3, 9), -vectors[3:9])
 
 
 def test_a_pool_takes_chosen_rows(stored):
     files, vectors = stored
     rows = np.array([8, 0, 4, 11, 5, 7, 4])
-    assert torch.equal(StoredPool(files).take("img", rows), vectors[torch.from_numpy(rows)])
+    assert torch.equal(StoredPool(files).take("image", rows), vectors[torch.from_numpy(rows)])
 
 
 def test_tiles_cover_the_pool_in_order(stored):
     files, vectors = stored
-    tiles = list(StoredPool(files).tiles("img", 5))
+    tiles = list(StoredPool(files).tiles("image", 5))
     assert [start for start, _ in tiles] == [0, 5, 10]
     assert torch.equal(torch.cat([tile for _, tile in tiles]), vectors)
 
 
 def test_rows_have_unit_norm_in_spite_of_fp16(stored):
     files, _ = stored
-    norms = StoredPool(files).read("img", 0, 12).norm(dim=1)
+    norms = StoredPool(files).read("image", 0, 12).norm(dim=1)
     assert (norms - 1).abs().max() < 1e-6
 
 
