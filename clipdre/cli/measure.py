@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import shlex
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,7 @@ app = typer.Typer(
     cls=ScorerCommands,
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     subcommand_metavar="SCORER [OPTIONS]",
     epilog=EXAMPLE,
 )
@@ -86,9 +87,18 @@ def scorer_command(scorer: type[Scorer]) -> Any:
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {p.name: p.annotation for p in parameters}
     function.__doc__ = f"{scorer.title}.\n\nSource: {scorer.source}."
-    single = typer.Typer(add_completion=False, rich_markup_mode=None)
-    single.command(scorer.name)(function)
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single.command(scorer.name, epilog=_example(scorer))(function)
     return typer.main.get_command(single)
+
+
+def _example(scorer: type[Scorer]) -> str:
+    options = [
+        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+        for name, given in scorer.example.items()
+        for value in (given if isinstance(given, tuple) else (given,))
+    ]
+    return " ".join(["Example:  clipdre measure scores", scorer.name, *options])
 
 
 def _settings(scorer: type[Scorer]) -> list[inspect.Parameter]:

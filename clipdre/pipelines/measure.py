@@ -25,7 +25,7 @@ from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord, MeasureRecord, builtins
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA
 from clipdre.models.load import usable_devices
-from clipdre.pipelines.rows import FitPool, PoolReader, digest_of
+from clipdre.pipelines.rows import ROWS_AT_ONCE, FitPool, PoolReader, digest_of
 from clipdre.progress import Progress
 from clipdre.scorers.base import Arrays, Scorer
 
@@ -42,6 +42,7 @@ def measure(
     suffix: str = "",
     device: str = "auto",
     overwrite: bool = False,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> MeasureRecord:
     """Measure a scorer's columns; a run that was stopped resumes, a finished one is kept.
 
@@ -55,6 +56,8 @@ def measure(
         As for `clipdre score`.
     overwrite : bool
         Replace columns that were measured with other settings, once the new ones are complete.
+    rows_at_once : int
+        Rows that are read together; bounds memory, changes no result.
 
     Raises
     ------
@@ -73,7 +76,7 @@ def measure(
     with exclusive(written.path):
         engine = local_engine(usable_devices(device))
         identity = {"scorer": scorer.name, "version": scorer.version, "settings": builtins(scorer)}
-        reader = PoolReader(folder, manifest, engine.devices[0])
+        reader = PoolReader(folder, manifest, engine.devices[0], rows_at_once)
         pool = FitPool(reader, engine, identity, written.path / FIT)
         learned = scorer.fit(pool)
         stamp = digest_of([identity, pool.inputs, [column.name for column in columns]])
@@ -90,7 +93,7 @@ def measure(
             rows=manifest.rows,
         )
         if written.record() != record or not is_current(written, record, folder, manifest):
-            work = MeasureWork(folder, manifest, scorer, columns, learned, written)
+            work = MeasureWork(folder, manifest, rows_at_once, scorer, columns, learned, written)
             _measure_shards(work, engine, stamp)
             written.write_record(record)
         shutil.rmtree(written.path / FIT, ignore_errors=True)
@@ -105,6 +108,7 @@ class MeasureWork:
 
     folder: ScoreFolder
     manifest: Manifest
+    rows_at_once: int
     scorer: Scorer
     columns: tuple[Column, ...]
     learned: Mapping[str, npt.NDArray[Any]]
@@ -112,7 +116,7 @@ class MeasureWork:
 
     def start(self, device: str, advance: Advance) -> Callable[[tuple[int, dict[str, str]]], None]:
         """See `clipdre.engines.base.Work`; an item is a shard's index and its stamp."""
-        reader = PoolReader(self.folder, self.manifest, device)
+        reader = PoolReader(self.folder, self.manifest, device, self.rows_at_once)
 
         def do(item: tuple[int, dict[str, str]]) -> None:
             shard, stamp = item

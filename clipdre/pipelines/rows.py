@@ -53,6 +53,7 @@ class PoolReader:
     folder: ScoreFolder
     manifest: Manifest
     device: str
+    rows_at_once: int = ROWS_AT_ONCE
 
     @cached_property
     def pool(self) -> StoredPool:
@@ -80,8 +81,9 @@ class PoolReader:
         path = self.folder.scores(self.manifest.shards[shard].name)
         return pq.read_table(path, columns=SAMPLE_COLUMNS)
 
-    def rows(self, shard: int, size: int = ROWS_AT_ONCE) -> Iterator[StoredRows]:
-        """Yield one shard's rows, at most `size` together."""
+    def rows(self, shard: int) -> Iterator[StoredRows]:
+        """Yield one shard's rows, at most `rows_at_once` together."""
+        size = self.rows_at_once
         first, stop = self.starts[shard], self.starts[shard + 1]
         table = self.samples(shard) if stop > first else None
         for start in range(first, stop, size):
@@ -163,13 +165,14 @@ class ReduceWork:
 
     folder: ScoreFolder
     manifest: Manifest
+    rows_at_once: int
     parts: Path
     part: Part
     merge: Merge
 
     def start(self, device: str, advance: Advance) -> Callable[[tuple[int, str]], None]:
         """See `clipdre.engines.base.Work`; an item is a shard's index and its part's stamp."""
-        reader = PoolReader(self.folder, self.manifest, device)
+        reader = PoolReader(self.folder, self.manifest, device, self.rows_at_once)
 
         def do(item: tuple[int, str]) -> None:
             shard, stamp = item
@@ -237,7 +240,9 @@ class FitPool:
             for index, (path, stamp) in enumerate(zip(paths, stamps, strict=True))
             if _stamp_of(path) != stamp
         ]
-        work = ReduceWork(self.reader.folder, manifest, parts, part, merge)
+        work = ReduceWork(
+            self.reader.folder, manifest, self.reader.rows_at_once, parts, part, merge
+        )
         with Progress(step, sum(manifest.shards[index].rows for index, _ in missing)) as progress:
             for _ in self.engine.run(work, missing, progress.advance):
                 pass
@@ -279,7 +284,7 @@ def digest_of(value: object) -> str:
 def _write_part(path: Path, arrays: Arrays, stamp: str) -> None:
     with committed(path, durable=False) as temporary:
         safetensors.numpy.save_file(
-            {name: np.ascontiguousarray(value) for name, value in arrays.items()},
+            {name: np.asarray(value, order="C") for name, value in arrays.items()},
             temporary,
             {STAMP: stamp},
         )
@@ -326,7 +331,7 @@ def _unit_tiles(vectors: npt.NDArray[Any], place: Path) -> Iterator[Tensor]:
             f"`target` {place} has shape {vectors.shape}", "give vectors of shape (n, d)"
         )
     for start in range(0, len(vectors), ROWS_AT_ONCE):
-        tile = torch.from_numpy(np.asarray(vectors[start : start + ROWS_AT_ONCE], np.float32))
+        tile = torch.from_numpy(vectors[start : start + ROWS_AT_ONCE].astype(np.float32))
         rows = unit(tile)
         if not torch.isfinite(rows).all():
             raise InputError(f"`target` {place} has NaN, infinite or zero vectors", "remove them")

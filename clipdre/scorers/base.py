@@ -160,12 +160,15 @@ class Scorer(Protocol):
         Name on the command line, what it measures in one line, and where it was published.
     version : int
         Raised whenever the same settings give other numbers.
+    example : mapping
+        Settings to try it with; the string ``SCORES`` stands for a score folder.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
     version: ClassVar[int]
+    example: ClassVar[Mapping[str, Any]]
 
     def columns(self) -> tuple[Column, ...]:
         """Return the columns that `score` computes, in order."""

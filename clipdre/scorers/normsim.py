@@ -33,6 +33,7 @@ class NormSim:
     title: ClassVar = "Closeness of the image to a target data set"
     source: ClassVar = "Wang et al., NeurIPS 2024 (arXiv 2405.19547)"
     version: ClassVar = 1
+    example: ClassVar = {"target": "SCORES"}  # any score folder of the same model
 
     target: str = setting("Score folder, folder of embeddings, or .npy file of the target.")
     norm: Norm = setting("inf: largest cosine; 2: root of the sum of squares.", default=Norm.MAX)

@@ -27,6 +27,7 @@ class PromptWeight:
     title: ClassVar = "Importance weights for a target that prompts describe"
     source: ClassVar = "Uchiyama et al., CVPR 2026 (arXiv 2506.22881), importance-weighted learning"
     version: ClassVar = 1
+    example: ClassVar = {"prompt": ("a red circle",)}
 
     prompt: tuple[str, ...] = setting("Text that describes the target; repeat it for a mixture.")
     negative_prompt: tuple[str, ...] = setting("Text that describes what to avoid.", default=())
@@ -51,15 +52,16 @@ class PromptWeight:
         log_sum, log_sum_of_squares = sums["log_sum"], sums["log_sum_of_squares"]
         return {
             **learned,
-            "log_mean": log_sum - math.log(len(pool)),
+            "prompt_weight_log_mean": log_sum - math.log(len(pool)),
             "prompt_weight_ess": np.exp(2 * log_sum - log_sum_of_squares),
         }
 
     def score(self, rows: Rows, learned: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """See `Scorer`."""
         log_weights = self._log_weights(rows, learned)
+        log_mean = float(learned["prompt_weight_log_mean"])
         return {
-            "prompt_weight": torch.exp(log_weights - float(learned["log_mean"])).numpy(),
+            "prompt_weight": torch.exp(log_weights - log_mean).numpy(),
             "prompt_log_weight": log_weights.numpy(),
         }
 

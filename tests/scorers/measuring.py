@@ -1,0 +1,31 @@
+"""Measures a scorer on a score folder, and reads what came of it."""
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from clipdre.formats.folders.embeddings import StoredPool, embedding_files
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import read_complete_manifest
+from clipdre.pipelines.measure import measure
+
+
+def measured(scores, scorer, **options):
+    """Return the measured columns over all rows, and the record."""
+    manifest = read_complete_manifest(scores)
+    folder = ScoreFolder(scores)
+    record = measure(folder, manifest, scorer, device="cpu", overwrite=True, **options)
+    suffix = options.get("suffix", "")
+    place = folder.columns / (f"{scorer.name}-{suffix}" if suffix else scorer.name)
+    tables = [pq.read_table(place / f"{shard.name}.parquet") for shard in manifest.shards]
+    columns = {
+        column.name: np.concatenate([table[column.name].to_numpy() for table in tables])
+        for column in record.columns
+    }
+    return columns, record
+
+
+def stored_vectors(scores, modality):
+    """Return the unit vectors of all rows in float64."""
+    count = len(read_complete_manifest(scores).shards)
+    pool = StoredPool(embedding_files(ScoreFolder(scores).embeddings, count))
+    return pool.read(modality, 0, len(pool)).double().numpy()
