@@ -99,7 +99,8 @@ class Recipe:
                 budget = parse_amount(options[BUDGET], BUDGET)
         steps = [Step(where=where)] if where else []
         steps += [self._step(n, step, options) for n, step in enumerate(self.steps, start=1)]
-        return Rule(tuple(steps), budget, seed, self.name)
+        with located(f"recipe {self.name}"):
+            return Rule(tuple(steps), budget, seed, self.name)
 
     def _check_scores(self, query: ScoreQuery, settings: Mapping[str, Setting]) -> None:
         missing = [name for name in self.expects if name not in query.columns]

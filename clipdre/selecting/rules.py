@@ -173,6 +173,8 @@ class Rule:
     def __post_init__(self) -> None:
         amounts = [step.amount for step in self.steps]
         if self.budget is None and any(amount and amount.of_budget for amount in amounts):
-            raise SelectionError("a step keeps a multiple of the budget", "pass `budget`")
+            raise SelectionError(
+                "a step keeps a multiple of the budget, which is not set", "set `budget`"
+            )
         if self.budget is not None and self.budget.of_budget:
             raise SelectionError("`budget` cannot be a multiple of itself", CURE)
