@@ -115,7 +115,7 @@ def test_a_folder_does_not_hide_a_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "kl-text").mkdir()
     (tmp_path / "log-ratio").write_text("title = 'mine'")
-    assert read_recipe("kl-text").title == "D_KL of the caption, top 25 %"
+    assert read_recipe("kl-text").title == "D_KL of the caption, top 25%"
     assert "mine" not in read_recipe("log-ratio").title
 
 
