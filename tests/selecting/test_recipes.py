@@ -138,6 +138,7 @@ def test_names_with_a_slash_or_suffix_are_files(tmp_path, monkeypatch):
         (('top = "budget"', "top = 130.0"), "recipe mine, step 2: top 130.0 is above 100%: "),
         (('by = "kl_text"\n', ""), "recipe mine, step 2: top can only be used with by"),
         (("uniform = true\n", ""), "recipe mine, step 2: bins can only be used with uniform"),
+        (('uniform = true\nbins = "{number}"', "bins = 100"), "recipe mine, step 2: bins can only"),
         (("number = 7", "number = 2.5"), "recipe mine, step 2: bins '2.5' is not a count: "),
         (("number = 7", "number = 0"), "recipe mine, step 2: bins is 0: "),
         (('budget = "10%"', 'budget = "much"'), "recipe mine: budget 'much' is not a number: "),
