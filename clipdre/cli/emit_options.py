@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -76,56 +74,22 @@ def write_subset(
     overwrite: bool,
 ) -> None:
     """Write what is kept, and print where."""
-    from clipdre.emitting.emit import write_tar_folder
-    from clipdre.emitting.export import WRITERS
-    from clipdre.emitting.relocate import relocated
-    from clipdre.emitting.subset import Subset
-    from clipdre.errors import OutputError
+    from clipdre.cli.terminal import note
+    from clipdre.emitting import write
     from clipdre.formats.tars.shards import expand_shards
 
-    if not len(selection):
-        raise OutputError("nothing is kept, so nothing is written: loosen --where")
-    moved = expand_shards(shards, sys.stdin) if shards else None
-    subset = relocated(selection, moved) if moved else Subset(selection)
-    if format is SubsetFormat.TAR and output != STDOUT:
-        _tell(write_tar_folder(subset, output, config, overwrite=overwrite), output)
-    else:
-        with _opened(output, overwrite) as out:
-            WRITERS[format](subset, out)
+    written = write.write_subset(
+        selection,
+        output,
+        format=format,
+        config=config,
+        shards=expand_shards(shards, sys.stdin) if shards else None,
+        overwrite=overwrite,
+    )
+    if written.summary is not None and written.renamed:
+        note(
+            f"{written.renamed:,} keys that several samples share were made unique: "
+            f"see {output}/renamed.parquet"
+        )
     if output != STDOUT:
         typer.echo(output)
-
-
-def _tell(summary: dict[str, object], output: str) -> None:
-    from clipdre.cli.terminal import note
-
-    if summary["renamed"]:
-        note(
-            f"{summary['renamed']:,} keys that several samples had were made unique: "
-            f"{output}/renamed.parquet says how"
-        )
-
-
-@contextmanager
-def _opened(output: str, overwrite: bool) -> Iterator[BinaryIO]:
-    from clipdre.errors import OutputError
-    from clipdre.formats.files.outputs import output_folder
-    from clipdre.formats.files.remote import is_remote
-    from clipdre.formats.files.storage import committed
-
-    if output == STDOUT:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    if is_remote(output):
-        place, _, name = output.rpartition("/")
-        folder = output_folder(place)
-        if name in folder.names() and not overwrite:
-            raise OutputError(f"{folder.name}/{name} exists: give another --output, or --overwrite")
-        with folder.committed(name) as temporary, open(temporary, "xb") as file:
-            yield file
-        return
-    if Path(output).is_dir() or (Path(output).exists() and not overwrite):
-        raise OutputError(f"{output} exists: choose another --output, or give --overwrite")
-    with committed(Path(output)) as temporary, open(temporary, "xb") as file:
-        yield file

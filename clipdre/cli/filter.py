@@ -84,7 +84,7 @@ def filter_scores(
 
 def _step(ranked: dict[str, str | None], **others: Any) -> Step:
     given: dict[str, Any] = {
-        name: parse_amount(value, f"--{name}") if name in AMOUNTS else value
+        name: parse_amount(value, name) if name in AMOUNTS else value
         for name, value in ranked.items()
         if value is not None
     }
@@ -105,7 +105,7 @@ def _recipe_rule(
         if "=" not in option:
             raise typer.BadParameter(f"{option} is not NAME=VALUE", param_hint="--set")
     settings = dict(option.split("=", 1) for option in options)
-    size = None if budget is None else parse_amount(budget, "--budget")
+    size = None if budget is None else parse_amount(budget, "budget")
     return read_recipe(name).rule(query, settings, size, where, seed)
 
 

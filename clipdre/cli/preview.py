@@ -36,7 +36,7 @@ def show(selections: Sequence[Selection], *, as_json: bool) -> None:
 
 def _machine(previews: Sequence[Preview], comparison: Comparison | None) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "selections": [{**asdict(p), "mutual_information": p.mutual_information} for p in previews]
+        "selections": [{**asdict(p), "mean_log_ratio": p.mean_log_ratio} for p in previews]
     }
     if comparison is not None:
         pairs = comparison.jaccard.items()
@@ -79,12 +79,9 @@ def _print_preview(found: Preview) -> None:
         ("shard", "rows", "kept", "share"),
         [(n, f"{rows:,}", f"{kept:,}", f"{kept / max(1, rows):.1%}") for n, rows, kept in shown],
     )
-    before, after = found.mutual_information
+    before, after = found.mean_log_ratio
     if before is not None and after is not None:
-        note(
-            f"{name}mutual information {before:.3f} nats per pair in the pool, {after:.3f} in the "
-            "subset (mean log_ratio, under the pool's marginals)"
-        )
+        note(f"{name}mean log ratio {before:.3f} nats in the pool, {after:.3f} in the subset")
     note(
         f"{name}repeated among the kept: {found.duplicates['caption']:.1%} of captions, "
         f"{found.duplicates['uid']:.1%} of uids"

@@ -1,1 +1,1 @@
-"""Subsets to shards, files and streams."""
+"""Write subsets as shards, files and streams."""

@@ -1,4 +1,4 @@
-"""A subset to shards: tars by byte span, many at once, with scores and counts beside them."""
+"""Write a subset as a folder of shards: tars, each with its scores and counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 
 from clipdre.config import EmitConfig
 from clipdre.emitting.subset import Subset
+from clipdre.emitting.tars import sample_bytes, shuffled_bytes, unique_keys, write_tar
 from clipdre.errors import OutputError
 from clipdre.formats.files.outputs import (
     OutputFolder,
@@ -25,7 +25,6 @@ from clipdre.formats.files.outputs import (
     write_json,
 )
 from clipdre.formats.files.parquet import save_table
-from clipdre.formats.tars.spans import checked, end_archive, renamed, write_samples
 from clipdre.progress import Progress
 from clipdre.sql.expressions import FILE, ROW
 
@@ -34,7 +33,8 @@ UNFINISHED = "unfinished.json"
 RENAMED = "renamed.parquet"
 SOURCE_KEY = "source_key"
 DIGITS = "[0-9]" * 8
-# What a subset consists of, the claim to be whole first; whatever else lies in its folder stays.
+# Files of a subset, in the order in which `overwrite` removes them: the summary, which says that a
+# subset is complete, goes first. Other files in the folder stay.
 PATTERNS = (
     SUMMARY,
     UNFINISHED,
@@ -43,16 +43,23 @@ PATTERNS = (
     f"{DIGITS}.parquet",
     f"{DIGITS}_stats.json",
 )
-# Version of what is written, so that a run of an older clipdre is not continued.
+# Version of these files: a subset begun by an older clipdre is not resumed.
 SCHEMA = 1
 
 
 def write_tar_folder(
     subset: Subset, output: Path | str, config: EmitConfig, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Tars with their scores and counts beside them, and ``summary.json`` last.
+    """Write tars, each with its scores and counts, and ``summary.json`` last.
 
-    A run that was stopped goes on where it was; one that is done is not done again.
+    An interrupted run is resumed; a finished one is left as it is.
+
+    Parameters
+    ----------
+    output : Path or str
+        Folder or URL.
+    overwrite : bool
+        Replace another subset in `output`.
 
     Returns
     -------
@@ -62,9 +69,9 @@ def write_tar_folder(
     Raises
     ------
     OutputError
-        When `output` holds something else already.
+        If `output` already holds something else, or cannot be written.
     InputError
-        When a source shard is gone or has changed since it was scored.
+        If a source shard is missing or has changed since it was scored.
     """
     plan = {"schema": SCHEMA, "digest": subset.digest, **_decisive(config)}
     folder = output_folder(output)
@@ -76,7 +83,7 @@ def write_tar_folder(
 def _written(
     subset: Subset, folder: OutputFolder, config: EmitConfig, plan: dict[str, Any]
 ) -> dict[str, Any]:
-    collisions = subset.collisions()
+    collisions = subset.collisions
     writer = _ShardWriter(subset, folder, config, collisions, _digest(plan))
     shards: list[dict[str, Any]] = []
     with (
@@ -110,7 +117,7 @@ def _written(
 
 
 def _decisive(config: EmitConfig) -> dict[str, Any]:
-    """The settings that decide what is written."""
+    """Return the settings that affect what is written."""
     return {name: value for name, value in asdict(config).items() if name != "writers"}
 
 
@@ -121,20 +128,20 @@ def _digest(plan: dict[str, Any]) -> str:
 def _prepare(
     subset: Subset, folder: OutputFolder, plan: dict[str, Any], overwrite: bool
 ) -> dict[str, Any] | None:
-    """Make `folder` ready; the summary when all is there already."""
+    """Prepare `folder` for writing; return the summary if the subset is already complete."""
     there = folder.names()
     if there and overwrite:
         remove_matching(folder, *PATTERNS)
     elif there:
         summary = read_json(folder, SUMMARY)
         if summary.get("emitted") == plan:
-            if UNFINISHED in there:  # it was killed between its last two steps
+            if UNFINISHED in there:  # killed between its last two steps
                 folder.remove(UNFINISHED)
             return summary
         if read_json(folder, UNFINISHED) != plan:
             raise OutputError(
-                f"{folder.name} is not empty, and holds no part of this very subset: choose "
-                "another --output, or give --overwrite"
+                f"{folder.name} is not empty and does not hold a part of this subset",
+                "choose another `output`, or pass `overwrite`",
             )
     subset.check()  # refuse before anything is written
     write_json(folder, UNFINISHED, plan, durable=False)
@@ -142,7 +149,7 @@ def _prepare(
 
 
 def _shards(subset: Subset, config: EmitConfig) -> Iterator[pa.Table]:
-    """The kept rows in portions of at most `shard_size` samples and `max_bytes` bytes."""
+    """Yield the kept rows of each shard: at most `shard_size` samples and `max_bytes` bytes."""
     held: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in subset.batches(shuffle_seed=config.shuffle_seed):
@@ -164,7 +171,7 @@ def _shards(subset: Subset, config: EmitConfig) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True)
 class _ShardWriter:
-    """Writes one shard at a time; as many at once as there are threads that call it."""
+    """Writes shards; threads may share it."""
 
     subset: Subset
     folder: OutputFolder
@@ -173,7 +180,7 @@ class _ShardWriter:
     plan: str
 
     def write(self, index: int, table: pa.Table) -> dict[str, Any]:
-        """Write tar, counts and scores, unless they are there; returns what the summary says."""
+        """Write a shard unless it is complete already; return its entry in the summary."""
         stem = f"{index:08d}"
         stamp = self.folder.stamp(f"{stem}.parquet")
         nbytes = self.folder.size(f"{stem}.tar")
@@ -187,20 +194,19 @@ class _ShardWriter:
             "failed_to_resize": 0,
             "status_dict": {"success": len(table)},
         }
-        # Counts as img2dataset writes them; anew in each run, since they cost nothing.
+        # img2dataset's counts. Rewriting them in every run costs nothing.
         write_json(self.folder, f"{stem}_stats.json", stats, durable=False)
         return {"name": f"{stem}.tar", "samples": len(table), "nbytes": nbytes}
 
     def _write(self, stem: str, table: pa.Table) -> int:
-        """Write a tar, and behind it the scores, which are the record that it is whole."""
-        keys = new_keys(table, self.collisions)
-        ordered = sample_bytes if self.config.shuffle_seed is None else _shuffled_bytes
+        """Write a tar, then its scores, whose stamp records that the tar is complete."""
+        keys = unique_keys(table, self.collisions)
+        ordered = sample_bytes if self.config.shuffle_seed is None else shuffled_bytes
         with (
             self.folder.committed(f"{stem}.tar") as temporary,
             open(temporary, "xb", buffering=0) as out,
         ):
-            written = write_samples(out, ordered(self.subset, table, keys))
-            end_archive(out, written)
+            write_tar(out, ordered(self.subset, table, keys))
             nbytes = out.tell()
         if self.collisions:
             table = table.append_column(SOURCE_KEY, table["key"])
@@ -211,58 +217,8 @@ class _ShardWriter:
         return nbytes
 
 
-def new_keys(table: pa.Table, collisions: dict[str, int]) -> list[str]:
-    """The keys of the rows in the emitted tar: their own, or one that is unique.
-
-    A key that other shards have as well gets its shard's name before it; one that its own shard has
-    twice, its row as well.
-    """
-    keys: list[str] = table["key"].to_pylist()
-    if not collisions:
-        return keys
-    taken = {key for key in keys if key not in collisions}
-    shards, rows = table["shard"].to_pylist(), table[ROW].to_pylist()
-    for n, key in enumerate(keys):
-        if key in collisions:
-            folder, slash, base = key.rpartition("/")
-            # A dot would end the key: loaders take what follows for the suffix.
-            new = f"{folder}{slash}{shards[n].replace('.', '_')}-{base}"
-            if collisions[key] > 1 or new in taken:
-                new = f"{new}-{rows[n]}"
-            while new in taken:
-                new += "-"
-            taken.add(new)
-            keys[n] = new
-    return keys
-
-
-def sample_bytes(subset: Subset, table: pa.Table, keys: list[str]) -> Iterator[memoryview | bytes]:
-    """The samples of rows in pool order, under the `keys` of `new_keys`."""
-    old, sources = table["key"].to_pylist(), table[FILE].to_pylist()
-    offsets, sizes = table["offset"].to_pylist(), table["nbytes"].to_pylist()
-    for index, group in groupby(range(len(table)), sources.__getitem__):
-        rows = list(group)
-        with subset.source(index).opened() as source:
-            spans = source.read([(offsets[row], sizes[row]) for row in rows])
-            for row, span in zip(rows, spans, strict=True):
-                span = checked(span, old[row], source.name)  # noqa: PLW2901
-                same = keys[row] == old[row]
-                yield span if same else renamed(span, keys[row], source.name)
-
-
-def _shuffled_bytes(subset: Subset, table: pa.Table, keys: list[str]) -> list[bytes]:
-    """The samples of rows in any order: read in the order of the sources, then put into theirs."""
-    order = pc.sort_indices(table, [(FILE, "ascending"), ("offset", "ascending")]).to_pylist()
-    moved = [keys[row] for row in order]
-    samples: list[bytes] = [b""] * len(table)
-    found = sample_bytes(subset, table.take(pa.array(order)), moved)
-    for row, data in zip(order, found, strict=True):
-        samples[row] = bytes(data)
-    return samples
-
-
 def _write_renamed(folder: OutputFolder, shards: list[dict[str, Any]]) -> int:
-    """Write the map of keys that were made unique; returns how many there are."""
+    """Write the table of keys that were made unique; return its length."""
     columns = ["shard", SOURCE_KEY, "key"]
     parts = []
     for shard in shards:

@@ -1,4 +1,4 @@
-"""A subset as one file or stream: keys, uids, a table, or a tar."""
+"""Write a subset as one file or stream: keys, uids, a table or a tar."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from clipdre.config import SubsetFormat
-from clipdre.emitting.emit import new_keys, sample_bytes
 from clipdre.emitting.subset import Subset
-from clipdre.formats.tars.spans import end_archive
+from clipdre.emitting.tars import sample_bytes, unique_keys, write_tar
 from clipdre.formats.uids import DIGITS, UID, UidFile
 from clipdre.sql.expressions import FILE, ROW
 
@@ -24,14 +23,14 @@ HAS_UID = f"coalesce(regexp_matches(uid, '{UID}'), false)"
 
 
 def write_keys(subset: Subset, out: BinaryIO) -> None:
-    """One ``shard/key`` per line: keys alone may repeat from shard to shard."""
+    """Write one ``shard/key`` per line, since keys may repeat across shards."""
     for batch in subset.batches(["shard", "key"]):
         pairs = zip(batch["shard"].to_pylist(), batch["key"].to_pylist(), strict=True)
         out.write("".join(f"{shard}{KEY_SEPARATOR}{key}\n" for shard, key in pairs).encode())
 
 
 def write_uids(subset: Subset, out: BinaryIO) -> None:
-    """DataComp's subset file (.npy): the kept uids, sorted, each once."""
+    """Write DataComp's subset file (.npy): the distinct uids of the kept samples, sorted."""
     file = UidFile(len(subset.selection))
     for batch in subset.batches(["uid"]):
         file.add(batch["uid"])
@@ -41,14 +40,14 @@ def write_uids(subset: Subset, out: BinaryIO) -> None:
         )
         warnings.warn(
             f"{file.without:,} of the {len(subset.selection):,} kept samples have no uid of up to "
-            f"{DIGITS} hex digits (for instance {shard}{KEY_SEPARATOR}{key}): they are left out",
+            f"{DIGITS} hex digits (for instance {shard}{KEY_SEPARATOR}{key}) and are left out",
             stacklevel=2,
         )
     file.write(out)
 
 
 def _tables(subset: Subset) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """The kept rows without their places; the schema is there even when no row is."""
+    """Return the schema and batches of the kept rows, without their places."""
     batches = subset.batches()
     first = next(batches, None)
     if first is None:
@@ -63,7 +62,7 @@ def _tables(subset: Subset) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
 
 
 def write_parquet(subset: Subset, out: BinaryIO) -> None:
-    """The kept rows as one Parquet file."""
+    """Write the kept rows as one Parquet file."""
     schema, batches = _tables(subset)
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
         for batch in batches:
@@ -71,7 +70,7 @@ def write_parquet(subset: Subset, out: BinaryIO) -> None:
 
 
 def write_arrow(subset: Subset, out: BinaryIO) -> None:
-    """The kept rows as an Arrow IPC stream."""
+    """Write the kept rows as an Arrow IPC stream."""
     schema, batches = _tables(subset)
     with pa.ipc.new_stream(out, schema) as writer:
         for batch in batches:
@@ -79,7 +78,7 @@ def write_arrow(subset: Subset, out: BinaryIO) -> None:
 
 
 def write_csv(subset: Subset, out: BinaryIO) -> None:
-    """The kept rows as CSV with a header; columns that hold lists or structs as JSON."""
+    """Write the kept rows as CSV with a header; lists and structs become JSON."""
     schema, batches = _tables(subset)
     flat = pa.schema([f.with_type(pa.string()) if _nested(f) else f for f in schema])
     with pc.CSVWriter(out, flat) as writer:
@@ -96,7 +95,7 @@ def _nested(field: pa.Field) -> bool:
 
 
 def write_jsonl(subset: Subset, out: BinaryIO) -> None:
-    """The kept rows as one JSON object per line; what is no number in JSON is null."""
+    """Write the kept rows as one JSON object per line; NaN and infinity become null."""
     _, batches = _tables(subset)
     for batch in batches:
         lines = [
@@ -110,14 +109,15 @@ def _json(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_tar_stream(subset: Subset, out: BinaryIO) -> None:
-    """The kept samples as one tar, in pool order."""
-    written = 0
-    collisions = subset.collisions()
-    for batch in subset.batches(["shard", "key", "offset", "nbytes"]):
-        table = pa.Table.from_batches([batch])
-        for data in sample_bytes(subset, table, new_keys(table, collisions)):
-            written += out.write(data)
-    end_archive(out, written)
+    """Write the kept samples as one tar, in pool order."""
+    collisions = subset.collisions  # a query, so not while batches are read
+
+    def samples() -> Iterator[memoryview | bytes]:
+        for batch in subset.batches(["shard", "key", "offset", "nbytes"]):
+            table = pa.Table.from_batches([batch])
+            yield from sample_bytes(subset, table, unique_keys(table, collisions))
+
+    write_tar(out, samples())
 
 
 WRITERS: dict[SubsetFormat, Callable[[Subset, BinaryIO], None]] = {

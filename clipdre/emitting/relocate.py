@@ -1,4 +1,4 @@
-"""Kept samples whose tars lie elsewhere, or were never scored themselves."""
+"""Find kept samples in tars that have moved, or that were never scored themselves."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from clipdre.sql.expressions import FILE, ROW
 
 
 def relocated(selection: Selection, urls: Sequence[str]) -> Subset:
-    """The subset with its samples taken from the tars `urls`.
+    """Return a subset that takes its samples from the tars `urls`.
 
-    Where these are the scored ones, moved (each name is there, of the same size), spans stay as
-    they are; else samples are looked for by uid, else by key.
+    If `urls` hold every scored shard by name and size, their byte spans are used as they are.
+    Otherwise samples are searched for by uid, or by key if they have no uid.
 
     Raises
     ------
     InputError
-        When a kept sample is in none of them.
+        If a kept sample is in none of the tars.
     """
     sources = {shard_name(url): Source(url, identify(url).nbytes, None) for url in urls}
     manifest = selection.query.manifest
@@ -40,14 +40,14 @@ def relocated(selection: Selection, urls: Sequence[str]) -> Subset:
 
 
 class _SearchedSubset(Subset):
-    """Samples that were looked for in other tars; they come in the order of these."""
+    """Samples found in other tars, in the order of these tars."""
 
     def __init__(self, selection: Selection, sources: Sequence[Source]) -> None:
         super().__init__(selection)
         self._sources = sources
         batches = list(selection.rows.batches())
         kept = pa.Table.from_batches(batches) if batches else None
-        # uids repeat where a pool holds exact duplicates: each of them is to be found.
+        # Exact duplicates share a uid, and each of them must be found.
         rows: dict[str, list[int]] = {}
         names = zip(kept["uid"].to_pylist(), kept["key"].to_pylist(), strict=True) if kept else ()
         for row, (uid, key) in enumerate(names):
@@ -65,14 +65,15 @@ class _SearchedSubset(Subset):
         lost = [name for name, left in rows.items() for _ in left]
         if lost:
             raise InputError(
-                f"{len(lost):,} of {len(selection):,} kept samples are in none of the --shards "
-                f"(for instance {lost[0]}): name all tars of the pool"
+                f"{len(lost):,} of {len(selection):,} kept samples are in none of the `shards` "
+                f"(for instance {lost[0]})",
+                "pass all tars of the pool",
             )
 
     def batches(
         self, columns: Sequence[str] | None = None, shuffle_seed: int | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """As of `Subset`, in the order of the tars."""
+        """Yield batches as `Subset.batches` does, but in the order of the tars."""
         table = pa.concat_tables(self._parts)
         if columns is not None:
             table = table.select([FILE, ROW, *columns])
@@ -83,15 +84,15 @@ class _SearchedSubset(Subset):
         yield from table.combine_chunks().to_batches()
 
     def check(self) -> None:
-        """Nothing to find: the tars have just been read."""
+        """Do nothing: the tars have just been read."""
 
     def source(self, index: int) -> Source:
-        """The tar of that index among those that were searched."""
+        """Return the searched tar of that index."""
         return self._sources[index]
 
 
 def _moved(table: pa.Table, index: int, shard: str, samples: Sequence[Located]) -> pa.Table:
-    """The rows of `table` with the place of each sample in another tar."""
+    """Return the rows of `table` with each sample's place in another tar."""
     columns = {
         FILE: [index] * len(samples),
         "shard": [shard] * len(samples),

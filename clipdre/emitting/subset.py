@@ -1,4 +1,4 @@
-"""A selection as rows to write: where each sample lies, and what names the whole."""
+"""A selection as rows to write, with the source of each sample and a digest of the whole."""
 
 from __future__ import annotations
 
@@ -18,13 +18,10 @@ from clipdre.selecting.select import Selection
 from clipdre.sql.expressions import FILE
 from clipdre.sql.row_set import seeded_hash
 
-# 0: the key is the sample's alone; 1: other shards have it too; 2: its own shard has it twice.
-COLLISION = "collision"
-
 
 @dataclass(frozen=True)
 class _Census:
-    """What one pass over the kept rows tells: of their hashes, distinct keys, files."""
+    """Figures from one pass over the kept rows: of their hashes, distinct keys and files."""
 
     hashes: tuple[int, ...]
     keys: int
@@ -32,13 +29,13 @@ class _Census:
 
 
 class Subset:
-    """A selection of a score folder.
+    """A selection from a score folder.
 
     Parameters
     ----------
     selection : Selection
     moved : mapping of str to Source
-        Where the tars of shards lie now, by shard name, when not where they were scored.
+        Current tars of shards that have moved since they were scored, by shard name.
     """
 
     def __init__(self, selection: Selection, moved: dict[str, Source] | None = None) -> None:
@@ -49,34 +46,40 @@ class Subset:
     def batches(
         self, columns: Sequence[str] | None = None, shuffle_seed: int | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """The kept rows' columns (None: all), in pool order or shuffled by a seed.
+        """Yield columns of the kept rows (None: all), in pool order or shuffled by a seed.
 
-        ``file_index`` says the source of each row.
+        Column ``file_index`` is the index of each row's `source`.
         """
         order = None if shuffle_seed is None else f"{seeded_hash(shuffle_seed)}, key_hash"
         yield from self.selection.rows.batches(columns, order)
 
     def source(self, index: int) -> Source:
-        """The tar behind a ``file_index``; `OutputError` where there is none."""
+        """Return the tar of a ``file_index``.
+
+        Raises
+        ------
+        OutputError
+            If the scores were made from embeddings, without tars.
+        """
         record = self.manifest.shards[index]
         if record.name in self._moved:
             return self._moved[record.name]
         if "embeddings" in self.manifest.settings["read"]:
             raise OutputError(
-                "these scores were made from embeddings, there are no tars behind them: "
-                "give --format uids, keys or parquet, or point --shards at the tars"
+                "these scores were made from embeddings, so there are no tars to copy samples from",
+                "set `format` to uids, keys or parquet, or pass the tars as `shards`",
             )
         return Source(record.url, record.nbytes, record.modified)
 
     def check(self) -> None:
-        """Find the tars behind the kept rows: all local ones, the first of the others.
+        """Check the tars of the kept rows: all local ones, and the first remote one.
 
         Raises
         ------
         InputError
-            When one is gone or has changed since it was scored.
+            If a tar is missing or has changed since it was scored.
         OutputError
-            When there are none.
+            If there are no tars.
         """
         sources = [self.source(index) for index in sorted(self._census.files)]
         remote = [source for source in sources if is_remote(source.url)]
@@ -84,8 +87,9 @@ class Subset:
             if source in remote[:1] or not is_remote(source.url):
                 source.check()
 
+    @cached_property
     def collisions(self) -> dict[str, int]:
-        """Keys that more than one kept sample has: 1, or 2 where one shard has it twice."""
+        """Keys shared by several kept samples: 1, or 2 if a shard holds the key twice."""
         if self._census.keys == len(self.selection):
             return {}
         found = self.selection.rows.wide().all(
@@ -95,12 +99,17 @@ class Subset:
         return dict(found)
 
     @property
+    def renamed(self) -> int:
+        """Number of kept samples that share their key, and get a unique one in tars."""
+        return len(self.selection) - (self._census.keys - len(self.collisions))
+
+    @property
     def digest(self) -> str:
-        """Names the subset: the same rows of the same scores have the same."""
+        """Digest of the kept rows and their scores, however the rule is worded."""
         model, reference = self.manifest.model, self.manifest.reference
         assert reference is not None  # the manifest is complete
-        said = f"{model.digest} {reference.digest} {self._census.hashes}"
-        return hashlib.sha256(said.encode()).hexdigest()
+        content = f"{model.digest} {reference.digest} {self._census.hashes}"
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @cached_property
     def _census(self) -> _Census:
@@ -115,7 +124,7 @@ class Subset:
         return _Census(tuple(hashes), keys, files or [])
 
     def summary(self) -> dict[str, Any]:
-        """What was asked and kept, by which rule, from what; the digest names the subset."""
+        """Return a record of the rule, its counts, the scores and the digest."""
         selection, model = self.selection, self.manifest.model
         return {
             "clipdre_version": self.manifest.clipdre_version,

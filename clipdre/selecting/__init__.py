@@ -1,1 +1,1 @@
-"""Rules to rows: steps, recipes, lists, previews."""
+"""Rules, recipes and lists of samples, applied to a score folder."""

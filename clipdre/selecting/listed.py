@@ -1,4 +1,4 @@
-"""A list of samples made elsewhere to the rows that it names."""
+"""Select the rows named in a list of samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipdre.sql.expressions import FILE, POOL, ROW
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet
 
-# SQL of the names that a row has, and of what they are compared with in a list.
+# For each kind of name: its SQL in the scores, and in the list.
 UID = "lower(lpad({}, 32, '0'))"
 NAMES = {
     "pair": ("concat(shard, '/', key)", "name"),
@@ -25,15 +25,15 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Listed:
-    """The selection that a list names.
+    """The rows named in a list.
 
     Attributes
     ----------
     selection : Selection
     names, missing : int
-        Distinct names of the list, and how many of them are not in the scores.
+        Distinct names in the list, and how many of them are not in the scores.
     first_missing : str
-        One of these.
+        The first missing name in alphabetical order; empty if none is missing.
     """
 
     selection: Selection
@@ -42,13 +42,18 @@ class Listed:
     first_missing: str
 
 
-def select_listed(query: ScoreQuery, listed: NameList, said: str) -> Listed:
-    """Keep the rows that a list names; a name that several rows have keeps them all.
+def select_listed(query: ScoreQuery, listed: NameList, source: str) -> Listed:
+    """Select the rows named in a list; a name that several rows share selects all of them.
+
+    Parameters
+    ----------
+    source : str
+        Name of the list in messages.
 
     Raises
     ------
     SelectionError
-        When it names none of the rows.
+        If the list names none of the rows.
     """
     query.register("listed", pa.table({"name": listed.names}))
     kinds = list(NAMES) if listed.kind == ANY else [listed.kind]
@@ -69,11 +74,14 @@ def select_listed(query: ScoreQuery, listed: NameList, said: str) -> Listed:
     )[0]
     kept, pool = rows.count(), query.manifest.rows
     if not kept:
+        if not names:
+            raise SelectionError(f"{source} is empty", "list at least one sample")
         raise SelectionError(
-            f"{said} names none of the samples of {query.folder.path}"
-            + (f" (it begins with {first!r})" if first else ": it is empty")
+            f"{source} names none of the samples of {query.folder.path}, "
+            f"only others such as {first!r}",
+            "list keys, uids or shard/key pairs of these scores",
         )
-    step = Step(where=f"listed in {said}")
+    step = Step(where=f"listed in {source}")
     counted = Counted(step, pool, kept, 0, kept, kept)
     selection = Selection(Rule((step,), name="list"), rows, pool, (counted,))
     return Listed(selection, names, missing, first or "")

@@ -1,4 +1,4 @@
-"""What a rule would keep, and how several differ, before anything is written."""
+"""Preview what rules would keep, and compare them, before writing anything."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Preview:
     ----------
     name : str
     pool, kept : int
-        Rows.
+        Number of rows.
     steps : tuple of Counted
     shards : list of (str, int, int)
-        Of each shard its name, its rows, and how many of these are kept.
+        Name, rows and kept rows of each shard.
     means : dict
-        Score column to its mean over the pool and over the kept, in its own unit; None where there
-        is none. Means of `log_ratio` are mutual information in nats, under the pool's marginals.
+        Score column to its mean over the pool and over the kept rows, in the column's unit. A mean
+        is None if no row has a finite value.
     duplicates : dict
-        ``caption`` and ``uid`` to the share of kept rows that have it from one before.
+        ``caption`` and ``uid`` to the share of kept rows that repeat another kept row's value.
     """
 
     name: str
@@ -43,8 +43,8 @@ class Preview:
     duplicates: dict[str, float]
 
     @property
-    def mutual_information(self) -> tuple[float | None, float | None]:
-        """Of the pool and of the subset in nats, under the pool's marginals."""
+    def mean_log_ratio(self) -> tuple[float | None, float | None]:
+        """Mean log ratio per pair of the pool and of the kept rows, in nats."""
         return self.means["log_ratio"]
 
 
@@ -56,9 +56,9 @@ class Comparison:
     ----------
     names : list of str
     jaccard : dict
-        Pair of names to the share of what either keeps that both keep.
+        Pair of names to the rows that both keep, divided by the rows that either keeps.
     only : dict
-        Name to how many rows it alone keeps, and captions of some of them.
+        Name to the number of rows that no other selection keeps, and some of their captions.
     """
 
     names: list[str]
@@ -67,7 +67,7 @@ class Comparison:
 
 
 def preview(selection: Selection) -> Preview:
-    """What `selection` keeps of its pool."""
+    """Preview `selection`."""
     rows, query = selection.rows, selection.query
     scores = [name for name in SCORE_COLUMNS if not name.endswith("_se") and name in query.columns]
     averages = [f"avg({name}::DOUBLE) FILTER (isfinite({name}))" for name in scores]
@@ -93,7 +93,7 @@ def preview(selection: Selection) -> Preview:
 
 
 def compare(selections: Sequence[Selection]) -> Comparison:
-    """Overlap of selections of the same pool, made by one `ScoreQuery`."""
+    """Compare selections made with the same `ScoreQuery`."""
     by_name = {selection.rule.name: selection for selection in selections}
     jaccard = {}
     for a, b in combinations(by_name, 2):
@@ -109,7 +109,7 @@ def compare(selections: Sequence[Selection]) -> Comparison:
 
 
 def _matching(selection: Selection, join: str, others: Sequence[Selection]) -> RowSet:
-    """Rows of one selection that are, or are not, in any of the others."""
+    """Return the rows of a selection that are (SEMI) or are not (ANTI) in any of the others."""
     rows = selection.rows
     every = " UNION ALL ".join(f"SELECT {FILE}, {ROW} FROM {other.rows.name}" for other in others)
     table = rows.query.table(

@@ -1,16 +1,29 @@
-"""Rules of selection: which rows of a pool are kept, in which order of steps."""
+"""Selection rules: which rows of a pool to keep, step by step."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from clipdre.errors import SelectionError
+from clipdre.only_with import NotWith, OnlyWith, Pairing, check
 
-CURE = "give a count such as 1000, or a fraction such as 25% or 0.25"
+CURE = "use a count such as 1000, or a share such as 25% or 0.25"
 AMOUNTS = ("top", "bottom", "sample")
 BUDGET = re.compile(r"(?:(?P<factor>[\d.]+)\s*\*?\s*)?budget")
+# Which attributes of a step go together.
+STEP_PAIRINGS: tuple[Pairing, ...] = (
+    NotWith("top", ("bottom", "sample")),
+    NotWith("bottom", ("sample",)),
+    OnlyWith("top", ("by",), because="the score to rank by"),
+    OnlyWith("bottom", ("by",), because="the score to rank by"),
+    OnlyWith("uniform", ("top",), because="the amount it spreads over bins"),
+    OnlyWith("bins", ("uniform",)),
+    OnlyWith("balance", ("cap",), because="the number of rows to keep per value"),
+    OnlyWith("cap", ("balance",), because="the value to cap"),
+    OnlyWith("by", (*AMOUNTS, "balance")),
+)
 
 
 @dataclass(frozen=True)
@@ -20,68 +33,82 @@ class Amount:
     Attributes
     ----------
     value : int or float
-        A count (int), or a share in (0, 1] of the rows that are left (float).
+        A count (int), or a share in (0, 1] of the remaining rows (float).
     of_budget : bool
-        `value` is a multiple of the rule's budget instead.
+        Whether `value` is a multiple of the rule's budget instead.
     """
 
     value: int | float
     of_budget: bool = False
 
     def of(self, rows: int) -> int:
-        """Rows to keep of `rows`: a count as it is, a share rounded to the nearest (half up)."""
+        """Return how many of `rows` to keep; shares are rounded half up."""
         return self.value if isinstance(self.value, int) else math.floor(self.value * rows + 0.5)
 
 
-def parse_amount(text: str, name: str) -> Amount:
-    """``25%`` and ``0.25`` are shares, ``25`` is a count, ``1.8 * budget`` speaks of the budget.
+def parse_amount(value: str | int | float, name: str, *, of_budget: bool = False) -> Amount:
+    """Parse a count (``1000``) or a share (``25%``, ``0.25``).
+
+    Parameters
+    ----------
+    value : str, int or float
+        An int is a count, a float a share.
+    name : str
+        The parameter's name in messages.
+    of_budget : bool
+        Whether to accept multiples of the budget (``1.8 * budget``), as recipes use them.
 
     Raises
     ------
     SelectionError
-        When `text`, which was given as `name`, is none of them, a share is not in (0, 1], or a
-        count is below 1.
+        If `value` is not an amount, a share is not in (0, 1], or a count is below 1.
     """
-    text = text.strip()
+    text = str(value).strip()
+    multiple = BUDGET.fullmatch(text) if of_budget else None
     try:
-        if found := BUDGET.fullmatch(text):
-            return _positive(Amount(float(found["factor"] or 1), of_budget=True), text, name)
-        if text.endswith("%"):
-            amount: int | float = float(text[:-1]) / 100
+        if multiple:
+            number: int | float = float(multiple["factor"] or 1)
+        elif text.endswith("%"):
+            number = float(text[:-1]) / 100
         else:
-            amount = float(text) if "." in text or "e" in text.lower() else int(text)
+            number = float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError:
-        raise SelectionError(f"{name} {text} is no number: {CURE}") from None
-    if isinstance(amount, float) and not 0 < amount <= 1:
-        raise SelectionError(f"{name} {text} is not above 0 and at most 100%: {CURE}")
-    return _positive(Amount(amount), text, name)
-
-
-def _positive(amount: Amount, text: str, name: str) -> Amount:
-    if amount.value <= 0:
-        raise SelectionError(f"{name} {text} keeps nothing: {CURE}")
-    return amount
+        number = math.nan
+    if math.isnan(number):
+        raise SelectionError(f"`{name}` {text!r} is not a number", CURE)
+    if number <= 0:
+        raise SelectionError(f"`{name}` {text} keeps nothing", CURE)
+    if isinstance(number, float) and number > 1 and not multiple:
+        raise SelectionError(f"`{name}` {text} is above 100%", CURE)
+    return Amount(number, of_budget=multiple is not None)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a rule. Within a step: `where`, then `balance`, then `top` and its like.
+    """One step of a rule: first `where`, then `balance`, then an amount.
 
     Attributes
     ----------
     where : str or None
         SQL condition over the columns.
     balance, cap : str, int or None
-        At most `cap` rows for each value of the SQL expression `balance`: the best by `by`, or
-        any, where nothing is ranked.
+        Keep at most `cap` rows for each value of the SQL expression `balance`: the best by `by`,
+        or random ones without it.
     by : str or None
-        Column or SQL expression to rank by; with `sample` the weight of a row.
+        Column or SQL expression to rank by; with `sample`, the weight of a row.
     top, bottom : Amount or None
         How many of the largest, or smallest, to keep.
     uniform, bins : bool, int
-        Keep the amount of `top` spread evenly over `bins` bins of equal width instead.
+        Spread the amount of `top` evenly over `bins` bins of equal width.
     sample : Amount or None
         How many to draw without replacement.
+
+    Raises
+    ------
+    UsageError
+        If attributes do not go together (`STEP_PAIRINGS`).
+    SelectionError
+        If `bins` or `cap` is below 1.
     """
 
     where: str | None = None
@@ -95,22 +122,16 @@ class Step:
     sample: Amount | None = None
 
     def __post_init__(self) -> None:
-        chosen = [name for name in AMOUNTS if getattr(self, name)]
-        if len(chosen) > 1:
-            raise SelectionError(f"--{chosen[0]} and --{chosen[1]} exclude each other: give one")
-        ranked = self.top or self.bottom
-        if (self.by is None) if ranked else (self.by and not (self.sample or self.balance)):
-            raise SelectionError("--by and --top belong together: rank by what, and keep how many?")
-        if (self.balance is None) != (self.cap is None):
-            raise SelectionError("--balance and --cap belong together: at most how many per value?")
-        if self.uniform and not self.top:
-            raise SelectionError("--uniform spreads what --top asks for: give --by and --top too")
-        if self.bins < 1 or (self.cap is not None and self.cap < 1):
-            raise SelectionError("--bins and --cap are counts of at least 1")
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed = {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
+        check(changed, STEP_PAIRINGS)
+        for name in ("bins", "cap"):
+            if values[name] is not None and values[name] < 1:
+                raise SelectionError(f"`{name}` is {values[name]}", "use a count of at least 1")
 
     @property
     def amount(self) -> Amount | None:
-        """How many rows are asked for, where that is said."""
+        """The amount to keep, if one is given."""
         return self.top or self.bottom or self.sample
 
     def __str__(self) -> str:
@@ -125,18 +146,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Rule:
-    """Steps, each among what the one before left.
+    """Steps, each applied to the rows that the previous one kept.
 
     Attributes
     ----------
     steps : tuple of Step
     budget : Amount or None
-        Size of the subset, for amounts that speak of it; a share is of the rows that reach the
-        first step that does.
+        Size of the subset, for amounts that are multiples of it. A share refers to the rows that
+        reach the first step with such an amount.
     seed : int
-        Another seed draws otherwise.
+        Random seed for draws.
     name : str
-        Of the recipe, where there is one.
+        Name of the recipe, if the rule comes from one.
+
+    Raises
+    ------
+    SelectionError
+        If a step needs a budget that is missing, or the budget is a multiple of itself.
     """
 
     steps: tuple[Step, ...] = ()
@@ -147,6 +173,8 @@ class Rule:
     def __post_init__(self) -> None:
         amounts = [step.amount for step in self.steps]
         if self.budget is None and any(amount and amount.of_budget for amount in amounts):
-            raise SelectionError("a step speaks of the budget, but there is none: give --budget")
+            raise SelectionError(
+                "a step keeps a multiple of the budget, which is not set", "set `budget`"
+            )
         if self.budget is not None and self.budget.of_budget:
-            raise SelectionError(f"the budget cannot be a multiple of itself: {CURE}")
+            raise SelectionError("`budget` cannot be a multiple of itself", CURE)

@@ -1,4 +1,4 @@
-"""A score folder and a rule to the rows that are kept."""
+"""Apply a rule to a score folder: which rows are kept."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from clipdre.sql.statistics import errors
 
 @dataclass(frozen=True)
 class Counted:
-    """A step, and how many rows it met and left.
+    """A step with its row counts.
 
     Attributes
     ----------
     step : Step
     before, after_where : int
-        Rows that came, and that its condition left.
+        Rows before the step, and after its condition.
     unranked : int
-        Of these, rows without a value (null, NaN, a weight of zero): never kept.
+        Rows after the condition that lack a value (null, NaN, a weight of zero). They are never
+        kept.
     asked : int
-        Rows to keep; all that are left, where it asks for no number.
+        Rows to keep. Without an amount, all remaining rows.
     kept : int
-        Fewer than asked only where there are not enough.
+        Rows kept: fewer than `asked` only if too few have a value.
     """
 
     step: Step
@@ -47,7 +48,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows that a rule keeps, and what became of the others.
+    """The rows that a rule keeps.
 
     Attributes
     ----------
@@ -55,8 +56,9 @@ class Selection:
     rows : RowSet
         The kept rows.
     pool : int
-        Rows of the score folder.
+        Number of rows in the score folder.
     steps : tuple of Counted
+        Row counts of each step.
     """
 
     rule: Rule
@@ -74,7 +76,7 @@ class Selection:
 
     @cached_property
     def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Of each kept row, in pool order: its shard in the manifest, its row in the shard's file.
+        """Shard index in the manifest and row in the shard's file, for each row in pool order.
 
         Two int64 arrays of shape (n,).
         """
@@ -85,12 +87,17 @@ class Selection:
 
 
 def select(query: ScoreQuery, rule: Rule) -> Selection:
-    """Keep the rows that `rule` keeps: step by step, each among what the one before left.
+    """Select rows by `rule`.
 
     Raises
     ------
     SelectionError
-        When a step names no column, is no condition, or weighs by negative weights.
+        If an expression names an unknown column or has the wrong type, or a weight is negative.
+
+    Warns
+    -----
+    UnreliableEstimateWarning
+        If a step ranks by a column of low reliability.
     """
     expressions = [e for n, step in enumerate(rule.steps) for e in _expressions(rule, n, step)]
     for step in rule.steps:
@@ -123,11 +130,15 @@ def select(query: ScoreQuery, rule: Rule) -> Selection:
 
 
 def _expressions(rule: Rule, n: int, step: Step) -> list[Expression]:
-    """The user's expressions of a step, as columns."""
+    """Return the user's expressions in a step, each to become a column."""
     kinds = {"where": Kind.CONDITION, "by": Kind.NUMBER, "balance": Kind.VALUE}
-    said = f"{rule.name}, step {n + 1}: " if rule.name else "--"
     return [
-        Expression(f"{name}_{n}", f"{said}{name}", text, kind)
+        Expression(
+            f"{name}_{n}",
+            f"recipe {rule.name}, step {n + 1}: {name}" if rule.name else f"`{name}`",
+            text,
+            kind,
+        )
         for name, kind in kinds.items()
         if (text := getattr(step, name)) is not None
     ]
@@ -135,7 +146,7 @@ def _expressions(rule: Rule, n: int, step: Step) -> list[Expression]:
 
 @dataclass(frozen=True)
 class _Runner:
-    """The SQL of one step, over columns that hold its expressions."""
+    """SQL of one step, over the columns that hold its expressions."""
 
     n: int
     step: Step
@@ -155,12 +166,13 @@ class _Runner:
 
     @property
     def value(self) -> str:
-        """What rows are ranked by, largest first."""
+        """SQL of the value that ranks rows, largest first."""
         if self.step.sample:
-            # The largest of these are a weighted sample without replacement: Efraimidis, Spirakis,
-            # Weighted random sampling with a reservoir (2006), as Gumbel-perturbed log weights.
+            # The rows with the largest Gumbel-perturbed log weights are a weighted sample without
+            # replacement (Efraimidis, Spirakis: Weighted random sampling with a reservoir, 2006).
             uniform = f"((({seeded_hash(self.seed)} >> 11)::DOUBLE + 0.5) / {2**53})"
-            # A condition beside it may be evaluated later, and ln(0) is an error.
+            # DuckDB may evaluate this before the condition that drops zero weights, and ln(0) is
+            # an error.
             weight = f"CASE WHEN {self.by} > 0 THEN {self.by} END" if self.step.by else "1.0"
             return f"(ln({weight}) - ln(-ln({uniform})))"
         if not self.step.by or self.step.uniform:
@@ -169,7 +181,7 @@ class _Runner:
 
     @property
     def ties(self) -> str:
-        """What decides among equal values, smallest first."""
+        """SQL of the value that breaks ties, smallest first."""
         drawn = self.step.sample or self.step.uniform or not self.step.by
         return seeded_hash(self.seed) if drawn else "key_hash"
 
@@ -178,7 +190,7 @@ class _Runner:
         return f"{self.value} DESC, {self.ties}"
 
     def ranked(self, rows: RowSet, present: int) -> tuple[RowSet, int]:
-        """The rows that have what they are ranked and grouped by, and how many have not."""
+        """Return the rows that have values to rank and group by, and how many do not."""
         conditions = []
         if self.step.by:
             conditions.append(f"{self.by} IS NOT NULL AND NOT isnan({self.by})")
@@ -199,11 +211,12 @@ class _Runner:
         wrong = rows.count(f"{self.by} < 0 OR isinf({self.by})")
         if wrong:
             raise SelectionError(
-                f"--by {self.step.by} is negative or infinite in {wrong:,} rows: weights are not"
+                f"the weight `by` {self.step.by!r} is negative or infinite in {wrong:,} rows",
+                "use weights that are finite and at least 0",
             )
 
     def chosen(self, rows: RowSet, asked: int, available: int) -> RowSet:
-        """The asked number of rows, or all where there are no more."""
+        """Return `asked` of the `available` rows, or all of them if there are fewer."""
         if asked >= available:
             return rows
         if asked == 0:
@@ -228,8 +241,9 @@ def _warn_if_unreliable(query: ScoreQuery, column: str) -> None:
     reliability = errors(query, column).reliability
     if reliability < TRUSTED:
         warnings.warn(
-            f"{column} has a reliability of {reliability:.2f}: another draw of the reference would "
-            "select otherwise; score with more --neighbors and --bulk, or --reference exact",
+            f"{column} has a reliability of {reliability:.2f}, so another draw of the reference "
+            "would select other rows: score with larger `neighbors` and `bulk`, or with an exact "
+            "reference",
             UnreliableEstimateWarning,
             stacklevel=3,
         )

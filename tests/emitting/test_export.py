@@ -14,9 +14,13 @@ from clipdre.emitting.export import (
     write_jsonl,
     write_keys,
     write_parquet,
+    write_tar_stream,
     write_uids,
 )
-from tests.helpers import rows_of, subset_of, write_score_folder
+from clipdre.errors import InputError
+from clipdre.truth.pool import write_pool
+from tests.emitting.contents import expected_members, members
+from tests.helpers import rows_of, subset_of, tiny_score, write_score_folder
 
 
 def written(writer, subset):
@@ -44,7 +48,7 @@ def test_every_format_holds_the_same_rows(scored):
 
 @pytest.fixture
 def odd(tmp_path):
-    """Values that a format may stumble over."""
+    """Scores with values that formats represent differently or not at all."""
     columns = {
         "key": ["a,b", 'q"uote', "line\nbreak", "üñ"],
         "uid": ["f" * 32, None, "1", "no"],
@@ -56,7 +60,7 @@ def odd(tmp_path):
     return tmp_path, write_score_folder(tmp_path, [columns])
 
 
-def test_odd_values_come_through(odd):
+def test_formats_keep_odd_values(odd):
     subset = subset_of(odd)
     lines = [json.loads(line) for line in written(write_jsonl, subset).splitlines()]
     assert [line["x"] for line in lines] == [None, None, None, 0.1]
@@ -66,7 +70,25 @@ def test_odd_values_come_through(odd):
     assert json.loads(rows[3]["boxes"]) == [[1.0, 2.0]]
 
 
-def test_samples_without_a_uid_are_counted_and_named(odd):
-    with pytest.warns(UserWarning, match=r"2 of the 4 kept .* instance s/q\"uote\): they are left"):
+def test_warns_of_samples_without_a_uid(odd):
+    with pytest.warns(UserWarning, match=r"2 of the 4 kept .* instance s/q\"uote\) and are left"):
         array = np.load(io.BytesIO(written(write_uids, subset_of(odd))))
     assert array.tolist() == [(0, 1), (2**64 - 1, 2**64 - 1)]
+
+
+def test_tar_stream_holds_the_kept_samples(scored, pool):
+    subset = subset_of(scored, by="similarity", top=25)
+    assert members(written(write_tar_stream, subset)) == expected_members(subset, pool)
+
+
+def test_tar_stream_has_unique_keys(colliding):
+    names = [name for name, _, _ in members(written(write_tar_stream, subset_of(colliding)))]
+    assert len(set(names)) == len(names) == 12
+
+
+def test_tar_stream_needs_its_sources(tmp_path):
+    write_pool(tmp_path / "p", 10, seed=1, noise={})
+    scored = tmp_path / "s", tiny_score(tmp_path / "p", tmp_path / "s")
+    (tmp_path / "p" / "00000.tar").unlink()
+    with pytest.raises(InputError, match=r"00000\.tar"):
+        written(write_tar_stream, subset_of(scored))

@@ -18,7 +18,7 @@ def selection_of(query, name, **step):
     return select(query, Rule((Step(**step),), name=name))
 
 
-def test_a_preview_counts_what_would_be_kept(query, scored):
+def test_preview_counts_rows_and_averages_scores(query, scored):
     table = read_scores(*scored)
     selection = selection_of(query, "a", by="kl_text", top=Amount(60))
     found = preview(selection)
@@ -36,19 +36,21 @@ def test_a_preview_counts_what_would_be_kept(query, scored):
         np.testing.assert_allclose(
             found.means[column], (values.mean(), values[kept].mean()), rtol=1e-6
         )
-    assert found.mutual_information == found.means["log_ratio"]
+    ratio = table["log_ratio"].to_numpy().astype(np.float64)
+    expected = ratio.mean(), ratio[kept].mean()
+    np.testing.assert_allclose(found.mean_log_ratio, expected, rtol=1e-6)
     captions = [table["caption"][int(n)].as_py() for n in kept]
     assert found.duplicates["caption"] == pytest.approx(1 - len(set(captions)) / 60)
 
 
-def test_nothing_kept_has_no_means(query):
+def test_preview_of_no_rows_has_no_means(query):
     found = preview(selection_of(query, "none", where="false"))
     assert found.kept == 0
     assert found.means["kl_text"][1] is None
     assert found.duplicates == {"caption": 0.0, "uid": 0.0}
 
 
-def test_a_comparison_against_sets(query, scored):
+def test_comparison_matches_python_sets(query, scored):
     captions = read_scores(*scored)["caption"].to_pylist()
     selections = [
         selection_of(query, "ratio", by="log_ratio", top=Amount(90)),
@@ -71,7 +73,7 @@ def test_a_comparison_against_sets(query, scored):
         assert len(examples) == min(3, count)
 
 
-def test_nan_scores_do_not_spoil_a_mean(tmp_path):
+def test_means_leave_out_nan(tmp_path):
     columns = {"key": ["a", "b"], "uid": ["1", "1"], "caption": ["c", "d"], "key_hash": [1, 2]}
     scores = {"log_ratio": np.array([np.nan, 2.0])}
     manifest = write_score_folder(tmp_path, [{**columns, **scores}])

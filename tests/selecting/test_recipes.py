@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from clipdre.errors import SelectionError
@@ -16,6 +18,7 @@ expects = ["kl_text"]
 [options]
 budget = "10%"
 low = 0.5
+number = 7
 
 [[steps]]
 where = "kl_text > {low}"
@@ -23,6 +26,8 @@ where = "kl_text > {low}"
 [[steps]]
 by = "kl_text"
 top = "budget"
+uniform = true
+bins = "{number}"
 """
 
 
@@ -41,7 +46,7 @@ def written(tmp_path):
     return write
 
 
-def test_each_published_method_has_one():
+def test_there_is_a_recipe_for_each_published_method():
     assert recipe_names() == [
         "clipscore",
         "clipscore-then-kl",
@@ -54,13 +59,17 @@ def test_each_published_method_has_one():
         "log-ratio-weighted",
         "uniform-kl",
     ]
-    for name in recipe_names():
-        assert read_recipe(name).source
-        assert recipe_text(name).startswith("title = ")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_each_recipe_cites_its_source(name):
+    recipe = read_recipe(name)
+    assert re.search(r"arXiv \d{4}\.\d{5}|docs/design\.md", recipe.source)
+    assert re.search(r'^title = "(.*)"$', recipe_text(name), re.MULTILINE)[1] == recipe.title
 
 
 @pytest.mark.parametrize("name", sorted(set(recipe_names()) - {"laion", "log-ratio-weighted"}))
-def test_each_runs_and_keeps_its_budget(name, query):
+def test_each_recipe_keeps_its_budget(name, query):
     recipe = read_recipe(name)
     selection = select(query, recipe.rule(query))
     share = float(str(recipe.options["budget"]).rstrip("%")) / 100
@@ -68,9 +77,9 @@ def test_each_runs_and_keeps_its_budget(name, query):
     assert len(select(query, recipe.rule(query, budget=Amount(17)))) == 17
 
 
-def test_the_recommended_one_is_the_ratio_and_then_the_kl(query, scored):
+def test_the_recommended_recipe_ranks_by_the_ratio_and_then_the_kl(query, scored):
     recipe = read_recipe("log-ratio-then-kl")
-    selection = select(query, recipe.rule(query, {"widen": "2"}, Amount(0.1)))
+    selection = select(query, recipe.rule(query, {"widen": 2}, Amount(0.1)))
     table = read_scores(*scored)
     ratio, kl = table["log_ratio"].to_numpy(), table["kl_text"].to_numpy()
     shard, row = selection.places
@@ -81,65 +90,82 @@ def test_the_recommended_one_is_the_ratio_and_then_the_kl(query, scored):
     assert kl[kept].min() >= max(kl[n] for n in set(range(300)) - set(kept) if wide[n])
 
 
-def test_options_a_budget_and_a_condition_before(query, written):
+def test_settings_fill_in_the_steps(query, written):
     recipe = read_recipe(written(PLAIN))
     rule = recipe.rule(query, {"low": "3.5", "budget": "20%"}, where="width > 0", seed=4)
     assert [step.where for step in rule.steps] == ["width > 0", "kl_text > 3.5", None]
+    assert rule.steps[2].bins == 7
     assert (rule.budget, rule.seed, rule.name) == (Amount(0.2), 4, "mine")
     selection = select(query, rule)
     assert len(selection) == int(0.2 * selection.steps[1].kept + 0.5)
 
 
-def test_numbers_of_another_model_are_refused(query, tmp_path):
+def test_thresholds_apply_to_their_own_model_only(query, tmp_path):
     recipe = read_recipe("laion")
-    with pytest.raises(SelectionError, match=r"are of clipdre-tiny, .* by --set threshold=NUMBER"):
+    with pytest.raises(SelectionError, match=r"not of clipdre-tiny: pass `settings` threshold=NUM"):
         recipe.rule(query)
-    rule = recipe.rule(query, {"threshold": "0.5"})
+    rule = recipe.rule(query, {"threshold": 0.5})
     assert rule.steps[0].where == "similarity >= 0.5"
     manifest = write_score_folder(tmp_path, [{"key": ["a"], "similarity": [0.3], "key_hash": [1]}])
-    with pytest.raises(SelectionError, match="these scores are of made-up"):
+    with pytest.raises(SelectionError, match="not of made-up"):
         recipe.rule(ScoreQuery(ScoreFolder(tmp_path), manifest))
 
 
-def test_columns_that_are_not_there_are_named(query):
-    with pytest.raises(SelectionError, match="reads weight, which these scores have not: join a"):
-        read_recipe("log-ratio-weighted").rule(query)
+def test_a_folder_does_not_hide_a_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kl-text").mkdir()
+    (tmp_path / "log-ratio").write_text("title = 'mine'")
+    assert read_recipe("kl-text").title == "D_KL of the caption, top 25%"
+    assert "mine" not in read_recipe("log-ratio").title
+
+
+def test_names_with_a_slash_or_suffix_are_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kl-text").write_text(PLAIN)
+    (tmp_path / "mine.toml").write_text(PLAIN)
+    assert read_recipe("./kl-text").title == "a title"
+    assert read_recipe("mine.toml").title == "a title"
+    for name in ("none.toml", "none/kl-text"):
+        with pytest.raises(SelectionError, match=f"there is no recipe file {name}"):
+            read_recipe(name)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (("title", "titel"), "has no field 'titel'; did you mean title?"),
-        (("[options]", "[option]"), "has no field 'option'; did you mean options?"),
-        (("by =", "bye ="), "step 2 has no field 'bye'; did you mean by?"),
-        (("{low}", "{lwo}"), "has no option 'lwo'; did you mean low?"),
-        (('top = "budget"', 'top = "lots"'), "step 2: top lots is no number"),
-        (('by = "kl_text"', "by = 3"), "step 2: by = 3 is not of the right type"),
-        (('by = "kl_text"\n', ""), "--by and --top belong together"),
-        (("[[steps]]", "[steps"), "cannot be read"),
-        (('source = "a paper"', ""), "has no 'source'"),
-        (("low = 0.5", "low = [1]"), "names with numbers or strings"),
+        (("{low}", "{lwo}"), "recipe mine, step 1 has no option 'lwo': did you mean low?"),
+        (('top = "budget"', 'top = "lots"'), "recipe mine, step 2: top 'lots' is not a number: "),
+        (('top = "budget"', "top = 130.0"), "recipe mine, step 2: top 130.0 is above 100%: "),
+        (('by = "kl_text"\n', ""), "recipe mine, step 2: top can only be used with by"),
+        (("uniform = true\n", ""), "recipe mine, step 2: bins can only be used with uniform"),
+        (('uniform = true\nbins = "{number}"', "bins = 100"), "recipe mine, step 2: bins can only"),
+        (("number = 7", "number = 2.5"), "recipe mine, step 2: bins '2.5' is not a count: "),
+        (("number = 7", "number = 0"), "recipe mine, step 2: bins is 0: "),
+        (('budget = "10%"', 'budget = "much"'), "recipe mine: budget 'much' is not a number: "),
+        (('budget = "10%"\n', ""), "recipe mine: a step keeps a multiple of the budget, which"),
     ],
 )
-def test_a_mistake_in_a_recipe_is_one_line(query, written, change, said):
+def test_reports_mistakes_in_the_steps_of_a_recipe(query, written, change, message):
+    assert change[0] in PLAIN
     with pytest.raises(SelectionError) as caught:
         read_recipe(written(PLAIN.replace(*change))).rule(query)
-    assert said in str(caught.value)
+    assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "budget", "said"),
+    ("name", "settings", "budget", "message"),
     [
-        ("kl-txt", {}, None, "clipdre has no recipe 'kl-txt'; did you mean kl-text?"),
-        ("none.toml", {}, None, "no recipe file none.toml"),
-        ("kl-text", {"bugdet": "3"}, None, "has no option 'bugdet'; did you mean budget?"),
-        ("dc", {"side": "text) OR (1=1"}, None, "is no number or name"),
-        ("laion", {"threshold": "0.1"}, Amount(3), "has no budget"),
-        ("dc", {"side": "sound"}, None, "there is no column dc_sound"),
+        ("kl-txt", {}, None, "clipdre has no recipe 'kl-txt': did you mean kl-text?"),
+        ("qqq", {}, None, "clipdre has no recipe 'qqq': choose from clipscore, "),
+        ("kl-text", {"bugdet": "3"}, None, "recipe kl-text has no option 'bugdet': did you mean"),
+        ("dc", {"side": "text) OR (1=1"}, None, "`settings` side=text) OR (1=1 is not a number"),
+        ("laion", {"threshold": "0.1"}, Amount(3), "recipe laion does not take a `budget`: drop"),
+        ("dc", {"side": "sound"}, None, "recipe dc, step 1: by 'dc_sound'"),
+        ("log-ratio-weighted", {}, None, "recipe log-ratio-weighted needs weight, which these"),
     ],
 )
-def test_a_users_mistake_is_one_line(query, name, settings, budget, said):
+def test_reports_mistakes_in_using_a_recipe(query, name, settings, budget, message):
     with pytest.raises(SelectionError) as caught:
         select(query, read_recipe(name).rule(query, settings, budget))
-    assert said in str(caught.value)
+    assert str(caught.value).startswith(message)

@@ -1,8 +1,10 @@
 import math
 import tempfile
 from collections import Counter
+from hashlib import blake2b
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipdre.errors import SelectionError
+from clipdre.errors import SelectionError, UnreliableEstimateWarning
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.selecting.rules import Amount, Rule, Step
 from clipdre.selecting.select import select
 from clipdre.sql.query import ScoreQuery
+from clipdre.sql.row_set import seeded_hash
 from tests.helpers import chosen, read_scores, write_score_folder
 from tests.selecting import naive_select as naive
 
@@ -31,13 +34,14 @@ values = st.one_of(
 )
 weights = st.sampled_from([None, math.nan, 0.0, 0.25, 1.0, 8.0])
 concepts = st.sampled_from([None, "dog", "cat", "nan"])
-grid = st.sampled_from([None, math.nan, -1.0, 0.0, 0.5, 1.0, 2.5])  # quantiles of it are exact
+# Quantiles of these are exact.
+grid = st.sampled_from([None, math.nan, -1.0, 0.0, 0.5, 1.0, 2.5])
 grid_tables = st.lists(st.tuples(grid, weights, concepts), min_size=1, max_size=40)
 tables = st.lists(st.tuples(values, weights, concepts), min_size=1, max_size=40)
 
 
 def pool_of(drawn, shards, random):
-    """The drawn rows with keys of which some repeat, dealt to shards."""
+    """Deal the drawn rows to shards; pairs of rows share a key."""
     hashes = random.sample(range(2**63 - 1), len(drawn))
     rows = [
         {"key": str(n // 2), "key_hash": h, "x": x, "w": w, "c": c}
@@ -66,12 +70,30 @@ def hashes_of(rows):
     return Counter(row["key_hash"] for row in rows)
 
 
+def random_order(hashes, seed):
+    """Return the place of each key hash in the random order of `seed`, as DuckDB computes it."""
+    sql = f"SELECT key_hash, {seeded_hash(seed)} FROM (SELECT unnest($1::UBIGINT[]) AS key_hash)"
+    return dict(duckdb.execute(sql, [hashes]).fetchall())
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1), st.integers(-3, 2**40))
+def test_seeded_hash_matches_its_definition(hashes, seed):
+    """Multiply by the seed's odd hash, fold by half the bits, multiply by the golden ratio."""
+    factor = int.from_bytes(blake2b(b"seed %d" % seed, digest_size=8).digest(), "little") | 1
+    golden = 0x9E3779B97F4A7C15
+    expected = {}
+    for key_hash in hashes:
+        product = key_hash * factor % 2**64
+        expected[key_hash] = (product ^ product // 2**32) * golden % 2**64
+    assert random_order(hashes, seed) == expected
+
+
 # Each example makes files and a database.
 checked = settings(max_examples=25, deadline=None)
 
 
-class TestAgainstTheNaive:
-    """On random tables with ties, nulls, NaN and repeated keys."""
+class TestAgainstNaiveSelection:
+    """Random tables with ties, nulls, NaN and repeated keys."""
 
     @checked
     @given(tables, st.integers(1, 45), st.sampled_from([1, -1]), st.randoms())
@@ -90,7 +112,8 @@ class TestAgainstTheNaive:
         rule = Rule((Step(by="x", top=Amount(n), uniform=True, bins=bins),), seed=seed)
         found, _ = kept_hashes(parts, rule)
         rows = [row for part in parts for row in part]
-        assert found == hashes_of(naive.uniform(rows, n, bins, seed))
+        order = random_order([row["key_hash"] for row in rows], seed)
+        assert found == hashes_of(naive.uniform(rows, n, bins, order))
         assert found.total() == min(n, sum(naive.is_number(row["x"]) for row in rows))
 
     @checked
@@ -100,7 +123,8 @@ class TestAgainstTheNaive:
         rule = Rule((Step(sample=Amount(n), by="w" if weighted else None),), seed=seed)
         found, _ = kept_hashes(parts, rule)
         rows = [row for part in parts for row in part]
-        assert found == hashes_of(naive.sample(rows, n, seed, "w" if weighted else None))
+        order = random_order([row["key_hash"] for row in rows], seed)
+        assert found == hashes_of(naive.sample(rows, n, order, "w" if weighted else None))
 
     @checked
     @given(tables, st.integers(1, 4), st.booleans(), st.randoms())
@@ -110,11 +134,12 @@ class TestAgainstTheNaive:
             parts, Rule((Step(balance="c", cap=cap, by="x" if ranked else None),))
         )
         rows = [row for part in parts for row in part]
-        assert found == hashes_of(naive.balance(rows, cap, 0, ranked))
+        order = None if ranked else random_order([row["key_hash"] for row in rows], 0)
+        assert found == hashes_of(naive.balance(rows, cap, order))
 
     @checked
     @given(grid_tables, st.integers(1, 45), st.randoms())
-    def test_helpers_are_over_the_whole_pool(self, drawn, n, random):
+    def test_functions_cover_the_whole_pool(self, drawn, n, random):
         parts = pool_of(drawn, 2, random)
         rows = [row for part in parts for row in part]
         numbers = np.array([row["x"] for row in rows if naive.is_number(row["x"])])
@@ -137,7 +162,7 @@ class TestAgainstTheNaive:
 
     @checked
     @given(tables, st.integers(1, 20), st.integers(1, 4), st.randoms())
-    def test_neither_the_order_of_rows_nor_of_files_matters(self, drawn, n, shards, random):
+    def test_order_of_rows_and_files_does_not_matter(self, drawn, n, shards, random):
         steps = (
             Step(balance="c", cap=9, by="x"),
             Step(sample=Amount(2 * n)),
@@ -151,7 +176,7 @@ class TestAgainstTheNaive:
         assert found == straight
 
 
-def test_steps_follow_one_another_and_are_counted(scored):
+def test_each_step_selects_from_the_previous_one(scored):
     table = read_scores(*scored)
     ratio, kl = table["log_ratio"].to_numpy(), table["kl_text"].to_numpy()
     steps = (
@@ -170,7 +195,7 @@ def test_steps_follow_one_another_and_are_counted(scored):
     ]
 
 
-def test_where_comes_first_and_fractions_are_of_what_it_left(scored):
+def test_shares_refer_to_rows_that_meet_the_condition(scored):
     table = read_scores(*scored)
     long = np.array([len(caption) > 20 for caption in table["caption"].to_pylist()])
     selection = chosen(scored, where="length(caption) > 20", by="kl_text", top=0.5)
@@ -180,7 +205,7 @@ def test_where_comes_first_and_fractions_are_of_what_it_left(scored):
     assert long[shard * 100 + row].all()
 
 
-def test_rows_without_a_value_are_never_kept_and_counted(scored):
+def test_rows_without_a_value_are_counted_and_never_kept(scored):
     by = "CASE WHEN length(caption) > 20 THEN log_ratio END"
     (counted,) = chosen(scored, by=by, top=1.0).steps
     assert counted.unranked + counted.kept == 300
@@ -188,7 +213,7 @@ def test_rows_without_a_value_are_never_kept_and_counted(scored):
     assert counted.asked == 300
 
 
-def test_without_a_rank_the_condition_decides(scored):
+def test_condition_alone_selects(scored):
     shard, row = chosen(scored, where="similarity > 0.5").places
     expected = np.flatnonzero(read_scores(*scored)["similarity"].to_numpy() > 0.5)
     assert (shard * 100 + row).tolist() == expected.tolist()
@@ -197,8 +222,8 @@ def test_without_a_rank_the_condition_decides(scored):
     assert len(chosen(scored, by="width", top=1e-9)) == 0
 
 
-def test_a_weighted_sample_draws_as_often_as_the_weights_say(tmp_path):
-    """First draws of the sequential law are proportional to the weights."""
+def test_weighted_sample_draws_in_proportion_to_weights(tmp_path):
+    """A small sample without replacement is nearly proportional to the weights."""
     weight = np.array([1.0, 2.0, 5.0])
     n = 3000
     hashes = np.random.default_rng(0).integers(0, 2**64, 3 * n, dtype=np.uint64)
@@ -214,13 +239,15 @@ def test_a_weighted_sample_draws_as_often_as_the_weights_say(tmp_path):
     assert len(np.intersect1d(row, other)) < 60
 
 
-def test_negative_weights_are_refused(scored):
-    with pytest.raises(SelectionError, match="is negative or infinite in"):
+def test_refuses_negative_weights(scored):
+    with pytest.raises(
+        SelectionError, match=r"the weight `by` .* is negative or infinite in 300 rows"
+    ):
         chosen(scored, sample=10, by="log_ratio - 1000")
 
 
-def test_large_pools_need_more_than_one_pass(tmp_path, monkeypatch):
-    """The bracket of the threshold narrows; ties at the threshold are many."""
+def test_finds_thresholds_in_several_passes(tmp_path, monkeypatch):
+    """Many values are tied at the threshold."""
     monkeypatch.setattr("clipdre.sql.largest.FETCHED", 300)
     monkeypatch.setattr("clipdre.sql.largest.SAMPLED", 100)
     rng = np.random.default_rng(3)
@@ -237,7 +264,7 @@ def test_large_pools_need_more_than_one_pass(tmp_path, monkeypatch):
     assert row.tolist() == sorted(np.argsort(hashes)[:777].tolist())
 
 
-def test_weights_of_zero_are_never_drawn_from_large_pools(tmp_path, monkeypatch):
+def test_never_draws_weights_of_zero_in_several_passes(tmp_path, monkeypatch):
     monkeypatch.setattr("clipdre.sql.largest.FETCHED", 300)
     monkeypatch.setattr("clipdre.sql.largest.SAMPLED", 100)
     rng = np.random.default_rng(4)
@@ -252,12 +279,12 @@ def test_weights_of_zero_are_never_drawn_from_large_pools(tmp_path, monkeypatch)
     assert 1.5 < (weight[row] == 3).sum() / (weight[row] == 1).sum() < 3
 
 
-class TestJoined:
+class TestJoinedColumns:
     def joined(self, tmp_path, columns):
         pq.write_table(pa.table(columns), tmp_path / "more.parquet")
         return [tmp_path / "more.parquet"]
 
-    def test_by_shard_and_key(self, scored, tmp_path):
+    def test_join_by_shard_and_key(self, scored, tmp_path):
         table = read_scores(*scored).slice(50, 100)
         columns = {"shard": table["shard"], "key": table["key"], "beauty": np.arange(100.0)}
         selection = chosen(scored, self.joined(tmp_path, columns), by="beauty", top=0.5)
@@ -265,38 +292,34 @@ class TestJoined:
         assert (shard * 100 + row).tolist() == list(range(50, 150))
         assert selection.steps[0].unranked == 200
 
-    def test_by_key_hash_first(self, scored, tmp_path):
+    def test_join_by_key_hash_first(self, scored, tmp_path):
         table = read_scores(*scored)
         columns = {"key_hash": table["key_hash"], "key": ["x"] * 300, "beauty": np.arange(300)}
         _, row = chosen(scored, self.joined(tmp_path, columns), where="beauty < 7").places
         assert row.tolist() == list(range(7))
 
-    def test_columns_of_the_same_name_get_the_files_before_them(self, scored, tmp_path):
+    def test_prefixes_duplicate_column_names_with_the_file_name(self, scored, tmp_path):
         table = read_scores(*scored)
         columns = {"key_hash": table["key_hash"], "width": np.full(300, 5)}
         joined = self.joined(tmp_path, columns)
         assert len(chosen(scored, joined, where="more_width = 5 AND width > 5")) == 300
 
     @pytest.mark.parametrize(
-        ("columns", "said"),
-        [
-            ({"beauty": [1.0]}, "no column to join by: it needs key_hash, shard and key, uid, or"),
-            ({"key": ["a", "a"], "beauty": [1.0, 2.0]}, "names 1 rows more than once by key"),
-        ],
+        "columns", [{"beauty": [1.0]}, {"key": ["a", "a"], "beauty": [1.0, 2.0]}]
     )
-    def test_what_cannot_be_joined(self, scored, tmp_path, columns, said):
-        with pytest.raises(SelectionError, match=said):
+    def test_refuses_files_without_unique_keys(self, scored, tmp_path, columns):
+        with pytest.raises(SelectionError, match=r"more\.parquet"):
             chosen(scored, self.joined(tmp_path, columns))
 
-    def test_what_is_no_parquet(self, scored, tmp_path):
+    def test_refuses_files_that_are_not_parquet(self, scored, tmp_path):
         (tmp_path / "more.parquet").write_text("beauty\n1")
-        with pytest.raises(SelectionError, match="cannot be read as Parquet"):
+        with pytest.raises(SelectionError, match=r"more\.parquet"):
             chosen(scored, [tmp_path / "more.parquet"])
-        with pytest.raises(SelectionError, match="cannot be read as Parquet"):
+        with pytest.raises(SelectionError, match=r"none\.parquet"):
             chosen(scored, [tmp_path / "none.parquet"])
 
 
-def test_nan_beside_values_that_are_all_equal_is_no_value():
+def test_nan_is_missing_even_if_all_other_values_are_equal():
     rows = [
         {"key": str(n), "key_hash": n, "x": x, "w": None, "c": "dog"}
         for n, x in enumerate([0.0, math.nan, math.nan])
@@ -308,3 +331,28 @@ def test_nan_beside_values_that_are_all_equal_is_no_value():
     ):
         found, _ = kept_hashes([rows], Rule((step,)))
         assert found == Counter([0])
+
+
+def test_warns_of_columns_that_another_reference_would_change(tmp_path):
+    table = {
+        "key": ["a", "b", "c"],
+        "key_hash": [1, 2, 3],
+        "good": [0.0, 1.0, 2.0],
+        "good_se": [0.1, 0.1, 0.1],
+        "bad": [0.0, 1.0, 2.0],
+        "bad_se": [0.5, 0.5, 0.5],
+    }
+    scored = tmp_path, write_score_folder(tmp_path, [table])
+    assert len(chosen(scored, by="good", top=1)) == 1  # warnings are errors
+    # 1 - 0.5^2 / (2 / 3)
+    with pytest.warns(UnreliableEstimateWarning, match=r"bad has a reliability of 0\.62, so"):
+        chosen(scored, by="bad", top=1)
+
+
+def test_errors_name_the_parameter_or_the_step_of_the_recipe(scored):
+    query = ScoreQuery(ScoreFolder(scored[0]), scored[1])
+    step = Step(by="caption", top=Amount(3))
+    with pytest.raises(SelectionError, match=r"^`by` 'caption'"):
+        select(query, Rule((step,)))
+    with pytest.raises(SelectionError, match=r"^recipe mine, step 2: by 'caption'"):
+        select(query, Rule((Step(), step), name="mine"))

@@ -1,0 +1,114 @@
+"""Read the TOML file of a recipe, with one clear line about the first mistake in it."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from clipdre.errors import SelectionError, UsageError
+from clipdre.only_with import OnlyWith, check
+from clipdre.selecting.rules import AMOUNTS, Step
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+TEXTS, LISTS = ("title", "source"), ("expects", "models", "scales")
+FIELDS = (*TEXTS, *LISTS, "options", "steps")
+PAIRINGS = (
+    OnlyWith("models", ("scales",), because="the options to set for another model"),
+    OnlyWith("scales", ("models",), because="the models that the options' values apply to"),
+)
+COUNTS = ("cap", "bins")
+# Accepted types of a step's fields; a string may hold an ``{option}``.
+STEP_TYPES: dict[str, tuple[type, ...]] = {
+    **{f.name: (str,) for f in fields(Step)},
+    **dict.fromkeys(AMOUNTS, (str, int, float)),
+    **dict.fromkeys(COUNTS, (str, int)),
+    "uniform": (bool,),
+}
+WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """Return the fields of a recipe file; every one of `FIELDS` is there, of the right type.
+
+    Raises
+    ------
+    SelectionError
+        If the file is not valid TOML, or has a missing, unknown or mistyped field.
+    """
+    place = f"recipe {path.stem}"
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SelectionError(f"cannot read recipe file {path} ({error})", "fix the file") from error
+    for name in raw:
+        check_known(name, FIELDS, place, "field")
+    for name in (*TEXTS, "steps"):
+        if not raw.get(name):
+            raise SelectionError(f"{place} has no {name}", "add it, as recipe log-ratio does")
+    for name in TEXTS:
+        _check_type(raw[name], (str,), name, place)
+    for name in LISTS:
+        if not _is_list_of(raw.setdefault(name, []), str):
+            raise SelectionError(f"{place}: {name} is not a list of strings", "put it in [...]")
+    _check_options(raw.setdefault("options", {}), place)
+    _check_steps(raw["steps"], place)
+    for name in raw["scales"]:
+        check_known(name, tuple(raw["options"]), place, "option")
+    with located(place):
+        check(raw, PAIRINGS)
+    return raw
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Add the place in a recipe to errors; names are those of its fields, not parameters."""
+    try:
+        yield
+    except (UsageError, SelectionError) as error:
+        problem, cure = (text.replace("`", "") for text in (error.problem, error.cure))
+        raise SelectionError(f"{place}: {problem}", cure) from error
+
+
+def check_known(name: str, known: Sequence[str], place: str, what: str) -> None:
+    """Raise `SelectionError`, with a suggestion, unless `name` is one of `known`."""
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    cure = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known) or 'none'}"
+    raise SelectionError(f"{place} has no {what} {name!r}", cure)
+
+
+def _check_options(options: object, place: str) -> None:
+    if not isinstance(options, dict):
+        raise SelectionError(f"{place}: options is not a table", "put them under [options]")
+    for name, value in options.items():
+        _check_type(value, (str, float, int), name, f"{place}, options")
+
+
+def _check_steps(steps: object, place: str) -> None:
+    if not _is_list_of(steps, dict):
+        raise SelectionError(f"{place}: steps is not a list of tables", "start each with [[steps]]")
+    for n, step in enumerate(steps, start=1):
+        for name, value in step.items():
+            check_known(name, tuple(STEP_TYPES), f"{place}, step {n}", "field")
+            _check_type(value, STEP_TYPES[name], name, f"{place}, step {n}")
+
+
+def _is_list_of(value: object, kind: type) -> TypeGuard[list[Any]]:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _check_type(value: object, kinds: tuple[type, ...], name: str, place: str) -> None:
+    # bool is a subclass of int, but true is not a number here.
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        wanted = " or ".join(WORDS[kind] for kind in kinds if kind is not int or float not in kinds)
+        raise SelectionError(f"{place}: {name} = {value!r} has the wrong type", f"use {wanted}")

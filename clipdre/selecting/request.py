@@ -1,0 +1,105 @@
+"""Everything a user can ask `filter` for, checked once for Python and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+from clipdre.only_with import NotWith, OnlyWith, Pairing, check
+from clipdre.selecting.recipes import BUDGET, Setting, read_recipe
+from clipdre.selecting.rules import AMOUNTS, STEP_PAIRINGS, Rule, Step, parse_amount
+from clipdre.sql.query import ScoreQuery
+
+Quantity = str | int | float
+RANKING = (*AMOUNTS, "by", "uniform", "bins", "balance", "cap")
+# Which options of a request go together.
+PAIRINGS: tuple[Pairing, ...] = (
+    *(NotWith(name, ("recipe",), because="which says how to rank") for name in RANKING),
+    OnlyWith("budget", ("recipe",), because="whose size it sets"),
+    OnlyWith("settings", ("recipe",), because="whose options they set"),
+    *STEP_PAIRINGS,
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A selection as a user asks for it: the attributes of one step, or recipes.
+
+    Amounts are counts (int, "1000") or shares (float, "25%", "0.25").
+
+    Attributes
+    ----------
+    where : str or None
+        SQL condition to apply first, also before a recipe.
+    by : str or None
+        Column or SQL expression to rank by; with `sample`, the weight of a row.
+    top, bottom, sample : str, int, float or None
+        How many rows to keep: the largest, the smallest, or random ones.
+    uniform, bins : bool, int or None
+        Spread the amount of `top` evenly over this number of bins of equal width.
+    balance, cap : str or None, int or None
+        Keep at most `cap` rows for each value of the SQL expression `balance`.
+    recipe : str or sequence of str
+        Recipes, each by its name or the path of its file.
+    budget : str, int, float or None
+        Size of the subset of each recipe.
+    settings : mapping or None
+        Values for the recipes' options.
+    seed : int
+        Random seed for draws.
+
+    Raises
+    ------
+    UsageError
+        If an option would have no effect or contradicts another one (`PAIRINGS`).
+    """
+
+    where: str | None = None
+    by: str | None = None
+    top: Quantity | None = None
+    bottom: Quantity | None = None
+    uniform: bool = False
+    bins: int | None = None
+    sample: Quantity | None = None
+    balance: str | None = None
+    cap: int | None = None
+    recipe: str | Sequence[str] = ()
+    budget: Quantity | None = None
+    settings: Mapping[str, Setting] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check({f.name: getattr(self, f.name) for f in fields(self)}, PAIRINGS)
+
+    def rules(self, query: ScoreQuery) -> list[Rule]:
+        """Return one rule per recipe, or a single rule without recipes.
+
+        Raises
+        ------
+        SelectionError
+            If an amount is malformed, or a recipe cannot be read or does not fit the scores.
+        """
+        recipes = [self.recipe] if isinstance(self.recipe, str) else self.recipe
+        if not recipes:
+            return [Rule((self._step(),), seed=self.seed)]
+        budget = None if self.budget is None else parse_amount(self.budget, BUDGET)
+        return [
+            read_recipe(name).rule(query, self.settings, budget, self.where, self.seed)
+            for name in recipes
+        ]
+
+    def _step(self) -> Step:
+        amounts = {
+            name: parse_amount(value, name)
+            for name in AMOUNTS
+            if (value := getattr(self, name)) is not None
+        }
+        return Step(
+            where=self.where,
+            balance=self.balance,
+            cap=self.cap,
+            by=self.by,
+            uniform=self.uniform,
+            bins=Step.bins if self.bins is None else self.bins,
+            **amounts,
+        )

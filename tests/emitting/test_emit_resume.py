@@ -1,0 +1,141 @@
+"""A second run of `write_tar_folder` on the same output."""
+
+import json
+
+import pytest
+
+from clipdre.config import EmitConfig
+from clipdre.emitting import emit
+from clipdre.emitting.emit import write_tar_folder
+from clipdre.errors import ClipdreError, OutputError
+from tests.emitting.contents import contents, stored
+from tests.helpers import subset_of
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Stems of the shards written so far."""
+    stems, write = [], emit._ShardWriter._write
+
+    def counting(self, stem, table):
+        stems.append(stem)
+        return write(self, stem, table)
+
+    monkeypatch.setattr(emit._ShardWriter, "_write", counting)
+    return stems
+
+
+class TestOnDisk:
+    def test_resumes_after_an_interruption(self, scored, tmp_path, written, monkeypatch):
+        subset, config = subset_of(scored, by="kl_text", top=100), EmitConfig(shard_size=10)
+        write_tar_folder(subset, tmp_path / "whole", config)
+        counting = emit._ShardWriter._write
+
+        def dying(self, stem, table):
+            if stem == "00000004":
+                raise KeyboardInterrupt
+            return counting(self, stem, table)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(emit._ShardWriter, "_write", dying)
+            with pytest.raises(KeyboardInterrupt):
+                write_tar_folder(subset, tmp_path / "kept", config)
+        assert (tmp_path / "kept" / "unfinished.json").exists()
+        assert not (tmp_path / "kept" / "summary.json").exists()
+        done = {path.stem for path in (tmp_path / "kept").glob("*.parquet")}
+        assert done
+        written.clear()
+        write_tar_folder(subset, tmp_path / "kept", config)
+        assert contents(tmp_path / "kept") == contents(tmp_path / "whole")
+        assert sorted([*done, *written]) == [f"{n:08d}" for n in range(10)]
+
+    def test_rewrites_a_tar_that_is_not_the_recorded_size(self, scored, tmp_path, written):
+        subset, config = subset_of(scored, by="kl_text", top=30), EmitConfig(shard_size=10)
+        write_tar_folder(subset, tmp_path / "kept", config)
+        before = contents(tmp_path / "kept")
+        plan = json.loads(before["summary.json"])["emitted"]
+        (tmp_path / "kept" / "summary.json").unlink()
+        (tmp_path / "kept" / "unfinished.json").write_text(json.dumps(plan))
+        (tmp_path / "kept" / "00000001.tar").write_bytes(b"cut")
+        written.clear()
+        write_tar_folder(subset, tmp_path / "kept", config)
+        assert written == ["00000001"]
+        assert contents(tmp_path / "kept") == before
+
+    def test_leaves_a_finished_subset_as_it_is(self, scored, tmp_path):
+        subset = subset_of(scored, by="kl_text", top=20)
+        first = write_tar_folder(subset, tmp_path / "kept", EmitConfig())
+        times = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()}
+        again = subset_of(scored, where="true", by="kl_text", top=20)
+        assert write_tar_folder(again, tmp_path / "kept", EmitConfig(writers=1)) == first
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()} == times
+
+    def test_finishes_a_run_killed_before_its_last_step(self, scored, tmp_path, written):
+        subset = subset_of(scored, by="kl_text", top=20)
+        summary = write_tar_folder(subset, tmp_path / "kept", EmitConfig())
+        (tmp_path / "kept" / "unfinished.json").write_text("{}")
+        written.clear()
+        assert write_tar_folder(subset, tmp_path / "kept", EmitConfig()) == summary
+        assert not written
+        assert not (tmp_path / "kept" / "unfinished.json").exists()
+
+    @pytest.mark.parametrize(("top", "shard_size"), [(21, 10_000), (20, 5)])
+    def test_refuses_another_subset(self, scored, tmp_path, top, shard_size):
+        write_tar_folder(subset_of(scored, by="kl_text", top=20), tmp_path / "kept", EmitConfig())
+        before = contents(tmp_path / "kept")
+        other = subset_of(scored, by="kl_text", top=top)
+        with pytest.raises(OutputError, match="does not hold a part of this subset: choose"):
+            write_tar_folder(other, tmp_path / "kept", EmitConfig(shard_size=shard_size))
+        assert contents(tmp_path / "kept") == before
+
+
+class TestInAStore:
+    def test_writes_the_same_files_as_on_disk(self, scored, tmp_path, store):
+        subset, config = subset_of(scored, by="kl_text", top=50), EmitConfig(shard_size=20)
+        summary = write_tar_folder(subset, "memory://kept", config)
+        assert summary == write_tar_folder(subset, tmp_path / "kept", config)
+        assert stored(store, "/kept") == contents(tmp_path / "kept")
+
+    def test_replaces_a_subset_only_with_overwrite(self, scored, store):
+        config = EmitConfig(shard_size=20)
+        subset = subset_of(scored, by="kl_text", top=50)
+        summary = write_tar_folder(subset, "memory://kept", config)
+        assert write_tar_folder(subset, "memory://kept", config) == summary
+        other = subset_of(scored, by="kl_text", top=51)
+        with pytest.raises(OutputError, match="memory://kept is not empty"):
+            write_tar_folder(other, "memory://kept", config)
+        store.pipe("/kept/notes.txt", b"mine")
+        write_tar_folder(other, "memory://kept", EmitConfig(), overwrite=True)
+        assert sorted(stored(store, "/kept")) == [
+            "00000000.parquet",
+            "00000000.tar",
+            "00000000_stats.json",
+            "notes.txt",
+            "summary.json",
+        ]
+
+    def test_resumes_after_a_failed_upload(self, scored, tmp_path, store, monkeypatch):
+        subset, config = subset_of(scored), EmitConfig(shard_size=50, writers=1)
+        put, sent = type(store).put_file, []
+
+        def failing(self, local, remote, **options):
+            sent.append(remote.rpartition("/")[2])
+            if len(sent) > 8:
+                raise PermissionError("no more")
+            return put(self, local, remote, **options)
+
+        monkeypatch.setattr(type(store), "put_file", failing)
+        with pytest.raises(OutputError, match=r"memory://kept/.*no more"):
+            write_tar_folder(subset, "memory://kept", config)
+        monkeypatch.undo()
+        assert "unfinished.json" in stored(store, "/kept")
+        write_tar_folder(subset, "memory://kept", config)
+        write_tar_folder(subset, tmp_path / "kept", config)
+        assert stored(store, "/kept") == contents(tmp_path / "kept")
+
+    @pytest.mark.parametrize("url", ["nosuch://kept", "https://127.0.0.1:9/kept"])
+    def test_a_place_that_cannot_be_written_is_one_line(self, scored, url, monkeypatch):
+        monkeypatch.setattr("clipdre.formats.files.remote.WAITS", ())
+        with pytest.raises(ClipdreError, match=url) as caught:
+            write_tar_folder(subset_of(scored), url, EmitConfig())
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,101 @@
+import gzip
+import io
+from collections import Counter
+
+import pyarrow as pa
+import pytest
+
+from clipdre.config import EmitConfig
+from clipdre.emitting.emit import write_tar_folder
+from clipdre.emitting.tars import shuffled_bytes, unique_keys, write_tar
+from clipdre.pipelines.score import score
+from tests.emitting.contents import SUFFIXES, expected_members, members
+from tests.helpers import TINY, rows_of, subset_of, tiny_score
+
+
+def test_writes_the_same_tar_to_any_file(pool, tmp_path):
+    data = (pool / "00000.tar").read_bytes()
+    # Cut before the archive's end: the samples of a tar, in pieces of any size.
+    content = data.rstrip(b"\0")
+    content = content.ljust(-(-len(content) // 512) * 512, b"\0")
+    pieces = [content[n : n + 5000] for n in range(0, len(content), 5000)]
+    stream = io.BytesIO()
+    with open(tmp_path / "a.tar", "xb", buffering=0) as raw, open(tmp_path / "b.tar", "xb") as file:
+        written = [write_tar(out, iter(pieces)) for out in (raw, file, stream)]
+    assert written == [len(content)] * 3
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    assert stream.getvalue() == (tmp_path / "b.tar").read_bytes()
+    assert members(tmp_path / "a.tar") == members(pool / "00000.tar")
+    assert len(stream.getvalue()) % 10240 == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([("s", "a"), ("s", "b"), ("t", "c")], ["a", "b", "c"]),
+        ([("s", "a"), ("s", "b"), ("t", "a")], ["s-a", "b", "t-a"]),
+        ([("s", "a"), ("s", "a"), ("t", "b")], ["s-a-0", "s-a-1", "b"]),
+        ([("s.0", "d.e/a"), ("t", "d.e/a")], ["d.e/s_0-a", "d.e/t-a"]),
+        # New keys that are taken already get the row too, or a dash.
+        ([("s", "a"), ("t", "a"), ("s", "s-a")], ["s-a-0", "t-a", "s-a"]),
+        ([("s", "a"), ("t", "a"), ("t", "s-a"), ("t", "s-a-0")], ["s-a-0-", "t-a", "s-a", "s-a-0"]),
+    ],
+)
+def test_makes_shared_keys_unique(rows, expected):
+    shards, keys = zip(*rows, strict=True)
+    table = pa.table({"shard": shards, "key": keys, "file_row_number": range(len(rows))})
+    counts, places = Counter(keys), Counter(rows)
+    collisions = {
+        key: 1 + any(places[shard, key] > 1 for shard in shards) for key in keys if counts[key] > 1
+    }
+    assert unique_keys(table, collisions) == expected
+
+
+def test_shuffled_samples_come_in_the_order_of_the_rows(scored, pool):
+    subset = subset_of(scored, by="log_ratio", top=40)
+    table = pa.concat_tables([rows_of(subset).slice(25), rows_of(subset).slice(0, 25)])
+    found = shuffled_bytes(subset, table, table["key"].to_pylist())
+    out = io.BytesIO()
+    write_tar(out, found)
+    straight = expected_members(subset, pool)
+    cut = 25 * len(SUFFIXES)
+    assert members(out.getvalue()) == straight[cut:] + straight[:cut]
+
+
+@pytest.mark.parametrize("shuffle", [None, 3])
+def test_reads_compressed_sources(pool, scored, tmp_path, shuffle):
+    (tmp_path / "pool").mkdir()
+    for path in pool.glob("*.tar"):
+        with gzip.open(tmp_path / "pool" / f"{path.name}.gz", "wb") as file:
+            file.write(path.read_bytes())
+    zipped = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
+    assert zipped[1].rows == 300
+    config = EmitConfig(shard_size=40, shuffle_seed=shuffle)
+    for name, source in (("plain", scored), ("zipped", zipped)):
+        write_tar_folder(subset_of(source, by="log_ratio", top=100), tmp_path / name, config)
+    found, expected = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.tar")}
+        for name in ("zipped", "plain")
+    )
+    assert len(found) == 3
+    assert found == expected
+
+
+def test_reads_only_ranges_of_remote_sources(pool, scored, tmp_path, store, monkeypatch):
+    for path in pool.glob("*.tar"):
+        store.pipe(f"/remote/{path.name}", path.read_bytes())
+    urls = sorted(f"memory://remote/{path.name}" for path in pool.glob("*.tar"))
+    remote = tmp_path / "s", score(urls, tmp_path / "s", TINY)
+    asked = []
+    cat_ranges = type(store).cat_ranges
+
+    def counting(self, paths, starts, ends, **options):
+        asked.extend(end - start for start, end in zip(starts, ends, strict=True))
+        return cat_ranges(self, paths, starts, ends, **options)
+
+    monkeypatch.setattr(type(store), "cat_ranges", counting)
+    write_tar_folder(subset_of(remote, by="log_ratio", top=9), tmp_path / "a", EmitConfig())
+    write_tar_folder(subset_of(scored, by="log_ratio", top=9), tmp_path / "b", EmitConfig())
+    name = "00000000.tar"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert 0 < sum(asked) < sum(len(store.cat(url)) for url in urls)
