@@ -1,1 +1,1 @@
-"""The command line: parse, call one stage, print. Results go to stdout, all else to stderr."""
+"""The command line: parse, call one function, print. Results on stdout, the rest on stderr."""

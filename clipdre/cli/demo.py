@@ -18,13 +18,13 @@ PLOT = "estimated-against-true.png"
 def demo(
     folder: Annotated[Path, typer.Argument(help="New folder for the pools, scores and subset.")],
     pairs: Annotated[int, typer.Option(min=500, help="Pairs in the noisy pool.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Another seed draws other pools.")] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed of the pools.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
 ) -> None:
-    """See for yourself: pools whose true density ratios are known, scored and filtered.
+    """Score and filter two pools whose true density ratios are known.
 
-    Draws two pools of simple scenes with captions: a clean one, to compare every estimate with the
-    truth, and one with planted noise, to see what each rule keeps of it.
+    Draws two pools of simple scenes with captions: a clean one, to compare estimates with the truth,
+    and one with planted noise, to see what each rule keeps.
     """
     from clipdre.demo import demo_encode_config, run_demo
     from clipdre.reporting.figures import Panel, plot_agreement
@@ -70,13 +70,15 @@ def _print_report(report: DemoReport) -> None:
     folder = report.folder
     failed = report.pool.samples - report.pool.rows
     note(
-        "mismatched: a caption of another image; uninformative: it says nothing; blank: an image "
-        "of one colour; duplicate: a copy of a clean pair, which no pairwise score can tell; "
-        "pure: clean pairs and copies among the kept; nats: what a kept pair truly tells."
+        "mismatched: the caption of another image; uninformative: a caption without content; blank: "
+        "an image of one colour; duplicate: a copy of a clean pair, which no pairwise score can "
+        "detect; pure: clean pairs and copies among the kept; nats: true log ratio per kept pair."
     )
-    note(f"{failed} planted files are no images: {folder}/scores-pool/failures/ says why, by key.")
+    note(
+        f"{failed} planted files are not images: see {folder}/scores-pool/failures/ for the reasons."
+    )
     note(f"the pools and scores are in {folder}, the kept shards in {folder}/subset,")
-    note(f"the picture of the first table in {folder}/{PLOT}.")
+    note(f"a picture of the first table in {folder}/{PLOT}.")
     note("next, on your own shards:")
     note(
         "    clipdre filter $(clipdre score YOUR/SHARDS -o scores) --by log_ratio --top 30% -o kept"

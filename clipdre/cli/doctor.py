@@ -32,14 +32,16 @@ def doctor(
     max_pixels: take.MaxPixels = ReadConfig.max_pixels,
     decode: Annotated[
         bool,
-        typer.Option("--decode", help="Decode images to the last pixel: slower, finds all."),
+        typer.Option(
+            "--decode", help="Decode images to the last pixel: slower, but finds everything."
+        ),
     ] = False,
     workers: take.Workers = None,
-    json: Annotated[bool, typer.Option("--json", help="The report as JSON on stdout.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Say what is wrong with shards, before a GPU is paid for.
+    """Check shards before you pay for a GPU.
 
-    Reads as 'clipdre score' does, without a model. Exit code 1 when samples would be lost.
+    Reads as 'clipdre score' does, without a model. Exits with 1 if samples would be lost.
     """
     from clipdre.doctor import diagnose
     from clipdre.formats.tars.shards import expand_shards
@@ -74,15 +76,15 @@ def _print(found: Diagnosis, *, decode: bool) -> None:
     from clipdre.cli.terminal import note, table
     from clipdre.doctor import ADVICE
 
-    said = f"{found.samples:,} samples in {found.shards:,} shards, {found.good:,} good"
+    title = f"{found.samples:,} samples in {found.shards:,} shards, {found.good:,} good"
     rows = [
         (name, "yes" if f.lost else "no", f"{f.samples:,}", f"{f.shards:,}")
         for name, f in found.findings.items()
     ]
     if rows:
-        table(said, ("finding", "lost", "samples", "shards"), rows, words=2)
+        table(title, ("finding", "lost", "samples", "shards"), rows, words=2)
     else:
-        note(said)
+        note(title)
     for name, finding in found.findings.items():
         does, cure = ADVICE[name]
         note(f"{name}: {does}; {cure}")
@@ -90,6 +92,6 @@ def _print(found: Diagnosis, *, decode: bool) -> None:
             where = f"{example.shard}/{example.key}" if example.key else example.shard
             note(f"    {where} at byte {example.offset}: {example.message[:SHOWN]}")
     if not decode:
-        note("images were judged by their headers; --decode reads them to the last pixel")
+        note("only the headers of images were checked; --decode reads them to the last pixel")
     if not found.loses:
         note("nothing would be lost")

@@ -109,5 +109,5 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except signals.Interrupted as error:
-        signals.say()
+        signals.announce()
         sys.exit(128 + error.number)

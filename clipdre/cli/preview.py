@@ -20,7 +20,7 @@ SHOWN_CAPTION = 60
 
 
 def show(selections: Sequence[Selection], *, as_json: bool) -> None:
-    """What each selection keeps, and how they differ where there are several."""
+    """Print what each selection keeps, and how several differ."""
     from clipdre.selecting.preview import compare, preview
 
     previews = [preview(selection) for selection in selections]
@@ -73,7 +73,7 @@ def _print_preview(found: Preview) -> None:
     if len(shown) > 2 * SHOWN_SHARDS:
         ordered = sorted(shown, key=lambda shard: (shard[2] / max(1, shard[1]), shard[0]))
         shown = ordered[:SHOWN_SHARDS] + ordered[-SHOWN_SHARDS:]
-        label = f"kept of each shard: the least and the most of {len(found.shards):,}"
+        label = f"kept of each shard: least and most of {len(found.shards):,}"
     table(
         f"{name}{label}",
         ("shard", "rows", "kept", "share"),
@@ -96,7 +96,7 @@ def _print_comparison(previews: Sequence[Preview], found: Comparison) -> None:
         return f"{share:.2f}"
 
     table(
-        "overlap: what both keep of what either keeps (Jaccard)",
+        "overlap: rows that both keep, as a share of those that either keeps (Jaccard)",
         ("recipe", "kept", *found.names),
         [(a, f"{sizes[a]:,}", *(overlap(a, b) for b in found.names)) for a in found.names],
     )
@@ -106,4 +106,4 @@ def _print_comparison(previews: Sequence[Preview], found: Comparison) -> None:
             rows.append(
                 (caption[:SHOWN_CAPTION], name if not n else "", f"{count:,}" if not n else "")
             )
-    table("kept by one recipe alone", ("for instance", "recipe", "rows"), rows, words=2)
+    table("kept by one recipe alone", ("example", "recipe", "rows"), rows, words=2)

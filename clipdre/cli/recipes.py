@@ -10,9 +10,7 @@ EXAMPLE = "Example:  clipdre recipes log-ratio-then-kl > mine.toml"
 
 
 def recipes(
-    name: Annotated[
-        str | None, typer.Argument(help="Recipe to print as it is, to copy and change.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Recipe to print, to copy and change.")] = None,
 ) -> None:
     """List the published rules that 'clipdre filter --recipe' knows, or print one."""
     from clipdre.cli.terminal import table

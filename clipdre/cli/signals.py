@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: an end within a second, with nothing half-written under a final name."""
+"""Ctrl-C and SIGTERM: end within a second, with nothing half-written under a final name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import NoReturn
 
 GRACE = 0.6
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_said = threading.Event()
-SAID = "clipdre: interrupted; the same command goes on where it was\n"
+MESSAGE = "clipdre: interrupted; run the same command again to resume\n"
+_announced = threading.Event()
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM; no `KeyboardInterrupt`, which libraries take for theirs to handle."""
+    """SIGINT or SIGTERM; not a `KeyboardInterrupt`, which libraries handle themselves."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -25,41 +25,42 @@ class Interrupted(BaseException):
 
 
 def install() -> None:
-    """Turn both signals into an exception, and end the process when it is not heeded.
+    """Turn both signals into an exception, and end the process if it is not raised in time.
 
-    The exception is raised between two steps of the interpreter. One step may be a batch on a large
-    model; so a thread, which hears of the signal at once, waits a little and then ends all.
+    The exception is raised between two steps of the interpreter, and one step may be a batch on a
+    large model. So a thread, which learns of the signal immediately, waits a little and then ends
+    the process.
     """
-    heard, tells = socket.socketpair()
-    tells.setblocking(False)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
     for number in SIGNALS:
         signal.signal(number, _interrupt)
-    signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(heard, tells), daemon=True).start()
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader, writer), daemon=True).start()
 
 
-def say() -> None:
-    """Tell the user on stderr; once, whoever comes first."""
-    if not _said.is_set():
-        _said.set()
-        os.write(2, SAID.encode())
+def announce() -> None:
+    """Print that the run was interrupted; once, whichever thread comes first."""
+    if not _announced.is_set():
+        _announced.set()
+        os.write(2, MESSAGE.encode())
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
     raise Interrupted(number)
 
 
-def _watch(heard: socket.socket, tells: socket.socket) -> None:
-    while number := heard.recv(1):
+def _watch(reader: socket.socket, writer: socket.socket) -> None:
+    while number := reader.recv(1):
         if number[0] in SIGNALS:
             time.sleep(GRACE)
             _end(number[0])
-    tells.close()
+    writer.close()
 
 
 def _end(number: int) -> NoReturn:
     from clipdre.formats.files.storage import abandon
 
     abandon()
-    say()
+    announce()
     os._exit(128 + number)

@@ -15,6 +15,8 @@ from rich.text import Text
 
 # Width of what is written to a file or a pipe.
 FILE_WIDTH = 100
+# Parameters of Python whose option has another name.
+ALIASES = {"shuffle_seed": "--shuffle"}
 PARAMETER = re.compile(r"`([a-z_]+)`")
 
 
@@ -49,7 +51,7 @@ def strip_controls(text: str) -> str:
 
 def as_options(message: str, command: Any) -> str:
     """Show parameters that a message names in backticks as options of `command` (or None)."""
-    names = dict(_options(command)) if command is not None else {}
+    names = {**ALIASES, **(dict(_options(command)) if command is not None else {})}
     return PARAMETER.sub(
         lambda found: names.get(found[1]) or f"--{found[1].replace('_', '-')}", message
     )
