@@ -23,8 +23,8 @@ def demo(
 ) -> None:
     """Score and filter two pools whose true density ratios are known.
 
-    Draws two pools of simple scenes with captions: a clean one, to compare estimates with the truth,
-    and one with planted noise, to see what each rule keeps.
+    Draws two pools of simple scenes with captions: a clean one, to compare estimates with the
+    truth, and one with planted noise, to see what each rule keeps.
     """
     from clipdre.demo import demo_encode_config, run_demo
     from clipdre.reporting.figures import Panel, plot_agreement
@@ -70,9 +70,10 @@ def _print_report(report: DemoReport) -> None:
     folder = report.folder
     failed = report.pool.samples - report.pool.rows
     note(
-        "mismatched: the caption of another image; uninformative: a caption without content; blank: "
-        "an image of one colour; duplicate: a copy of a clean pair, which no pairwise score can "
-        "detect; pure: clean pairs and copies among the kept; nats: true log ratio per kept pair."
+        "mismatched: the caption of another image; uninformative: a caption without content; "
+        "blank: an image of one colour; duplicate: a copy of a clean pair, which no pairwise score "
+        "can detect; pure: clean pairs and copies among the kept; nats: true log ratio per kept "
+        "pair."
     )
     note(
         f"{failed} planted files are not images: see {folder}/scores-pool/failures/ for the reasons."

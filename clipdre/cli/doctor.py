@@ -32,9 +32,7 @@ def doctor(
     max_pixels: take.MaxPixels = ReadConfig.max_pixels,
     decode: Annotated[
         bool,
-        typer.Option(
-            "--decode", help="Decode images to the last pixel: slower, but finds everything."
-        ),
+        typer.Option("--decode", help="Decode images to the last pixel: slower, finds everything."),
     ] = False,
     workers: take.Workers = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
@@ -73,7 +71,7 @@ def _machine(found: Diagnosis) -> dict[str, Any]:
 
 
 def _print(found: Diagnosis, *, decode: bool) -> None:
-    from clipdre.cli.terminal import note, table
+    from clipdre.cli.terminal import as_options, note, table
     from clipdre.doctor import ADVICE
 
     title = f"{found.samples:,} samples in {found.shards:,} shards, {found.good:,} good"
@@ -87,7 +85,7 @@ def _print(found: Diagnosis, *, decode: bool) -> None:
         note(title)
     for name, finding in found.findings.items():
         does, cure = ADVICE[name]
-        note(f"{name}: {does}; {cure}")
+        note(as_options(f"{name}: {does}; {cure}", None))
         for example in finding.examples:
             where = f"{example.shard}/{example.key}" if example.key else example.shard
             note(f"    {where} at byte {example.offset}: {example.message[:SHOWN]}")

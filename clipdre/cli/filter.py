@@ -97,7 +97,8 @@ def _settings(given: list[str]) -> dict[str, str | int | float]:
     for option in given:
         if "=" not in option:
             raise UsageError(f"invalid `settings` {option}", "use NAME=VALUE")
-    return {name: value for name, value in (option.split("=", 1) for option in given)}
+    parts = (option.partition("=") for option in given)
+    return {name: value for name, _, value in parts}
 
 
 def _note_selection(selection: Selection, dry_run: bool) -> None:

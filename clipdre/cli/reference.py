@@ -75,7 +75,7 @@ def _machine(found: ReferenceCheck) -> dict[str, Any]:
 
 
 def _show(found: ReferenceCheck) -> None:
-    from clipdre.cli.terminal import note, table
+    from clipdre.cli.terminal import as_options, note, table
 
     record = found.record
     table(
@@ -111,7 +111,7 @@ def _show(found: ReferenceCheck) -> None:
     bulk = f", a bulk of {record.bulk:,} in {record.folds} folds" if record.bulk else ""
     note(f"cost: {found.cost:.1%} of the products of exact{bulk}")
     note(f"log N = {math.log(max(record.pairs - 1, 1)):.2f} nats: the largest KL in this pool")
-    note(found.advice)
+    note(as_options(found.advice, None))
 
 
 def _number(value: float | None) -> str:
