@@ -172,10 +172,11 @@ def _run(
 ) -> Manifest:
     _check_saved(config, planned.model)
     with exclusive(folder.path):
+        places = ("scores", "failures", "reference", "embeddings/*", "columns/*")
+        remove_unfinished(folder.path, *places, everyone=True)
         found = None if options.overwrite else _same_run(folder, planned)
         if found is not None and found.complete and not _unread(found):
             return found
-        remove_unfinished(folder.path)
         planned.write(folder.path)  # before anything goes: what is killed here is still this run
         if options.overwrite:
             folder.clear()

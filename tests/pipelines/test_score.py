@@ -314,8 +314,8 @@ class TestAgain:
         with pytest.raises(KeyboardInterrupt):
             tiny_score(pool, tmp_path / "s")
         assert not read_manifest(tmp_path / "s").complete
-        (tmp_path / "s" / "scores" / ".unfinished-1-x.parquet").parent.mkdir(exist_ok=True)
-        (tmp_path / "s" / "scores" / ".unfinished-1-x.parquet").write_text("half")
+        (tmp_path / "s" / "scores").mkdir(exist_ok=True)
+        (tmp_path / "s" / "scores" / ".unfinished-host-1-0123abcd-x.parquet").write_text("half")
         manifest = tiny_score(pool, tmp_path / "s")
         assert manifest.complete
         if stop_in == "encode":
