@@ -149,11 +149,20 @@ class TestLocalFolder:
 
 
 class TestRemoteFolder:
-    def test_listing_sees_what_another_process_wrote(self, memory):
+    def test_listing_sees_what_another_process_wrote(self, memory, monkeypatch):
+        store, cache = type(memory), {}
+        listed = store.ls  # clients of real stores cache their listings
+
+        def cached(self, path, **options):
+            return cache.setdefault(path, listed(self, path, **options))
+
+        monkeypatch.setattr(store, "ls", cached)
+        monkeypatch.setattr(store, "invalidate_cache", lambda self, path=None: cache.clear())
         folder = output_folder("memory://bucket/out/")
-        assert folder.names() == []
         memory.pipe_file("/bucket/out/a.tar", b"x")
         assert folder.names() == ["a.tar"]
+        memory.pipe_file("/bucket/out/b.tar", b"x")
+        assert folder.names() == ["a.tar", "b.tar"]
 
     def test_leftovers_and_locks_do_not_apply(self, memory):
         memory.pipe_file(f"/bucket/out/{LEFTOVER}", b"x")

@@ -147,6 +147,22 @@ def test_ranges_beyond_the_end_are_refused(tmp_path):
     assert caught.value.cure == "check the connection and run the same command again"
 
 
+def test_only_missing_spans_are_requested_again(monkeypatch):
+    fsspec.filesystem("memory").pipe_file("/pool/a.bin", bytes(range(100)))
+    store, asked = type(fsspec.filesystem("memory")), []
+    read = store.cat_ranges
+
+    def fail_first(self, paths, starts, ends, **options):
+        asked.append(list(zip(starts, ends, strict=True)))
+        found = read(self, paths, starts, ends, **options)
+        return [*found[:-1], ConnectionError("reset")] if len(asked) == 1 else found
+
+    monkeypatch.setattr(store, "cat_ranges", fail_first)
+    found = read_ranges("memory://pool/a.bin", [(0, 2), (50, 3), (97, 3)])
+    assert found == [b"\x00\x01", bytes([50, 51, 52]), bytes([97, 98, 99])]
+    assert asked == [[(0, 2), (50, 53), (97, 100)], [(97, 100)]]
+
+
 class StatusError(Exception):
     """An error as a web server's client raises it."""
 

@@ -164,7 +164,8 @@ with committed(Path(sys.argv[1])) as temporary:
     print(temporary.name, flush=True)
     time.sleep(60)
 """
-ELSEWHERE = ".unfinished-elsewhere-1-0123abcd-a.npy"
+# No process has this id: it is above the largest one that Linux assigns.
+ELSEWHERE = ".unfinished-elsewhere-999999999-0123abcd-a.npy"
 
 
 class TestRemoveUnfinished:
@@ -227,8 +228,9 @@ class TestRemoveUnfinished:
         remove_unfinished(tmp_path, everyone=True)
         assert os.listdir(tmp_path) == [name]
 
-    def test_keeps_folders_and_links(self, tmp_path):
+    def test_keeps_folders_links_and_pipes(self, tmp_path):
         (tmp_path / ELSEWHERE).mkdir()
+        os.mkfifo(tmp_path / f"{ELSEWHERE}.pipe")
         (tmp_path / "precious").write_text("x")
         (tmp_path / f"{ELSEWHERE}.link").symlink_to(tmp_path / "precious")
         before = sorted(os.listdir(tmp_path))
