@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Reason(str, Enum):
-    """Why a sample has no scores."""
+    """Reasons why a sample has no scores."""
 
     BROKEN_TAR = "broken_tar"
     GARBAGE = "garbage"
