@@ -1,4 +1,4 @@
-"""What is wrong with shards, before a model is loaded: read as `score` reads, nothing encoded."""
+"""Check shards before you pay for a GPU: read them as `score` does, but encode nothing."""
 
 from __future__ import annotations
 
@@ -22,38 +22,51 @@ from clipdre.formats.tars.shards import read_samples, shard_name
 from clipdre.progress import Progress
 
 EXAMPLES = 3
-# What nothing is lost by, but a curator should know.
+# Findings that lose no sample, but that a curator should know about.
 REPEATED, SHARED, SCATTERED, UNSAFE = "repeated_key", "shared_key", "scattered_key", "unsafe_key"
-DROPPED = "recorded in failures/, the samples around it are scored"
-# Of each finding: what clipdre does about it, and what its owner can do.
+DROPPED = "recorded in failures/; its neighbours are scored"
+SKIPPED = "recorded in failures/; other shards are scored"
+# What clipdre does about each finding, and how to fix it. `_read` can report no other reason.
 ADVICE: dict[str, tuple[str, str]] = {
-    Reason.BROKEN_TAR.value: ("samples before it are scored", "copy or download the shard again"),
-    Reason.GARBAGE.value: ("passed over to the next header", "write the shard anew"),
-    Reason.NOT_A_TAR.value: ("recorded, other shards go on", "remove it: often an error page"),
-    Reason.COMPRESSED_TAR.value: ("recorded, other shards go on", "decompress it, or use gzip"),
-    Reason.EMPTY_FILE.value: ("recorded, other shards go on", "download the shard again"),
-    Reason.UNREADABLE_SHARD.value: ("tried again by the next run", "check access and connection"),
-    Reason.DUPLICATE_MEMBER.value: (DROPPED, "name one image suffix by --image-key"),
-    Reason.NOT_A_FILE.value: (DROPPED, "write the files themselves into the tar"),
-    Reason.MEMBER_TOO_LARGE.value: (DROPPED, "raise --max-member-bytes or --max-json-bytes"),
-    Reason.MISSING_IMAGE.value: (DROPPED, "name its suffix by --image-key"),
-    Reason.MISSING_CAPTION.value: (DROPPED, "name its suffix by --text-key, or json:FIELD"),
-    Reason.EMPTY_CAPTION.value: (DROPPED, "caption it, or leave it out"),
-    Reason.INVALID_CAPTION.value: (DROPPED, "write captions as UTF-8"),
-    Reason.CAPTION_TOO_LARGE.value: (DROPPED, "raise --max-caption-bytes"),
-    Reason.UNREADABLE_IMAGE.value: (DROPPED, "download or convert it again"),
-    Reason.IMAGE_TOO_LARGE.value: (DROPPED, "raise --max-pixels, or scale it down"),
-    Reason.EXTREME_ASPECT_RATIO.value: (DROPPED, "crop it, or leave it out"),
-    REPEATED: ("each is scored; emitted under its own name", "give samples keys of their own"),
-    SHARED: ("each is scored; emitted with its shard's name", "give samples keys of their own"),
-    SCATTERED: ("its parts are samples of their own", "write a sample's members side by side"),
-    UNSAFE: ("a name only: nothing is written there", "rename it: other tools may write there"),
+    Reason.BROKEN_TAR.value: (
+        "recorded in failures/; samples before it are scored",
+        "copy or download the shard again",
+    ),
+    Reason.GARBAGE.value: (
+        "recorded in failures/; reading resumes at the next header",
+        "write the shard again",
+    ),
+    Reason.NOT_A_TAR.value: (SKIPPED, "remove it; it is often a saved error page"),
+    Reason.COMPRESSED_TAR.value: (SKIPPED, "decompress it, or use gzip"),
+    Reason.EMPTY_FILE.value: (SKIPPED, "copy or download the shard again"),
+    Reason.UNREADABLE_SHARD.value: (
+        "recorded in failures/; the next run tries again",
+        "check access and connection",
+    ),
+    Reason.DUPLICATE_MEMBER.value: (DROPPED, "set `image_key` to one suffix"),
+    Reason.NOT_A_FILE.value: (DROPPED, "write the file itself into the tar"),
+    Reason.MEMBER_TOO_LARGE.value: (DROPPED, "raise `max_member_bytes` or `max_json_bytes`"),
+    Reason.MISSING_IMAGE.value: (DROPPED, "add its suffix to `image_key`"),
+    Reason.MISSING_CAPTION.value: (DROPPED, "set `text_key` to its suffix or to json:FIELD"),
+    Reason.EMPTY_CAPTION.value: (DROPPED, "add a caption, or leave the sample out"),
+    Reason.INVALID_CAPTION.value: (DROPPED, "encode captions as UTF-8"),
+    Reason.CAPTION_TOO_LARGE.value: (DROPPED, "raise `max_caption_bytes`"),
+    Reason.UNREADABLE_IMAGE.value: (DROPPED, "download or convert the image again"),
+    Reason.IMAGE_TOO_LARGE.value: (DROPPED, "raise `max_pixels`, or scale the image down"),
+    Reason.EXTREME_ASPECT_RATIO.value: (DROPPED, "crop the image, or leave the sample out"),
+    REPEATED: ("each is scored and emitted under a unique key", "give each sample its own key"),
+    SHARED: ("each is scored and emitted under a unique key", "give each sample its own key"),
+    SCATTERED: (
+        "each part is read as a sample",
+        "write the members of a sample next to each other",
+    ),
+    UNSAFE: ("used as a name, never as a path", "rename it; other tools may write there"),
 }
 
 
 @dataclass(frozen=True)
 class Example:
-    """Where something was found."""
+    """A place where something was found."""
 
     shard: str
     key: str
@@ -63,14 +76,14 @@ class Example:
 
 @dataclass
 class Finding:
-    """One thing that is wrong.
+    """A problem and where it occurs.
 
     Attributes
     ----------
     lost : bool
-        Whether samples have no scores for it.
+        Whether the samples get no scores because of it.
     samples, shards : int
-        How many it concerns.
+        Number of samples and shards concerned.
     examples : list of Example
     """
 
@@ -80,7 +93,7 @@ class Finding:
     examples: list[Example] = field(default_factory=list)
 
     def add(self, count: int, examples: Sequence[Example]) -> None:
-        """Count what a shard has of it."""
+        """Count the samples of one more shard."""
         self.samples += count
         self.shards += 1
         self.examples += examples[: EXAMPLES - len(self.examples)]
@@ -88,7 +101,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What came of reading all shards; `findings` by reason, the most frequent first."""
+    """The result of reading all shards; `findings` by reason, the most frequent first."""
 
     shards: int
     samples: int
@@ -97,13 +110,13 @@ class Diagnosis:
 
     @property
     def loses(self) -> bool:
-        """Whether anything would be lost."""
+        """Whether any sample would get no scores."""
         return self.good < self.samples
 
 
 @dataclass(frozen=True)
 class _Read:
-    """One shard: what its samples are, by finding, and the hashes of its keys."""
+    """The findings in one shard, and the hashes of its keys."""
 
     samples: int
     good: int
@@ -114,12 +127,18 @@ class _Read:
 def diagnose(
     urls: Sequence[str], config: ReadConfig, *, decode: bool = False, workers: int = 1
 ) -> Diagnosis:
-    """Read all shards and say what is wrong with them.
+    """Read all shards and report their problems.
 
     Parameters
     ----------
+    urls : sequence of str
+        Paths or URLs of shards.
+    config : ReadConfig
+        Limits and suffixes, as for `score`.
     decode : bool
-        Decode images to their last pixel, where else their headers are read: many times slower.
+        Decode whole images instead of reading only their headers. Many times slower.
+    workers : int
+        Number of shards read in parallel.
     """
     sizes = [_size(url) for url in urls]
     findings: dict[str, Finding] = {}
@@ -161,9 +180,9 @@ def _read(url: str, config: ReadConfig, decode: bool) -> _Read:
         if key and seen[key]:
             scattered = failure is not None and failure.stage is Stage.READ
             name = SCATTERED if scattered and last != key else REPEATED
-            here.append((name, "this key was there before"))
+            here.append((name, "an earlier sample of the shard has the same key"))
         if _is_unsafe(record.key):
-            here.append((UNSAFE, "leads out of its folder, or has control characters"))
+            here.append((UNSAFE, "the key leads out of its folder or has control characters"))
         seen[key] += 1
         last = key
         for name, message in here:
@@ -173,7 +192,7 @@ def _read(url: str, config: ReadConfig, decode: bool) -> _Read:
 
 
 def _image_failure(sample: Sample, config: ReadConfig, decode: bool) -> Failure | None:
-    """Why an image cannot be used, by its header, or by all of it."""
+    """Return the failure of an image that cannot be used, judged by its header or its pixels."""
     look = decode_image if decode else check_image
     try:
         look(sample.image, max_pixels=config.max_pixels, max_aspect_ratio=config.max_aspect_ratio)
@@ -193,7 +212,7 @@ def _is_unsafe(key: str) -> bool:
 def _add_shared(
     findings: dict[str, Finding], urls: Sequence[str], keys: Sequence[npt.NDArray[np.uint64]]
 ) -> None:
-    """Keys that more than one shard has."""
+    """Add the keys that several shards have in common."""
     every = np.fromiter(chain.from_iterable(keys), np.uint64, sum(map(len, keys)))
     unique, counts = np.unique(every, return_counts=True)
     shared = unique[counts > 1]
@@ -203,5 +222,5 @@ def _add_shared(
     for url, hashes in zip(urls, keys, strict=True):
         here = int(np.isin(hashes, shared).sum())
         if here:
-            message = "other shards have these keys, too"
+            message = "other shards have the same keys"
             finding.add(here, [Example(shard_name(url), "", 0, message)])

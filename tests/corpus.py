@@ -1,6 +1,6 @@
-"""Every way in which a shard can be wrong: what it is made of, and what is to come of it.
+"""All the ways in which a shard can be damaged or unusual, with the expected outcomes.
 
-Each kind stands between two good samples, ``0`` before and ``z`` behind, where that can be.
+If possible, each case stands between two good samples, ``0`` before and ``z`` after it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BEFORE, AFTER = ("0", GOOD), ("z", GOOD)
 
 @dataclass(frozen=True)
 class Kind:
-    """A shard, and (key, reason or ``good``) of each sample in it, in order."""
+    """A shard, and (key, reason or ``good``) of each of its samples, in order."""
 
     name: str
     data: bytes
@@ -50,7 +50,7 @@ PNG = image()
 
 
 def archive(members: list[tuple[str | tarfile.TarInfo, bytes]], format: int = USTAR) -> bytes:
-    """A tar of members, given by name or as they are."""
+    """A tar of members, each given by name or with its header."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=format) as tar:
         for name, content in members:
@@ -68,7 +68,7 @@ def pair(
 
 
 def among(members: list, *outcomes: Outcome, format: int = USTAR) -> tuple[bytes, tuple]:
-    """The members between two good samples."""
+    """A tar of the members between two good samples, and the outcomes."""
     return archive([*pair("0"), *members, *pair("z")], format), (BEFORE, *outcomes, AFTER)
 
 
@@ -154,7 +154,7 @@ def _structure() -> dict[str, tuple]:
         "a fifo": among(
             [(special("b.txt", tarfile.FIFOTYPE), b""), ("b.png", PNG)], ("b", "not_a_file")
         ),
-        "a header that leads backwards": (
+        "a negative size": (
             _with_header(special("b.txt", tarfile.REGTYPE, size=-4096)),
             (("", "garbage"), BEFORE, AFTER),
         ),
@@ -170,7 +170,7 @@ def _structure() -> dict[str, tuple]:
 
 
 def _with_header(info: tarfile.TarInfo) -> bytes:
-    """Two samples with a header alone between them."""
+    """Two samples with a lone header between them."""
     return TWO[:ONE_SPAN] + info.tobuf(GNU) + TWO[ONE_SPAN:]
 
 
@@ -200,7 +200,7 @@ def _names() -> dict[str, tuple]:
         "dotted keys": among([("b.v1.png", PNG), ("b.v1.txt", b"x")], ("b", "missing_image")),
         "dots in folders": among(pair("v1.2/b"), ("v1.2/b", GOOD)),
         "upper-case suffixes": among([("b.PNG", PNG), ("b.TXT", b"x")], ("b", GOOD)),
-        "no suffix at all": among([("b", b"x")], ("b", "missing_image")),
+        "no suffix": among([("b", b"x")], ("b", "missing_image")),
         "empty key": among([(".png", PNG), (".txt", b"x")], ("", GOOD)),
         "members not adjacent": among(
             [("a.png", PNG), ("b.png", PNG), ("a.txt", b"x"), ("b.txt", b"x")],
@@ -242,16 +242,16 @@ def _captions() -> dict[str, tuple]:
         "caption from right to left": caption("\u202eelcric der \u05d0\u05d1".encode()),
         "caption with escapes": caption(b"\x1b]0;owned\x07\x1b[2J red"),
         "caption of markup and SQL": caption(b"<script>alert(1)</script>'; DROP TABLE x; --"),
-        "json that is none": json(b"{not json"),
+        "json that is damaged": json(b"{not json"),
         "json that is a list": json(b"[1, 2]"),
         "json nested too deep": json(b"[" * 100_000),
         "json of 20 MB": json(b" " * 20_000_000, "member_too_large"),
-        "json with a uid that is no text": json(b'{"uid": {"a": 1}}'),
+        "json with a uid that is not text": json(b'{"uid": {"a": 1}}'),
     }
 
 
 def _png_of(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
+    """A PNG that claims a size and holds almost nothing."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -308,7 +308,9 @@ def _images() -> dict[str, tuple]:
         "no pixels": picture(_png_of(0, 0), "unreadable_image"),
         "EXIF rotation": picture(image("JPEG", exif=turned), GOOD, "jpg"),
         "broken EXIF": picture(image("JPEG", exif=b"Exif\0\0junk"), GOOD, "jpg"),
-        "broken ICC profile": picture(image("JPEG", icc_profile=b"no profile" * 50), GOOD, "jpg"),
+        "broken ICC profile": picture(
+            image("JPEG", icc_profile=b"not a profile" * 50), GOOD, "jpg"
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""Each way in which a shard can be wrong has its reason, and its neighbours are unharmed."""
+"""Each kind of damage to a shard gets its reason, and the neighbouring samples are unharmed."""
 
 import io
 import tarfile
@@ -19,7 +19,7 @@ READ = ReadConfig()
 
 
 def outcomes(path):
-    """(key, reason) of each sample, as the stages see it before any model."""
+    """Yield (key, reason or ``good``) of each sample, without a model."""
     with open_source(str(path)) as file:
         for record in iter_samples(file, READ):
             if isinstance(record, Failure):
@@ -32,13 +32,13 @@ def outcomes(path):
                 yield printable(record.key), error.reason.value
 
 
-def test_there_are_many():
+def test_corpus_is_large_and_its_names_are_unique():
     assert len(KINDS) >= 60
     assert len({kind.name for kind in KINDS}) == len(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_each_kind_is_told_and_its_neighbours_are_read(kind, tmp_path):
+def test_each_kind_has_its_reason_and_its_neighbours_are_read(kind, tmp_path):
     path = tmp_path / f"shard{kind.suffix}"
     path.write_bytes(kind.data)
     assert sorted(outcomes(path)) == sorted(kind.outcomes)
@@ -46,7 +46,7 @@ def test_each_kind_is_told_and_its_neighbours_are_read(kind, tmp_path):
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    """All kinds in one pool, scored by the real stages."""
+    """All kinds in one pool, scored."""
     folder = tmp_path_factory.mktemp("corpus")
     (folder / "pool").mkdir()
     for n, kind in enumerate(KINDS):
@@ -54,8 +54,8 @@ def scored(tmp_path_factory):
     return folder / "s", tiny_score(folder / "pool", folder / "s")
 
 
-def test_rows_and_failures_are_the_samples(scored):
-    """Nothing is lost and nothing is there twice, kind by kind."""
+def test_rows_and_failures_add_up_to_the_samples(scored):
+    """For each kind, no sample is lost or counted twice."""
     folder, manifest = scored
     assert len(manifest.shards) == len(KINDS)
     for record, kind in zip(manifest.shards, KINDS, strict=True):
@@ -66,8 +66,8 @@ def test_rows_and_failures_are_the_samples(scored):
     assert len(read_failures(folder, manifest)) == manifest.samples - manifest.rows
 
 
-def test_what_is_kept_of_it_is_whole(scored, tmp_path):
-    """Keys such as ``../../tmp/b`` write nowhere, every emitted sample reads back."""
+def test_emitted_samples_read_back(scored, tmp_path):
+    """Keys such as ``../../tmp/b`` are names only, and every emitted sample is intact."""
     subset = subset_of(scored)
     write_tar_folder(subset, tmp_path / "kept", EmitConfig(shard_size=20))
     count = 0

@@ -1,4 +1,7 @@
+import re
+import tarfile
 from collections import Counter
+from dataclasses import fields
 
 import pytest
 
@@ -12,7 +15,7 @@ OBSERVATIONS = {"repeated_key", "shared_key", "scattered_key", "unsafe_key"}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_the_doctor_finds_what_score_would_find(kind, tmp_path):
+def test_doctor_finds_what_score_would_find(kind, tmp_path):
     path = tmp_path / f"shard{kind.suffix}"
     path.write_bytes(kind.data)
     found = diagnose([str(path)], ReadConfig(), decode=True)
@@ -25,7 +28,7 @@ def test_the_doctor_finds_what_score_would_find(kind, tmp_path):
     assert set(found.findings) - set(lost) <= OBSERVATIONS
 
 
-def test_keys_that_repeat_are_told_apart(tmp_path):
+def test_repeated_shared_and_scattered_keys_are_distinguished(tmp_path):
     members = [
         *pair("a"),
         *pair("twice"),
@@ -51,22 +54,49 @@ def test_keys_that_repeat_are_told_apart(tmp_path):
     assert (found.samples, found.good) == (7, 5)
 
 
-def test_without_decoding_headers_are_read(tmp_path):
+def test_only_decoding_finds_truncated_images(tmp_path):
     path = write_tar(tmp_path / "a.tar", [*pair("a"), ("b.png", png()[:60]), ("b.txt", b"x")])
     assert not diagnose([str(path)], ReadConfig()).loses
     assert diagnose([str(path)], ReadConfig(), decode=True).loses
 
 
-def test_a_shard_that_is_not_there_is_a_finding(tmp_path):
+def test_missing_shard_is_a_finding(tmp_path):
     found = diagnose([str(tmp_path / "none.tar")], ReadConfig())
     assert list(found.findings) == ["unreadable_shard"]
+    assert (found.samples, found.good, found.loses) == (1, 0, True)
 
 
-def test_there_is_advice_on_everything():
-    of_other_inputs = {
-        Reason.BROKEN_FILE,
-        Reason.MISALIGNED_ROWS,
-        Reason.NON_FINITE_EMBEDDING,
-        Reason.WORKER_DIED,
+def test_examples_are_few_and_say_where(tmp_path):
+    members = [member for n in range(5) for member in pair(f"k{n}", "")]
+    path = write_tar(tmp_path / "a.tar", members)
+    finding = diagnose([str(path)], ReadConfig()).findings["empty_caption"]
+    assert (finding.samples, finding.shards, len(finding.examples)) == (5, 1, 3)
+    assert [(e.shard, e.key) for e in finding.examples] == [("a", f"k{n}") for n in range(3)]
+    with tarfile.open(path) as tar:
+        starts = [tar.getmember(f"k{n}.png").offset for n in range(3)]
+    assert [e.offset for e in finding.examples] == starts
+
+
+def test_every_finding_has_advice():
+    """The corpus provokes all reasons but that of a shard that cannot be opened."""
+    provoked = {reason for kind in KINDS for _, reason in kind.outcomes} - {GOOD}
+    assert set(ADVICE) == provoked | {"unreadable_shard"} | OBSERVATIONS
+
+
+def test_reasons_without_advice_come_from_other_commands():
+    """Those of embeddings that were computed elsewhere, and of encoding."""
+    assert {reason.value for reason in Reason} - set(ADVICE) == {
+        "broken_file",
+        "misaligned_rows",
+        "non_finite_embedding",
+        "worker_died",
     }
-    assert set(ADVICE) == {r.value for r in set(Reason) - of_other_inputs} | OBSERVATIONS
+
+
+@pytest.mark.parametrize("name", ADVICE)
+def test_advice_is_short_and_names_options_as_parameters(name):
+    options = {"image_key", "text_key"} | {field.name for field in fields(ReadConfig)}
+    for text in ADVICE[name]:
+        assert 0 < len(text) <= 60
+        assert "--" not in text
+        assert set(re.findall("`(.*?)`", text)) <= options

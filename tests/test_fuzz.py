@@ -1,4 +1,4 @@
-"""Shards, captions and tables that no one would think of."""
+"""Property tests of shards, captions and tables with random content and damage."""
 
 import io
 import tarfile
@@ -35,20 +35,20 @@ def archive(parts, format):
 
 @st.composite
 def damaged(draw):
-    """An archive with bytes flipped, cut, doubled and put in."""
+    """An archive with bytes flipped, cut off, dropped, inserted and repeated."""
     data = bytearray(archive(draw(members), draw(formats)))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(data)))
-        match draw(st.sampled_from(["flip", "cut", "drop", "put", "double"])):
+        match draw(st.sampled_from(["flip", "cut", "drop", "insert", "repeat"])):
             case "flip" if at < len(data):
                 data[at] ^= draw(st.integers(1, 255))
             case "cut":
                 del data[at:]
             case "drop":
                 del data[at : at + draw(st.integers(1, 2000))]
-            case "put":
+            case "insert":
                 data[at:at] = draw(st.binary(max_size=700))
-            case "double":
+            case "repeat":
                 data += data[at : at + 4096]
     return bytes(data)
 
@@ -66,7 +66,7 @@ def reads_back(record, data):
 
 @settings(max_examples=300, deadline=None)
 @given(damaged())
-def test_whatever_the_bytes_samples_are_whole_and_apart(data):
+def test_samples_of_damaged_archives_are_complete_and_disjoint(data):
     end = 0
     for record in iter_samples(io.BytesIO(data), ReadConfig()):
         if isinstance(record, Sample):
@@ -80,7 +80,7 @@ def test_whatever_the_bytes_samples_are_whole_and_apart(data):
 
 
 @given(members, formats)
-def test_an_archive_that_is_whole_gives_every_member(parts, format):
+def test_intact_archives_give_every_member(parts, format):
     data = archive(parts, format)
     found = [m for m in iter_members(io.BytesIO(data)) if not isinstance(m, Gap)]
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
@@ -89,7 +89,7 @@ def test_an_archive_that_is_whole_gives_every_member(parts, format):
 
 
 @given(st.text(), st.binary(max_size=60))
-def test_any_caption_is_read_or_has_a_reason(text, raw):
+def test_captions_are_read_or_have_a_reason(text, raw):
     for caption in (text.encode("utf-8", "surrogatepass"), raw):
         parts = [("k", "png", png()), ("k", "txt", caption)]
         (record,) = iter_samples(io.BytesIO(archive(parts, tarfile.PAX_FORMAT)), ReadConfig())
@@ -101,8 +101,8 @@ def test_any_caption_is_read_or_has_a_reason(text, raw):
 
 
 @given(st.lists(st.tuples(st.text(), st.integers(0, 2**62), st.text()), max_size=6))
-def test_any_failure_fits_into_the_table(rows):
-    failures = [Failure(k, at, Stage.READ, Reason.GARBAGE, said * 50) for k, at, said in rows]
+def test_failures_fit_into_the_table(rows):
+    failures = [Failure(k, at, Stage.READ, Reason.GARBAGE, text * 50) for k, at, text in rows]
     table = failures_table(failures)
     assert table.schema.equals(FAILURE_SCHEMA)
     assert table["key"].to_pylist() == [printable(key) for key, _, _ in rows]

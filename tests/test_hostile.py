@@ -1,4 +1,4 @@
-"""What SECURITY.md promises and no other test holds: each fails when its guard is removed."""
+"""Promises of SECURITY.md that no other test covers. Each test fails if its guard is removed."""
 
 import io
 import os
@@ -19,7 +19,7 @@ ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m"
 
 
 class Trap:
-    """Leaves a mark where it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -30,7 +30,7 @@ class Trap:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """A pool of strangers, scored: escapes in captions and keys, keys that lead out, a pickle."""
+    """A scored pool with terminal escapes, keys that lead out of their folder, and pickles."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "pool").mkdir()
     mark = folder / "unpickled"
@@ -52,19 +52,19 @@ def test_nothing_is_unpickled(hostile):
     folder, manifest, mark = hostile
     assert manifest.rows == 4
     assert not mark.exists()
-    pickle.loads(pickle.dumps(Trap(str(folder / "it works"))))
-    assert (folder / "it works").exists()
+    pickle.loads(pickle.dumps(Trap(str(folder / "sprung"))))  # the trap works
+    assert (folder / "sprung").exists()
 
 
-def test_no_loader_of_ours_can_unpickle():
-    """webdataset, whose decoders unpickle, is not even imported."""
+def test_webdataset_is_not_imported():
+    """Its decoders unpickle."""
     listed = "import sys; import clipdre.cli.main, clipdre.pipelines.score, clipdre.emitting.export"
     code = f"{listed}; print('webdataset' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
-def test_keys_write_nowhere_but_into_the_output(hostile, tmp_path):
+def test_keys_write_only_into_the_output(hostile, tmp_path):
     folder, manifest, _ = hostile
     before = {path for path in folder.rglob("*") if "kept" not in path.parts}
     write_tar_folder(subset_of((folder / "s", manifest)), tmp_path / "a" / "b", EmitConfig())
@@ -78,10 +78,10 @@ def test_keys_write_nowhere_but_into_the_output(hostile, tmp_path):
     assert not (folder / "absolute.png").exists()
 
 
-def test_escapes_never_reach_the_terminal_raw(hostile):
+def test_escapes_do_not_reach_the_terminal(hostile):
     folder, manifest, _ = hostile
     captions = read_scores(folder / "s", manifest)["caption"].to_pylist()
-    assert any(ESCAPE in caption for caption in captions)  # the table keeps what was there
+    assert any(ESCAPE in caption for caption in captions)  # the table keeps the original
     commands = (
         ["filter", "s", "--recipe", "kl-text", "--recipe", "log-ratio", "--dry-run"],
         ["weigh", "s", "--prompt", "red", "-o", "w.parquet", "--device", "cpu"],
@@ -102,7 +102,7 @@ def test_strip_controls_keeps_text_and_lines():
     assert strip_controls(ESCAPE) == "�]0;owned��[2J��31m"
 
 
-def test_errors_are_harmless_as_well(hostile):
+def test_errors_print_no_escapes(hostile):
     folder, _, _ = hostile
     command = [str(CLIPDRE), "filter", "s", "--where", f"caption = 'x{ESCAPE}", "-o", "x"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

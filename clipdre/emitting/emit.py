@@ -144,6 +144,7 @@ def _prepare(
                 "choose another `output`, or pass `overwrite`",
             )
     subset.check()  # refuse before anything is written
+    folder.remove_leftovers()
     write_json(folder, UNFINISHED, plan, durable=False)
     return None
 

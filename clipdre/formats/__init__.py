@@ -1,1 +1,1 @@
-"""The only place that knows bytes, column names and file layouts."""
+"""File formats: the only package that knows bytes, column names and file layouts."""

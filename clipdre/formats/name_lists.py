@@ -1,4 +1,4 @@
-"""Lists of samples from any tool: keys or uids as lines, JSON lines, Parquet, DataComp's .npy."""
+"""Lists of samples from any tool: keys or uids as lines, JSON lines, Parquet or DataComp's .npy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clipdre.errors import SelectionError
 from clipdre.formats.uids import UID_DTYPE, uid_digits
 
 NUMPY, PARQUET = b"\x93NUMPY", b"PAR1"
-# What a row of a table is known by: the first of these whose columns it has.
+# Columns that identify a sample. The first kind whose columns a table has is used.
 KINDS = {"pair": ("shard", "key"), "uid": ("uid",), "key": ("key",)}
 ANY = "any"
 
@@ -28,22 +28,28 @@ class NameList:
     Attributes
     ----------
     kind : str
-        What they are: ``pair`` (shard/key), ``uid``, ``key``, or ``any`` of these.
+        Kind of the names: ``pair`` (shard/key), ``uid``, ``key``, or ``any`` of these.
     names : pa.Array
-        Strings; uids as they were written.
+        Strings; uids as written in the list.
     """
 
     kind: str
     names: pa.Array
 
 
-def read_names(file: BinaryIO, said: str) -> NameList:
-    """The names that `file` holds, in whatever format it is by its first bytes.
+def read_names(file: BinaryIO, label: str) -> NameList:
+    """Read a list of names, detecting its format from the content.
+
+    Parameters
+    ----------
+    file : binary file
+    label : str
+        Name of the list in messages.
 
     Raises
     ------
     SelectionError
-        When it is damaged, or its columns name no samples; `said` is what it is called there.
+        If the list is damaged, or none of its columns identifies samples.
     """
     data = file.read()
     try:
@@ -55,7 +61,10 @@ def read_names(file: BinaryIO, said: str) -> NameList:
         if text.lstrip().startswith("{"):
             return _table(pa.Table.from_pylist(_objects(text)))
     except (ValueError, pa.ArrowException) as error:
-        raise SelectionError(f"{said} cannot be read as a list of samples: {error}") from error
+        raise SelectionError(
+            f"{label} cannot be read as a list of samples: {error}",
+            "pass keys or uids as lines, JSON lines, Parquet, or DataComp's .npy",
+        ) from error
     lines = [line.strip("\r") for line in text.split("\n")]
     return NameList(ANY, pa.array([line for line in lines if line.strip()], pa.string()))
 
@@ -76,9 +85,10 @@ def _numpy(data: bytes) -> NameList:
 
 
 def _table(table: pa.Table) -> NameList:
-    for kind, columns in KINDS.items():
-        if set(columns) <= set(table.column_names):
-            parts = [table[column].cast(pa.string()) for column in columns]
+    for kind, needed in KINDS.items():
+        if set(needed) <= set(table.column_names):
+            parts = [table[column].cast(pa.string()) for column in needed]
             names = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "/")
             return NameList(kind, names.combine_chunks().drop_null())
-    raise ValueError(f"it has columns {', '.join(table.column_names)}, but no key and no uid")
+    columns = f"columns {', '.join(table.column_names)}, but " if table.column_names else ""
+    raise ValueError(f"it has {columns}no key and no uid")

@@ -1,4 +1,4 @@
-"""DataComp's subset file: the uids of the kept samples."""
+"""Subset files in DataComp's format: the sorted uids of the kept samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# High and low 64 bits of the 128 that 32 hex digits say.
+# High and low 64 bits of a uid of 128 bits, or 32 hex digits.
 UID_DTYPE = np.dtype("u8,u8")
 DIGITS = 32
 BYTES = DIGITS // 2
@@ -18,17 +18,17 @@ UID = f"^[0-9a-fA-F]{{1,{DIGITS}}}$"
 
 
 class UidFile:
-    """Collects uids; leading zeros may be missing, as they are in DataComp's own files.
+    """Collects uids. Leading zeros may be missing, as in DataComp's own files.
 
     Parameters
     ----------
     rows : int
-        How many rows there are at most: 16 bytes are held for each.
+        Upper bound on the number of rows; each takes 16 bytes of memory.
 
     Attributes
     ----------
     without : int
-        Rows so far that have no uid of up to 32 hex digits.
+        Number of rows so far without a uid of up to 32 hex digits.
     """
 
     def __init__(self, rows: int) -> None:
@@ -37,19 +37,19 @@ class UidFile:
         self._end = 0
 
     def add(self, uids: pa.Array) -> None:
-        """Uids of some rows."""
+        """Add the uids of some rows."""
         digits = _digits(uids)
-        if digits is None:  # some are shorter, or none at all
+        if digits is None:  # some are shorter, missing or malformed
             good = pc.fill_null(pc.match_substring_regex(uids, UID), False)
             self.without += pc.sum(pc.invert(good)).as_py()
             digits = _digits(pc.utf8_lpad(uids.filter(good), DIGITS, "0"))
-        assert digits is not None  # they have just been checked
+        assert digits is not None  # the regular expression has checked them
         self._bytes[self._end : self._end + len(digits)] = digits
         self._end += len(digits)
 
     def write(self, out: BinaryIO) -> None:
-        """The uids as DataComp's resharder reads them: sorted, each once; dtype ``u8,u8``."""
-        # As strings of bytes, big end first, they are sorted in place.
+        """Write the uids as DataComp's resharder reads them: sorted, unique, dtype ``u8,u8``."""
+        # As big-endian byte strings they can be sorted in place.
         uids = np.frombuffer(self._bytes, f"S{BYTES}", self._end // BYTES)
         uids.sort()
         chunks = [slice(start, start + CHUNK) for start in range(0, len(uids), CHUNK)]
@@ -62,14 +62,14 @@ class UidFile:
 
 
 def _is_new(uids: npt.NDArray[np.bytes_], chunk: slice) -> npt.NDArray[np.bool_]:
-    """Of each of a chunk of sorted uids: whether it differs from the one before."""
+    """Return for each uid of a chunk whether it differs from the one before; uids are sorted."""
     halves = uids[max(0, chunk.start - 1) : chunk.stop].view("u8").reshape(-1, 2)
     new: npt.NDArray[np.bool_] = (halves[1:] != halves[:-1]).any(axis=1)
     return new if chunk.start else np.concatenate([[True], new])
 
 
 def _digits(uids: pa.Array) -> bytes | None:
-    """The 16 bytes of each uid, end to end; None unless each is of exactly 32 hex digits."""
+    """Return the 16 bytes of each uid, concatenated; None unless all have exactly 32 digits."""
     if uids.null_count:
         return None
     uids = uids.cast(pa.large_string())
@@ -79,14 +79,14 @@ def _digits(uids: pa.Array) -> bytes | None:
         return None if len(uids) else b""
     try:
         digits = bytes.fromhex(str(memoryview(text)[at[0] : at[-1]], "ascii"))
-    except ValueError:  # not ASCII, or no digits
+    except ValueError:  # not ASCII, or not hex digits
         return None
-    # fromhex passes over spaces, so that only digits give this many bytes.
+    # fromhex skips spaces, so fewer bytes mean that there were some.
     return digits if len(digits) == BYTES * len(uids) else None
 
 
 def uid_digits(array: npt.NDArray[np.void]) -> pa.Array:
-    """The uids of a DataComp subset file as 32 lower-case hex digits each."""
+    """Return the uids of a DataComp subset file as 32 lower-case hex digits each."""
     pairs = np.stack([array["f0"], array["f1"]], axis=1).astype(">u8")
     text = pa.py_buffer(pairs.tobytes().hex().encode())
     offsets = np.arange(len(array) + 1, dtype=np.int64) * DIGITS

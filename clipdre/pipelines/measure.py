@@ -18,7 +18,7 @@ from clipdre.core.scores import SCORES
 from clipdre.engines.base import Advance, Engine
 from clipdre.engines.local import local_engine
 from clipdre.errors import ScoresError, UsageError
-from clipdre.formats.files.storage import exclusive
+from clipdre.formats.files.storage import exclusive, remove_unfinished, shared
 from clipdre.formats.folders.columns import ColumnFolder, column_folders, is_current, row_digests
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -73,7 +73,8 @@ def measure(
     _check_names(folder, name, columns)
     replacing = _is_replaced(final, scorer, overwrite)
     written = ColumnFolder(folder.columns / f".{name}") if replacing else final
-    with exclusive(written.path):
+    with shared(folder.path), exclusive(written.path):
+        remove_unfinished(written.path, f"{FIT}/*", everyone=True)
         engine = local_engine(usable_devices(device))
         identity = {"scorer": scorer.name, "version": scorer.version, "settings": builtins(scorer)}
         reader = PoolReader(folder, manifest, engine.devices[0], rows_at_once)

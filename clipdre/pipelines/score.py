@@ -35,6 +35,8 @@ from clipdre.formats.tars.shards import shard_name
 from clipdre.models.load import load_encoder, usable_device, usable_devices
 from clipdre.progress import Progress
 
+# Subfolders that a run writes into.
+WRITTEN = ("scores", "failures", "reference", "embeddings/*")
 # Failures that another try may cure.
 TRANSIENT = {Reason.UNREADABLE_SHARD.value, Reason.WORKER_DIED.value}
 
@@ -167,10 +169,10 @@ class _Run:
         folder = self.folder
         _check_saved(self.config, planned.model)
         with exclusive(folder.path):
+            remove_unfinished(folder.path, *WRITTEN, everyone=True)
             found = None if overwrite else _same_run(folder, planned)
             if found is not None and found.complete and not _has_transient(found):
                 return found
-            remove_unfinished(folder.path)
             planned.write(folder.path)  # first: if this run is killed, it is still this run
             if overwrite:
                 folder.clear()

@@ -89,7 +89,7 @@ def test_the_result_does_not_depend_on_batch_size_or_workers(scored, pool, tmp_p
 
 
 def test_fast_decoding_is_a_setting_of_the_run_and_hardly_moves_a_score(tmp_path):
-    from tests.formats.test_images import encoded, photo
+    from tests.formats.tars.test_images import encoded, photo
 
     members = [
         member
@@ -315,8 +315,8 @@ class TestAgain:
         with pytest.raises(KeyboardInterrupt):
             tiny_score(pool, tmp_path / "s")
         assert not read_manifest(tmp_path / "s").complete
-        (tmp_path / "s" / "scores" / ".unfinished-1-x.parquet").parent.mkdir(exist_ok=True)
-        (tmp_path / "s" / "scores" / ".unfinished-1-x.parquet").write_text("half")
+        (tmp_path / "s" / "scores").mkdir(exist_ok=True)
+        (tmp_path / "s" / "scores" / ".unfinished-host-1-0123abcd-x.parquet").write_text("half")
         manifest = tiny_score(pool, tmp_path / "s")
         assert manifest.complete
         if stop_in == "encode":

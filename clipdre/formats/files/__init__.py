@@ -1,1 +1,1 @@
-"""Files on disks and in stores: open, commit, lock."""
+"""Files on disks and in object stores: open, commit, lock."""

@@ -1,4 +1,4 @@
-"""Folders that a subset is written to: on a disk, or in a store that fsspec knows."""
+"""Output folders of subsets: on a local disk, or in an object store that fsspec supports."""
 
 from __future__ import annotations
 
@@ -17,62 +17,66 @@ import pyarrow.parquet as pq
 from clipdre.errors import InputError, OutputError
 from clipdre.formats.files.parquet import read_stamp
 from clipdre.formats.files.remote import is_remote, redacted, with_retries
-from clipdre.formats.files.storage import committed, exclusive, remove_unfinished
+from clipdre.formats.files.storage import committed, exclusive, is_unfinished, remove_unfinished
 
 T = TypeVar("T")
 
 
 class OutputFolder(Protocol):
-    """A flat folder whose files appear whole."""
+    """A flat folder whose files appear atomically."""
 
     name: str
 
     def held(self) -> AbstractContextManager[None]:
-        """Keep other runs away while in the block, where the place can."""
+        """Lock the folder against other runs inside the block, if the place supports locks."""
         ...
 
     def names(self) -> list[str]:
-        """What is there, after what a killed run left half-written is removed."""
+        """Return the sorted names of all files but unfinished ones."""
+        ...
+
+    def remove_leftovers(self) -> None:
+        """Remove the unfinished files of killed runs. Requires the lock from `held`."""
         ...
 
     def committed(self, name: str, *, durable: bool = True) -> AbstractContextManager[Path]:
-        """Yield a local path to write; on success its content is there as `name`, at once."""
+        """Yield a local path to write; on success its content appears as `name`."""
         ...
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is none."""
+        """Return the size of a file in bytes, None if it is missing."""
         ...
 
     def stamp(self, name: str) -> dict[str, str]:
-        """What a Parquet file says of itself; empty where there is none."""
+        """Return the stamp of a Parquet file, empty if it is missing or damaged."""
         ...
 
     def table(self, name: str, columns: list[str]) -> pa.Table:
-        """Columns of a Parquet file."""
+        """Read columns of a Parquet file."""
         ...
 
     def text(self, name: str) -> str:
-        """Content of a file; empty where there is none."""
+        """Return the content of a UTF-8 file, empty if it is missing."""
         ...
 
     def remove(self, name: str) -> None:
-        """Remove a file, where it is."""
+        """Remove a file if it exists."""
         ...
 
 
 def output_folder(place: str | Path) -> OutputFolder:
-    """The folder at a local path or a URL.
+    """Return the folder at a local path or URL, which need not exist.
 
     Raises
     ------
     OutputError
-        When it is a file, or the URL is of no store that can be written to.
+        If the path is a file, or no installed file system handles the URL.
     """
     return _RemoteFolder(str(place)) if is_remote(str(place)) else _LocalFolder(Path(place))
 
 
 def read_json(folder: OutputFolder, name: str) -> dict[str, Any]:
-    """A JSON object of a folder; empty where there is none."""
+    """Read a JSON object, empty if the file is missing or holds something else."""
     try:
         found = json.loads(folder.text(name) or "{}")
     except ValueError:
@@ -89,7 +93,7 @@ def write_json(
 
 
 def remove_matching(folder: OutputFolder, *patterns: str) -> None:
-    """Remove the files whose names match, pattern by pattern; whatever else is there stays."""
+    """Remove the files that match a pattern: those of the first pattern first."""
     for pattern in patterns:
         for name in folder.names():
             if fnmatch(name, pattern):
@@ -97,19 +101,24 @@ def remove_matching(folder: OutputFolder, *patterns: str) -> None:
 
 
 class _LocalFolder:
-    """A folder on a disk: temporary files beside their places, renamed."""
+    """A folder on a disk: files are written under temporary names, then renamed."""
 
     def __init__(self, path: Path) -> None:
         if path.exists() and not path.is_dir():
-            raise OutputError(f"{path} is a file: choose another --output")
+            raise OutputError(f"{path} is a file", "choose another `output`")
         self.path, self.name = path, str(path)
 
     def held(self) -> AbstractContextManager[None]:
         return exclusive(self.path)
 
     def names(self) -> list[str]:
-        remove_unfinished(self.path)
-        return sorted(path.name for path in self.path.iterdir())
+        if not self.path.is_dir():
+            return []
+        names = (path.name for path in self.path.iterdir())
+        return sorted(name for name in names if not is_unfinished(name))
+
+    def remove_leftovers(self) -> None:
+        remove_unfinished(self.path, everyone=True)
 
     def committed(self, name: str, *, durable: bool = True) -> AbstractContextManager[Path]:
         return committed(self.path / name, durable=durable)
@@ -135,10 +144,10 @@ class _LocalFolder:
 
 
 class _RemoteFolder:
-    """A prefix of a store: files are written to a local temporary folder, then sent as a whole.
+    """A prefix in a store: files are written to a local temporary folder, then uploaded.
 
-    Stores show an object when all of it has arrived. They know no locks: runs on one output do not
-    exclude each other.
+    Stores show an object once its upload is complete. They have no locks, so runs that write to the
+    same prefix do not exclude each other.
     """
 
     def __init__(self, url: str) -> None:
@@ -146,7 +155,9 @@ class _RemoteFolder:
         try:
             self._files, self._root = fsspec.core.url_to_fs(url.rstrip("/"))
         except (ValueError, ImportError) as error:
-            raise OutputError(f"cannot write to {self.name}: {redacted(str(error))}") from error
+            raise OutputError(
+                f"cannot write to {self.name}: {redacted(str(error))}", "choose another `output`"
+            ) from error
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -164,46 +175,57 @@ class _RemoteFolder:
 
         return with_retries(listed, f"cannot list {self.name}")
 
+    def remove_leftovers(self) -> None:
+        """Do nothing: an upload leaves no file under another name."""
+
     @contextmanager
     def committed(self, name: str, *, durable: bool = True) -> Iterator[Path]:  # noqa: ARG002
         with tempfile.TemporaryDirectory(prefix="clipdre-") as folder:
             path = Path(folder) / name
             yield path
-            try:
-                with_retries(
-                    lambda: self._files.put_file(str(path), self._at(name)),
-                    f"cannot write {self.name}/{name}",
-                )
-            except (InputError, NotImplementedError) as error:
-                raise OutputError(f"{error}; give the same command again to go on") from error
+            self._change(
+                lambda: self._files.put_file(str(path), self._at(name)),
+                f"cannot write {self.name}/{name}",
+            )
 
-    def _there(self, name: str, look: Callable[[str], T]) -> T | None:
-        """What `look` sees in a file; None where there is none."""
+    def _change(self, work: Callable[[], object], problem: str) -> None:
+        try:
+            with_retries(work, problem)
+        except InputError as error:
+            raise OutputError(error.problem, "run the same command again to resume") from error
 
-        def seen() -> T | None:
+    def _look(self, name: str, look: Callable[[str], T]) -> T | None:
+        """Return what `look` reads from a file, None if the file is missing."""
+
+        def found() -> T | None:
             try:
                 return look(self._at(name))
             except FileNotFoundError:
                 return None
 
-        return with_retries(seen, f"cannot read {self.name}/{name}")
+        return with_retries(found, f"cannot read {self.name}/{name}")
 
     def size(self, name: str) -> int | None:
-        return self._there(name, lambda path: int(self._files.info(path)["size"]))
+        return self._look(name, lambda path: int(self._files.info(path)["size"]))
 
     def stamp(self, name: str) -> dict[str, str]:
         def look(path: str) -> dict[str, str]:
             with self._files.open(path, "rb") as file:
                 return read_stamp(file)
 
-        return self._there(name, look) or {}
+        return self._look(name, look) or {}
 
     def table(self, name: str, columns: list[str]) -> pa.Table:
         with self._files.open(self._at(name), "rb") as file:
             return pq.read_table(file, columns=columns)
 
     def text(self, name: str) -> str:
-        return self._there(name, lambda p: bytes(self._files.cat_file(p)).decode("utf-8")) or ""
+        data = self._look(name, lambda path: bytes(self._files.cat_file(path)))
+        return (data or b"").decode("utf-8")
 
     def remove(self, name: str) -> None:
-        self._files.rm_file(self._at(name))
+        def remove() -> None:
+            with suppress(FileNotFoundError):
+                self._files.rm_file(self._at(name))
+
+        self._change(remove, f"cannot remove {self.name}/{name}")

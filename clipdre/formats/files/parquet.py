@@ -1,4 +1,4 @@
-"""Parquet files that appear whole and carry a stamp: what they were made from."""
+"""Parquet files that appear atomically, with a stamp that records what they were made from."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from clipdre.formats.files.storage import committed
 
 
 def write_table(table: pa.Table, path: Path, stamp: Mapping[str, str] | None = None) -> None:
-    """Write Parquet atomically, with `stamp` in the file's own metadata."""
+    """Write Parquet atomically, with `stamp` in the metadata of the file."""
     with committed(path) as temporary:
         save_table(table, temporary, stamp)
 
 
 def save_table(table: pa.Table, path: Path, stamp: Mapping[str, str] | None = None) -> None:
     """Write Parquet to a path that the caller commits."""
-    metadata = {**(table.schema.metadata or {}), **(stamp or {})}
+    # Arrow's keys are bytes: a key given as str would be stored twice and read as the old one.
+    metadata = dict(table.schema.metadata or {})
+    metadata |= {key.encode(): value.encode() for key, value in (stamp or {}).items()}
     pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
 
 
 def read_stamp(source: Path | BinaryIO) -> dict[str, str]:
-    """Return the stamp of a Parquet file; empty if there is no such whole file."""
+    """Return the stamp of a Parquet file, empty if the file is missing or damaged."""
     try:
         metadata = pq.read_schema(source).metadata or {}
     except (OSError, pa.ArrowInvalid):

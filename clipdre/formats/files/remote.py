@@ -1,4 +1,4 @@
-"""Sources that are far away: read by ranges through fsspec, again and again where that fails."""
+"""Remote sources: read by byte ranges through fsspec, with retries."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import fsspec
 
 from clipdre.errors import InputError
 
-# Seconds before each new attempt.
+# Seconds before each retry.
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 BUFFER = 4 * 1024 * 1024
-# Not mended by trying again.
+# Errors that a retry does not fix.
 PERMANENT = (
     FileNotFoundError,
     PermissionError,
@@ -24,32 +24,36 @@ PERMANENT = (
     NotImplementedError,
     ValueError,
 )
+CHECK_URL = "check the URL and your access to it"
+RUN_AGAIN = "check the connection and run the same command again"
 SECRETS = re.compile(r"(?<=://)[^/@\s]*@|\?[^\s'\")]*")
 T = TypeVar("T")
 
 
 def is_remote(url: str) -> bool:
-    """Whether `url` names something that fsspec, not the local file system, opens."""
+    """Return whether `url` is opened by fsspec, not by the local file system."""
     return "://" in url
 
 
 def redacted(text: str) -> str:
-    """`text` without what URLs in it hold of passwords and signatures."""
+    """Return `text` without the user names, passwords and query strings of its URLs."""
     return SECRETS.sub("", text)
 
 
 def identify_remote(url: str) -> tuple[int, str]:
-    """Size and what tells a change: the entity tag, else a time.
+    """Return the size of a source, and its entity tag or else its time of change.
 
     Raises
     ------
     InputError
-        When there is no such thing, or it tells no size.
+        If the source does not exist or its server does not report a size.
     """
     info = with_retries(lambda: _info(url), f"cannot find {redacted(url)}")
-    stamps = (info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "created"))
     if info.get("size") is None:
-        raise InputError(f"{redacted(url)} tells no size: copy it to a disk first")
+        raise InputError(
+            f"the server of {redacted(url)} reports no size", "download the file first"
+        )
+    stamps = (info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "created"))
     return int(info["size"]), str(next((stamp for stamp in stamps if stamp), ""))
 
 
@@ -60,7 +64,13 @@ def _info(url: str) -> dict[str, Any]:
 
 
 def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Bytes of (offset, nbytes) spans of a remote source, asked for together."""
+    """Return the bytes of (offset, nbytes) spans of a remote source, requested concurrently.
+
+    Raises
+    ------
+    InputError
+        If a span cannot be read, even after retries.
+    """
     left = {n: span for n, span in enumerate(spans) if span[1]}
     found = {n: b"" for n, span in enumerate(spans) if not span[1]}
 
@@ -74,9 +84,9 @@ def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
             if isinstance(data, Exception):
                 failed = data
             elif len(data) < nbytes:
-                failed = InputError(f"{redacted(url)} ends before byte {offset + nbytes}")
+                failed = EOFError(f"it ends before byte {offset + nbytes}")
             else:
-                # A server that knows no ranges sends all of the file.
+                # A server that does not support ranges sends the whole file.
                 found[n] = bytes(data if len(data) == nbytes else data[offset : offset + nbytes])
                 del left[n]
         if failed is not None:
@@ -86,24 +96,31 @@ def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     return [found[n] for n in range(len(spans))]
 
 
-def with_retries(work: Callable[[], T], said: str) -> T:
-    """The result of `work`, tried again after a while where it fails; `InputError` in the end."""
+def with_retries(work: Callable[[], T], problem: str) -> T:
+    """Return the result of `work`, retrying after a pause if it fails.
+
+    Raises
+    ------
+    InputError
+        With `problem` and the reason, if a retry is pointless or the last one fails.
+    """
     for wait in (*WAITS, None):
         try:
             return work()
-        except Exception as error:  # noqa: PERF203 (libraries raise what they like)
+        except Exception as error:  # noqa: PERF203 (libraries raise all kinds of errors)
             if _is_permanent(error):
-                raise InputError(f"{said}: {redacted(str(error))}") from error
+                raise InputError(f"{problem}: {redacted(str(error))}", CHECK_URL) from error
             if wait is None:
                 reason = f"{type(error).__name__}: {redacted(str(error))}"
-                raise InputError(f"{said}, after {len(WAITS) + 1} attempts: {reason}") from error
+                attempts = f"after {len(WAITS) + 1} attempts"
+                raise InputError(f"{problem}, {attempts}: {reason}", RUN_AGAIN) from error
             time.sleep(wait)
     raise AssertionError  # the last attempt returns or raises
 
 
 def _is_permanent(error: BaseException) -> bool:
-    """Whether trying again is of no use."""
-    # fsspec takes any failure of a web server for a file that is not there, and keeps the cause.
+    """Return whether a retry would fail as well."""
+    # fsspec reports any failure of a web server as a missing file; the cause has the status.
     answer = error if error.__cause__ is None else error.__cause__
     status = getattr(answer, "status", None)
     if status is not None:
@@ -112,7 +129,7 @@ def _is_permanent(error: BaseException) -> bool:
 
 
 class RemoteFile(io.RawIOBase):
-    """A remote source as a file to read: where a connection breaks, the next goes on there."""
+    """A remote source as a seekable file that survives broken connections."""
 
     def __init__(self, url: str) -> None:
         self.name = redacted(url)
@@ -121,25 +138,25 @@ class RemoteFile(io.RawIOBase):
         self._at = 0
 
     def buffered(self) -> io.BufferedReader:
-        """The same with a buffer that makes the ranges worth asking for."""
+        """Return the file with a buffer large enough to make range requests efficient."""
         return io.BufferedReader(self, BUFFER)
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Where the next read begins; nothing is asked for."""
+        """Set the position of the next read, without a request."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         self._at = max(0, start + offset)
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as the source goes."""
+        """Fill `buffer`, or as much of it as the source has left."""
         view = memoryview(buffer).cast("B")
         wanted = min(len(view), max(0, self._size - self._at))
         (data,) = read_ranges(self._url, [(self._at, wanted)])

@@ -1,12 +1,16 @@
-"""Opening sources and committing outputs: a file under its final name is whole."""
+"""Open sources, commit outputs, lock folders: a file under its final name is always whole."""
 
 from __future__ import annotations
 
 import fcntl
 import gzip
+import hashlib
 import os
+import re
+import secrets
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -15,46 +19,65 @@ from clipdre.errors import InputError, OutputError
 from clipdre.formats.files.remote import RemoteFile, identify_remote, is_remote
 
 GZIP_MAGIC = b"\x1f\x8b"
+CHECK_PATH = "check the path and its permissions"
 TEMPORARY_PREFIX = ".unfinished-"
-# Temporary files of this process, for `abandon`.
+TEMPORARY = re.compile(
+    re.escape(TEMPORARY_PREFIX)
+    + r"(?P<host>[A-Za-z0-9.]+)-(?P<pid>[1-9][0-9]{0,8})-[0-9a-f]{8}-.+",
+    re.DOTALL,
+)
+# Longer names are cut from the left, because file systems limit a name to 255 bytes.
+KEPT_NAME = 48
+# Temporary files that this process is writing.
 _unfinished: set[Path] = set()
+
+
+def _host() -> str:
+    """Return a short label of the machine, or of the container if it numbers its own processes."""
+    name, processes = socket.gethostname(), ""
+    with suppress(OSError):  # Linux only
+        processes = str(Path("/proc/self/ns/pid").readlink())
+    digest = hashlib.sha256(f"{name} {processes}".encode()).hexdigest()
+    return f"{re.sub('[^A-Za-z0-9.]', '', name)[:16]}.{digest[:8]}"
+
+
+HOST = _host()
 
 
 @dataclass(frozen=True)
 class SourceIdentity:
-    """What tells that a source is still the one that was read: bytes and time of change."""
+    """Size and time of change of a source, to detect that it was replaced."""
 
     nbytes: int
     modified: str
 
 
 def open_source(url: str) -> BinaryIO:
-    """Open a local path or any URL that fsspec knows, for reading, seekable.
+    """Open a local path, or any URL that fsspec supports, as a seekable file.
 
-    What is compressed by gzip is read as what it was before.
+    Gzip is decompressed on the fly.
 
     Raises
     ------
     InputError
-        When it cannot be opened; reading a remote source raises it too, when trying again is of no
-        use.
+        If the source cannot be opened, or later if reading a remote source keeps failing.
     """
     try:
         file = RemoteFile(url).buffered() if is_remote(url) else open(url, "rb")  # noqa: SIM115
         compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         file.seek(0)
     except OSError as error:
-        raise InputError(f"cannot open {url}: {error}") from error
+        raise InputError(f"cannot open {url}: {error}", CHECK_PATH) from error
     return cast("BinaryIO", _Gunzipped(file) if compressed else file)
 
 
 def is_compressed(file: BinaryIO) -> bool:
-    """Whether `file`, from `open_source`, is decompressed as it is read: bytes have no address."""
+    """Return whether a file from `open_source` is decompressed as it is read."""
     return isinstance(file, _Gunzipped)
 
 
 class _Gunzipped(gzip.GzipFile):
-    """Closes the compressed file with itself."""
+    """A gzip file that closes the compressed file together with itself."""
 
     def __init__(self, compressed: BinaryIO) -> None:
         super().__init__(fileobj=compressed, mode="rb")
@@ -66,31 +89,37 @@ class _Gunzipped(gzip.GzipFile):
 
 
 def identify(url: str) -> SourceIdentity:
-    """Size and time of change of a source."""
+    """Return the size and time of change of a source.
+
+    Raises
+    ------
+    InputError
+        If the source does not exist or cannot be accessed.
+    """
     if is_remote(url):
         return SourceIdentity(*identify_remote(url))
     try:
         stat = Path(url).stat()
     except OSError as error:
-        raise InputError(f"cannot find {url}: {error}") from error
+        raise InputError(f"cannot find {url}: {error}", CHECK_PATH) from error
     return SourceIdentity(stat.st_size, str(stat.st_mtime_ns))
 
 
 @contextmanager
 def committed(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it becomes `path` at once, else it goes.
+    """Yield a temporary path next to `path`; on success rename it to `path`, else remove it.
 
-    What is `durable` survives a loss of power as well, at the price of waiting for the disk.
+    The name of the temporary file identifies its writer, see `remove_unfinished`. A `durable` file
+    also survives a power failure, at the price of waiting for the disk.
 
     Raises
     ------
     OutputError
-        When it cannot be written: the disk is full, the folder is read-only.
+        If the file cannot be written, for example because the disk is full.
     """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)  # a link that was planted there is not followed
         _unfinished.add(temporary)
         yield temporary
         if durable:
@@ -99,8 +128,8 @@ def committed(path: Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; what is there is whole, so mend "
-            "this and give the same command again"
+            f"cannot write {path}: {error.strerror or error}",
+            "fix this and run the same command again; files written so far are intact",
         ) from error
     finally:
         with suppress(OSError):
@@ -108,54 +137,143 @@ def committed(path: Path, *, durable: bool = True) -> Iterator[Path]:
         _unfinished.discard(temporary)
 
 
+def _temporary(path: Path) -> Path:
+    # The random part keeps threads apart, and nobody can plant a link under the name beforehand.
+    writer = f"{HOST}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f"{TEMPORARY_PREFIX}{writer}-{path.name[-KEPT_NAME:]}")
+
+
 def abandon() -> None:
-    """Remove the temporary files of this process, which is about to end in the midst of things."""
+    """Remove the temporary files of this process, which is about to exit."""
     for path in list(_unfinished):
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed run left: temporary files below `folder`."""
-    if not folder.is_dir():
-        return
-    for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
-        path.unlink(missing_ok=True)
+def is_unfinished(name: str) -> bool:
+    """Return whether `name` is that of a temporary file from `committed`."""
+    return TEMPORARY.fullmatch(name) is not None
 
 
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold `folder`, which is made where it is not there, against other runs.
+def remove_unfinished(folder: Path, *subfolders: str, everyone: bool = False) -> None:
+    """Remove the temporary files that killed writers left directly in these folders.
 
-    The system lets go of it when the process ends, however it ends.
+    Removes files of dead processes on this machine. Directories, links and files under other names
+    are left alone, and nothing below the given folders is touched.
+
+    Parameters
+    ----------
+    folder : Path
+    *subfolders : str
+        Paths or glob patterns relative to `folder`. Symbolic links are not followed.
+    everyone : bool
+        Also remove files of other machines and of running processes. Requires the `exclusive` lock
+        on `folder`, because nothing else shows that their writers are gone.
+    """
+    places = [folder, *(path for pattern in subfolders for path in folder.glob(pattern))]
+    here = folder.resolve()
+    for place in places:
+        if not place.is_dir() or place.resolve() != here / place.relative_to(folder):
+            continue
+        for path in place.iterdir():
+            if _is_leftover(path, everyone) and path.is_file() and not path.is_symlink():
+                with suppress(OSError):  # another run may remove it too
+                    path.unlink()
+
+
+def _is_leftover(path: Path, everyone: bool) -> bool:
+    named = TEMPORARY.fullmatch(path.name)
+    if named is None or path.name in {writing.name for writing in _unfinished}:
+        return False
+    return everyone or (named["host"] == HOST and not _is_running(int(named["pid"])))
+
+
+def _is_running(pid: int) -> bool:
+    """Return whether another process has this id."""
+    if pid == os.getpid():  # an earlier process had the same id, as happens in containers
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it belongs to another user
+        pass
+    return True
+
+
+def exclusive(folder: Path) -> AbstractContextManager[None]:
+    """Lock `folder` for one run, creating it if needed.
+
+    The system releases the lock when the process ends, however it ends. On network file systems it
+    may exclude only runs on the same machine.
 
     Raises
     ------
     OutputError
-        When another run holds it, it cannot be made, or a folder in it is a symbolic link: what is
-        written below would land elsewhere.
+        If another run holds the folder, it cannot be created, or one of its subfolders is a
+        symbolic link, through which files would be written elsewhere.
     """
-    made = not folder.exists()
+    return _locked(folder, fcntl.LOCK_EX)
+
+
+def shared(folder: Path) -> AbstractContextManager[None]:
+    """Lock `folder` for one of several cooperating runs, creating it if needed.
+
+    Shared locks exclude `exclusive` ones and vice versa; otherwise as `exclusive`.
+    """
+    return _locked(folder, fcntl.LOCK_SH)
+
+
+@contextmanager
+def _locked(folder: Path, kind: int) -> Iterator[None]:
+    created = not folder.exists()
+    handle = _lock(folder, kind)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                f"another run is writing to {folder}: wait for it, or choose another --output"
-            ) from None
-        for path in (p for pattern in ("*", "*/*") for p in folder.glob(pattern)):
-            if path.is_symlink() and path.is_dir():
-                raise OutputError(
-                    f"{path} is a symbolic link: remove it, clipdre does not follow it"
-                )
+        _refuse_links(folder)
         yield
     finally:
-        os.close(handle)
-        if made:  # where nothing came of it, it goes again
-            with suppress(OSError):
+        if created:
+            with suppress(OSError):  # the folder is not empty, or other runs share it
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 folder.rmdir()
+        os.close(handle)
+
+
+def _lock(folder: Path, kind: int) -> int:
+    """Return a locked handle of `folder`."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write to {folder}: {error.strerror}", "choose another `output`"
+            ) from error
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            if _is_same(handle, folder):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            raise OutputError(
+                f"another run is writing to {folder}", "wait for it, or choose another `output`"
+            ) from None
+        os.close(handle)
+
+
+def _is_same(handle: int, folder: Path) -> bool:
+    """Return whether the folder was not removed before it could be locked."""
+    try:
+        return os.path.samestat(os.fstat(handle), folder.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _refuse_links(folder: Path) -> None:
+    for pattern in ("*", "*/*"):
+        for path in folder.glob(pattern):
+            if path.is_symlink() and path.is_dir():
+                raise OutputError(
+                    f"{path} is a symbolic link, which clipdre does not follow",
+                    "remove it, or choose another `output`",
+                )

@@ -1,1 +1,1 @@
-"""WebDataset shards: samples, members, byte spans, images."""
+"""WebDataset shards: samples, members, byte spans and images."""

@@ -1,4 +1,4 @@
-"""Finds samples in tars by uid or key: for scores that were made without these tars."""
+"""Find samples in tars by uid or key, for scores that were computed without these tars."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from clipdre.formats.tars.groups import Group, iter_groups
+from clipdre.formats.tars.samples import Failure, printable
 from clipdre.formats.tars.shards import json_object
-from clipdre.formats.tars.tar import BrokenTarError, Gap, iter_members
+from clipdre.formats.tars.tar import Member
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Located:
-    """A sample's names and its byte span."""
+    """Names and byte span of a sample."""
 
     key: str
     uid: str | None
@@ -23,24 +25,20 @@ class Located:
 
 
 def locate(file: BinaryIO, wanted: Callable[[str], bool]) -> Iterator[Located]:
-    """Samples of a tar whose uid or key is `wanted`, in order; only json members are read.
+    """Yield the samples of a tar whose uid or key is `wanted`, in order.
 
-    What follows a break in the archive is not found.
+    Only json members are read. Damaged samples are left out.
     """
-    key, uid, start, end = "", None, 0, 0
-    try:
-        for member in iter_members(file):
-            if isinstance(member, Gap):
-                continue
-            if member.key != key or not end:
-                if end and (wanted(key) or (uid is not None and wanted(uid))):
-                    yield Located(key, uid, start, end - start)
-                key, uid, start = member.key, None, member.offset
-            end = member.end
-            if member.suffix == "json" and not member.odd and member.size <= MAX_JSON_BYTES:
-                found = json_object(member.read()).get("uid")
-                uid = found if isinstance(found, str) else None
-    except BrokenTarError:
-        return
-    if end and (wanted(key) or (uid is not None and wanted(uid))):
-        yield Located(key, uid, start, end - start)
+    for group in iter_groups(file, _add):
+        if isinstance(group, Failure) or group.failure is not None:
+            continue
+        found = json_object(group.content.get("json")).get("uid")
+        uid = found if isinstance(found, str) else None
+        key = printable(group.key)  # as score tables have it
+        if wanted(key) or (uid is not None and wanted(uid)):
+            yield Located(key, uid, group.offset, group.end - group.offset)
+
+
+def _add(group: Group, member: Member) -> None:
+    if member.suffix == "json" and not member.odd and member.size <= MAX_JSON_BYTES:
+        group.content["json"] = member.read()

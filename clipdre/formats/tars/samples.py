@@ -1,4 +1,4 @@
-"""What a shard holds, sample by sample, and the reasons why one may not be used."""
+"""Samples of shards, and the reasons why a sample cannot be used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Reason(str, Enum):
-    """Why a sample has no scores."""
+    """Reasons why a sample has no scores."""
 
     BROKEN_TAR = "broken_tar"
     GARBAGE = "garbage"
@@ -33,7 +33,7 @@ class Reason(str, Enum):
 
 
 class Stage(str, Enum):
-    """Where a sample failed."""
+    """Stage in which a sample failed."""
 
     READ = "read"
     DECODE = "decode"
@@ -42,7 +42,7 @@ class Stage(str, Enum):
 
 @dataclass(frozen=True)
 class Failure:
-    """A sample that gets no scores, or the rest of a shard that cannot be read."""
+    """A sample without scores, or the part of a shard that cannot be read."""
 
     key: str
     offset: int
@@ -53,7 +53,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample as it lies in its shard.
+    """A sample as stored in its shard.
 
     Attributes
     ----------
@@ -61,10 +61,10 @@ class Sample:
     offset, nbytes : int
         Byte span of the sample's members in the (uncompressed) tar, headers and padding included.
     image : bytes
-        The encoded image.
+        Encoded image.
     caption : str
     uid : str or None
-        ``uid`` of the sample's json member, when there.
+        ``uid`` from the sample's json member, if it has one.
     """
 
     key: str
@@ -76,5 +76,5 @@ class Sample:
 
 
 def printable(text: str) -> str:
-    """`text` as valid UTF-8: a lone surrogate or a byte of a name that was none is escaped."""
+    """Return `text` as valid UTF-8: lone surrogates, also from undecodable names, are escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Byte spans of tars: samples come out as they went in, nothing is decoded."""
+"""Copy samples between tars by byte span: bit-identical, nothing is decoded."""
 
 from __future__ import annotations
 
@@ -32,15 +32,17 @@ from clipdre.formats.tars.tar import (
 
 BLOCK = 512
 RECORD = 20 * BLOCK
-# Where a header holds its type and the first part of a long name, and the length of its name.
+# Offsets of the type and of the name's prefix in a header, and the size of the name field.
 TYPE, PREFIX, NAME = 156, 345, 100
 REGULAR = ord("0")
-# What is read at once, and the gap between spans that is read through rather than asked for again.
+# Bytes per read, and the largest gap that is read through instead of sending another request.
 CHUNK = 2 * 1024 * 1024
 REMOTE_CHUNK = 32 * 1024 * 1024
 REMOTE_GAP = 64 * 1024
 MAGIC_SPAN = (0, len(GZIP_MAGIC))
-MOST_AT_ONCE = 1024  # what POSIX systems take in one vectored call
+MAX_VECTORS = 1024  # what POSIX systems accept in one vectored call
+SCORE_AGAIN = "score it again"
+COPY_AGAIN = "copy or download the shard again"
 Span = tuple[int, int]
 T = TypeVar("T")
 ReadRanges = Callable[[Sequence[Span]], Sequence[bytes]]
@@ -48,25 +50,45 @@ ReadRanges = Callable[[Sequence[Span]], Sequence[bytes]]
 
 @dataclass(frozen=True)
 class Source:
-    """A shard as it was when it was scored."""
+    """A shard as it was when it was scored.
+
+    Attributes
+    ----------
+    url : str
+    nbytes : int
+    modified : str or None
+        Time of change; None if the shard was moved, so that only its size can be compared.
+    """
 
     url: str
     nbytes: int
     modified: str | None
-    """Time of change; None where the shard was moved and only its size is known."""
 
     def check(self) -> None:
-        """`InputError` when the shard is gone or no longer what was scored."""
+        """Check that the shard is still the one that was scored.
+
+        Raises
+        ------
+        InputError
+            If it is missing, or its size or time of change differs.
+        """
         now = identify(self.url)
         if now != SourceIdentity(self.nbytes, self.modified or now.modified):
+            sizes = f"{self.nbytes} bytes then, {now.nbytes} now"
+            difference = sizes if now.nbytes != self.nbytes else "same size, another time of change"
             raise InputError(
-                f"{redacted(self.url)} has changed since it was scored ({self.nbytes} bytes then, "
-                f"{now.nbytes} now, or another time of change): score it again"
+                f"{redacted(self.url)} has changed since it was scored ({difference})", SCORE_AGAIN
             )
 
     @contextmanager
     def opened(self) -> Iterator[SpanReader]:
-        """Open the shard to read spans; `InputError` when it is not what was scored."""
+        """Check the shard and open it to read spans.
+
+        Raises
+        ------
+        InputError
+            If it is not what was scored, or cannot be opened.
+        """
         self.check()
         name = redacted(self.url)
         if is_remote(self.url) and read_ranges(self.url, [MAGIC_SPAN]) != [GZIP_MAGIC]:
@@ -78,19 +100,29 @@ class Source:
 
 @dataclass(frozen=True)
 class SpanReader:
-    """Reads spans of one shard; `name` is what messages call it."""
+    """Reads spans of one shard.
+
+    Attributes
+    ----------
+    name : str
+        Name of the shard in messages.
+    ranges : callable
+        Reads spans that lie apart.
+    gap : int
+        Largest gap between spans that is read through.
+    """
 
     name: str
     ranges: ReadRanges
     gap: int
 
     def read(self, spans: Sequence[Span]) -> Iterator[memoryview]:
-        """The bytes of ascending (offset, nbytes) spans, one after the other.
+        """Yield the bytes of ascending (offset, nbytes) spans.
 
         Raises
         ------
         InputError
-            When the source ends before a span does.
+            If the source ends before a span does.
         """
         for group in _groups(spans, itemgetter(1), REMOTE_CHUNK if self.gap else CHUNK):
             runs = list(coalesced(group, self.gap))
@@ -102,9 +134,7 @@ class SpanReader:
                 start = offset - runs[run][0]
                 view = memoryview(data[run])[start : start + nbytes]
                 if len(view) < nbytes:
-                    raise InputError(
-                        f"{self.name} ends before byte {offset + nbytes}: score it again"
-                    )
+                    raise InputError(f"{self.name} ends before byte {offset + nbytes}", SCORE_AGAIN)
                 yield view
 
 
@@ -115,16 +145,16 @@ def _read(file: BinaryIO, name: str, offset: int, nbytes: int) -> bytes:
             return file.read(nbytes)
         return os.pread(file.fileno(), nbytes, offset)
     except (OSError, *COMPRESSION_ERRORS) as error:
-        raise InputError(f"cannot read {name} at byte {offset}: {error}") from error
+        raise InputError(f"cannot read {name} at byte {offset}: {error}", COPY_AGAIN) from error
 
 
 def write_samples(out: FileIO, samples: Iterable[memoryview | bytes]) -> int:
-    """Write samples to an unbuffered file, many at a time without joining them; bytes written."""
+    """Write samples to an unbuffered file without joining them; return the bytes written."""
     written = 0
     for group in _groups(samples, len, CHUNK):
         total = sum(map(len, group))
         done = os.writev(out.fileno(), group)
-        if done < total:  # the system took a part, as it may
+        if done < total:  # the system may write less than asked
             rest = memoryview(b"".join(group))[done:]
             while rest:
                 rest = rest[out.write(rest) :]
@@ -133,13 +163,13 @@ def write_samples(out: FileIO, samples: Iterable[memoryview | bytes]) -> int:
 
 
 def _groups(items: Iterable[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:
-    """Items in groups of about `limit` bytes, and few enough for one call of the system."""
+    """Yield items in groups of about `limit` bytes, few enough for one vectored call."""
     group: list[T] = []
     held = 0
     for item in items:
         group.append(item)
         held += size(item)
-        if held >= limit or len(group) == MOST_AT_ONCE:
+        if held >= limit or len(group) == MAX_VECTORS:
             yield group
             group, held = [], 0
     if group:
@@ -147,7 +177,7 @@ def _groups(items: Iterable[T], size: Callable[[T], int], limit: int) -> Iterato
 
 
 def coalesced(spans: Iterable[Span], gap: int = 0) -> Iterator[Span]:
-    """Ascending (offset, nbytes) spans, with those joined that are at most `gap` bytes apart."""
+    """Join ascending (offset, nbytes) spans that are at most `gap` bytes apart."""
     start = stop = -1
     for offset, nbytes in spans:
         if stop < 0 or offset > stop + gap:
@@ -160,23 +190,24 @@ def coalesced(spans: Iterable[Span], gap: int = 0) -> Iterator[Span]:
 
 
 def checked(span: memoryview, key: str, shard: str) -> memoryview:
-    """`span` when it begins with a header of `key`.
+    """Return `span` if it begins with a header of `key`.
 
     Raises
     ------
     InputError
-        When it does not: the shard is no longer what was scored, though size and time agree.
+        If it does not: the shard was replaced, although size and time of change agree.
     """
     start = key.encode() + b"."
-    # Where the header is of a plain file with a short name, all is there to see.
+    # Fast path: the header of a regular file with a short name starts with that name.
     plain = len(span) >= BLOCK and span[TYPE] == REGULAR and not span[PREFIX]
     if plain and len(start) < NAME and span[: len(start)] == start:
         return span
     found = _first_key(span)
     if found != key:
+        there = "no tar header" if found is None else repr(found)
         raise InputError(
-            f"{shard} has changed since it was scored: where {key!r} was, "
-            f"{'no tar header' if found is None else repr(found)} is now; score it again"
+            f"{shard} has changed since it was scored: where {key!r} was, there is {there}",
+            SCORE_AGAIN,
         )
     return span
 
@@ -190,22 +221,25 @@ def _first_key(span: memoryview) -> str | None:
 
 
 def renamed(span: memoryview, key: str, shard: str) -> bytes:
-    """The sample of `span` under another key: new headers, the same contents.
+    """Return the sample in `span` under another key: new headers, the same contents.
 
     Raises
     ------
     InputError
-        When a member cannot be written anew (sparse files).
+        If a member cannot be rewritten because it is a sparse file.
     """
     out = bytearray()
     with tarfile.open(fileobj=io.BytesIO(span), mode="r:", errors="surrogateescape") as tar:
         for info in tar:
             if info.issparse():
-                raise InputError(f"{shard}: {info.name!r} is sparse and cannot be renamed")
+                raise InputError(
+                    f"{info.name!r} in {shard} is a sparse file and cannot be renamed",
+                    "write the file itself into the tar",
+                )
             _, dot, suffix = info.name[len(split_name(info.name)[0]) :].partition(".")
             info.name = key + dot + suffix
             headers = dict(info.pax_headers)
-            headers.pop("path", None)  # it would win over the new name
+            headers.pop("path", None)  # it would override the new name
             info.pax_headers = headers
             size = -(-info.size // BLOCK) * BLOCK if info.isreg() else 0
             out += info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
@@ -214,5 +248,5 @@ def renamed(span: memoryview, key: str, shard: str) -> bytes:
 
 
 def end_archive(out: BinaryIO, written: int) -> None:
-    """End a tar of `written` bytes: two zero blocks, filled up to a whole record."""
+    """End a tar of `written` bytes with two zero blocks, padded to a full record."""
     out.write(b"\0" * (2 * BLOCK + -(written + 2 * BLOCK) % RECORD))

@@ -1,4 +1,4 @@
-"""Reads a WebDataset tar as a stream of members with their byte spans, past what is damaged."""
+"""Read a tar as a stream of members with their byte spans, continuing after damage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BLOCK = 512
 MAGIC, MAGIC_AT = b"ustar", 257
-# A header of this size carries no name that anyone gave, and tarfile would hold it in memory.
+# tarfile reads extension headers into memory, and no real name needs more than this.
 MAX_EXTENSION = 64 * 1024
 EXTENSIONS = (
     tarfile.XHDTYPE,
@@ -26,6 +26,7 @@ EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
+# Bytes per step of the search for the next header.
 SEARCHED = 1 << 20
 COMPRESSION_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 COMPRESSIONS = {b"\x28\xb5\x2f\xfd": "zstd -d", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz"}
@@ -38,15 +39,15 @@ class Member:
     Attributes
     ----------
     key, suffix : str
-        The name up to the first dot of its last part, and what follows, in lower case.
+        Name up to the first dot of its last part, and the rest in lower case.
     offset, end : int
-        Byte span, extension headers (PAX, GNU long names) and padding included.
+        Byte span, including extension headers (PAX, GNU long names) and padding.
     size : int
-        Bytes of content.
+        Size of the content in bytes.
     odd : str
-        What it is, where it is no plain file: a link, a device, a sparse file; else empty.
+        Kind of a member that is not a regular file, such as "a hard link"; empty for files.
     read : callable
-        Gives the content; raises `BrokenTarError` when the archive ends before it does.
+        Returns the content; raises `BrokenTarError` if the archive ends within it.
     """
 
     key: str
@@ -60,7 +61,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Gap:
-    """Bytes that are no part of any member; what lay there is lost, what follows is not."""
+    """Bytes that belong to no member: their content is lost, but reading continues after them."""
 
     offset: int
     end: int
@@ -68,7 +69,7 @@ class Gap:
 
 
 class BrokenTarError(Exception):
-    """The archive cannot be read from `offset` on."""
+    """An archive that cannot be read from `offset` on."""
 
     def __init__(self, message: str, offset: int, reason: Reason = Reason.BROKEN_TAR) -> None:
         super().__init__(message)
@@ -77,10 +78,10 @@ class BrokenTarError(Exception):
 
 
 class _CheckedTarInfo(tarfile.TarInfo):
-    """Refuses headers that would send tarfile astray, and keeps the reason why one was none.
+    """A header reader that rejects hostile headers and records why reading stopped.
 
-    tarfile takes garbage for an end, follows negative sizes backwards, and reads extension headers
-    of any size into memory.
+    On its own, tarfile treats garbage as the end, follows negative sizes backwards, and reads
+    extension headers of any size into memory.
     """
 
     @classmethod
@@ -105,21 +106,21 @@ class _CheckedTarInfo(tarfile.TarInfo):
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and suffix of a member, as webdataset splits them: at the first dot of the last part."""
+    """Split a name into key and suffix at the first dot of its last part, as webdataset does."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return folder + slash + stem, suffix.lower()
 
 
 def iter_members(file: BinaryIO) -> Iterator[Member | Gap]:
-    """Members of a tar in order, folders passed over, and a `Gap` for garbage between them.
+    """Yield the members of a tar in order, except folders, and a `Gap` for garbage between them.
 
-    Archives that were put together end to end are read to the last.
+    Concatenated archives are read to the end of the last one.
 
     Raises
     ------
     BrokenTarError
-        When the archive is no tar, or ends early, or is garbage to its end.
+        If the file is not a tar, ends early, or is garbage up to its end.
     """
     at = 0
     while True:
@@ -141,7 +142,7 @@ def iter_members(file: BinaryIO) -> Iterator[Member | Gap]:
 
 
 def _members(file: BinaryIO, at: int) -> Generator[Member, None, tuple[int, Exception | None]]:
-    """Members from byte `at` on; returns where no header was, and why."""
+    """Yield the members from byte `at` on; return where they end, and why."""
     start = end = at
     try:
         file.seek(at)
@@ -149,15 +150,16 @@ def _members(file: BinaryIO, at: int) -> Generator[Member, None, tuple[int, Exce
             fileobj=file, mode="r:", tarinfo=_CheckedTarInfo, errors="surrogateescape"
         )
         while (info := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # tarfile remembers every member; a shard may hold millions
+            # tarfile remembers every member, and a shard may hold millions.
+            tar.members.clear()  # type: ignore[attr-defined]
             start, end = info.offset, tar.offset
             if end <= start:
-                raise BrokenTarError(f"a header of byte {start} leads backwards", start)
+                raise BrokenTarError(f"the header at byte {start} points backwards", start)
             if not info.isdir():
                 key, suffix = split_name(info.name)
                 yield Member(key, suffix, start, end, info.size, _odd(info), _reader(tar, info))
     except tarfile.ReadError as error:
-        if _size(file, start) < end:  # the last member reaches past the end: it is the broken one
+        if _size(file, start) < end:  # the last member is the broken one: it is cut short
             raise BrokenTarError(str(error), start) from error
         return end, error
     except COMPRESSION_ERRORS as error:
@@ -177,11 +179,11 @@ def _odd(info: tarfile.TarInfo) -> str:
         return "a sparse file"
     if info.issym() or info.islnk():
         return "a symbolic link" if info.issym() else "a hard link"
-    return "" if info.isreg() else "a device or of an unknown type"
+    return "" if info.isreg() else "a special file"
 
 
 def _no_header(file: BinaryIO, end: int, reason: str) -> BrokenTarError:
-    """Why there is no header at `end`, and none behind it."""
+    """Return the error for an archive without any header from byte `end` on."""
     if end:
         return BrokenTarError(f"no tar header at byte {end}: {reason}", end)
     file.seek(0)
@@ -190,13 +192,13 @@ def _no_header(file: BinaryIO, end: int, reason: str) -> BrokenTarError:
         return BrokenTarError("the file is empty", 0, Reason.EMPTY_FILE)
     for magic, cure in COMPRESSIONS.items():
         if first.startswith(magic):
-            message = f"the archive is compressed: decompress it ({cure}), or use gzip"
+            message = f"the archive is compressed; decompress it ({cure}), or use gzip"
             return BrokenTarError(message, 0, Reason.COMPRESSED_TAR)
-    return BrokenTarError(f"this is no tar: {reason}", 0, Reason.NOT_A_TAR)
+    return BrokenTarError(f"not a tar: {reason}", 0, Reason.NOT_A_TAR)
 
 
 def _find_header(file: BinaryIO, start: int) -> tuple[int | None, bool]:
-    """The first byte from `start` on at which a header is, and whether all before it is zero."""
+    """Return the offset of the first header from `start` on, and whether only zeros precede it."""
     file.seek(start)
     held, at, blank = b"", start, True
     while chunk := file.read(SEARCHED):
@@ -205,7 +207,7 @@ def _find_header(file: BinaryIO, start: int) -> tuple[int | None, bool]:
         while found >= 0:
             header = held[max(0, found - MAGIC_AT) :][:BLOCK]
             if found >= MAGIC_AT and len(header) < BLOCK:
-                break  # the rest of it is in the next chunk
+                break  # the rest of the header is in the next chunk
             if found >= MAGIC_AT and _is_header(header):
                 return at + found - MAGIC_AT, blank and not any(held[: found - MAGIC_AT])
             found = held.find(MAGIC, found + 1)

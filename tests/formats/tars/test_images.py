@@ -24,7 +24,7 @@ RAMP = Image.fromarray(np.linspace(0, 255, 64 * 48 * 3).reshape(48, 64, 3).astyp
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_every_format_gives_rgb_close_to_the_original(format):
+def test_every_format_decodes_to_rgb(format):
     image = decode(encoded(RAMP, format))
     assert (image.mode, image.size) == ("RGB", (64, 48))
     error = np.abs(np.asarray(image).astype(int) - np.asarray(RAMP).astype(int))
@@ -34,7 +34,7 @@ def test_every_format_gives_rgb_close_to_the_original(format):
 @pytest.mark.parametrize(
     "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "YCbCr"]
 )
-def test_every_mode_gives_rgb(mode):
+def test_every_mode_decodes_to_rgb(mode):
     if mode == "I;16":
         image = Image.fromarray(np.asarray(RAMP.convert("L")).astype(np.uint16) * 257)
         data = encoded(image)
@@ -49,13 +49,13 @@ def test_every_mode_gives_rgb(mode):
     assert abs(np.asarray(image).mean() - np.asarray(RAMP).mean()) < 12
 
 
-def test_sixteen_bits_are_scaled_not_clipped():
+def test_sixteen_bit_grey_is_scaled_not_clipped():
     grey = np.array([[0, 32768, 65535]], dtype=np.uint16)
     found = np.asarray(decode(encoded(Image.fromarray(grey))))
     assert found[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_transparency_lies_on_white():
+def test_transparency_is_composited_on_white():
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert np.asarray(decode(encoded(clear))).min() == 255
     half = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
@@ -74,7 +74,7 @@ def test_exif_orientation_is_applied():
     assert np.abs(np.asarray(image).astype(int) - expected).mean() < 12
 
 
-def test_the_first_frame_of_an_animation():
+def test_animations_give_their_first_frame():
     frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert np.asarray(decode(data))[0, 0].tolist() == [255, 0, 0]
@@ -92,18 +92,18 @@ def test_the_first_frame_of_an_animation():
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
     ],
 )
-def test_what_is_no_image_is_unreadable(data):
+def test_damaged_and_foreign_files_are_unreadable(data):
     with pytest.raises(ImageError) as caught:
         decode(data)
     assert caught.value.reason is Reason.UNREADABLE_IMAGE
 
 
-def test_formats_outside_the_list_are_not_even_tried():
+def test_other_decoders_are_never_tried():
     with pytest.raises(ImageError, match="cannot identify"):
         decode(encoded(RAMP, "TIFF"))
 
 
-def test_bombs_are_refused_before_they_are_decoded():
+def test_bombs_are_refused_before_decoding():
     data = encoded(Image.new("1", (20_000, 20_000)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -119,14 +119,14 @@ def test_extreme_aspect_ratios_are_refused():
     assert decode(encoded(Image.new("L", (1, 1)))).size == (1, 1)
 
 
-def test_messages_are_the_same_in_every_run():
+def test_messages_are_reproducible():
     with pytest.raises(ImageError) as caught:
         decode_image(b"<html>", max_pixels=100, max_aspect_ratio=9)
     assert str(caught.value) == "UnidentifiedImageError: cannot identify image file"
 
 
 def photo(width, height, seed=0):
-    """Detail of all sizes, as photographs have."""
+    """An image with detail at all scales, as photographs have."""
     rng = np.random.default_rng(seed)
     octaves = [
         Image.fromarray(
@@ -138,7 +138,7 @@ def photo(width, height, seed=0):
 
 
 @pytest.mark.parametrize("size", [(900, 450), (1400, 1100), (2000, 2000)])
-def test_fast_decoding_keeps_what_a_model_sees_within_its_bound(size):
+def test_fast_decoding_stays_within_its_error_bound(size):
     data = encoded(photo(*size), "JPEG", quality=90)
     limits = {"max_pixels": 10**7, "max_aspect_ratio": 9}
     exact, fast = decode_image(data, **limits), decode_image(data, **limits, smallest=448)
@@ -152,7 +152,7 @@ def test_fast_decoding_keeps_what_a_model_sees_within_its_bound(size):
     assert np.sqrt(np.mean((scaled[0] - scaled[1]) ** 2)) < 0.01 * 255
 
 
-def test_fast_decoding_tells_the_size_of_an_image_that_lay_on_its_side():
+def test_fast_decoding_reports_the_upright_size_of_rotated_images():
     turned = Image.Exif()
     turned[ORIENTATION] = 6
     data = encoded(photo(1000, 999), "JPEG", exif=turned)

@@ -16,16 +16,16 @@ def read(path, **options):
 def folder(tmp_path):
     for name in ("00001", "00000", "00010"):
         write_tar(tmp_path / f"{name}.tar", pair("a"))
-    (tmp_path / "notes.txt").write_text("no shard")
+    (tmp_path / "notes.txt").write_text("not a shard")
     return tmp_path
 
 
 class TestExpandShards:
-    def test_a_folder_gives_its_tars_sorted(self, folder):
+    def test_folder_expands_to_its_sorted_tars(self, folder):
         names = [shard_name(url) for url in expand_shards([str(folder)])]
         assert names == ["00000", "00001", "00010"]
 
-    def test_globs_braces_files_and_stdin(self, folder):
+    def test_globs_braces_files_and_stdin_expand(self, folder):
         assert len(expand_shards([f"{folder}/0000*.tar"])) == 2
         braces = expand_shards([f"{folder}/{{00001,00000}}.tar"])
         assert [shard_name(url) for url in braces] == ["00001", "00000"]
@@ -41,25 +41,25 @@ class TestExpandShards:
             ("{00000,00003}.tar", "no such shard or folder: .*00003.tar"),
         ],
     )
-    def test_what_names_no_tar_is_refused(self, folder, argument, message):
+    def test_missing_shards_are_refused(self, folder, argument, message):
         with pytest.raises(InputError, match=message):
             expand_shards([f"{folder}/{argument}"])
 
-    def test_a_folder_without_tars_is_refused(self, tmp_path):
+    def test_folder_without_tars_is_refused(self, tmp_path):
         with pytest.raises(InputError, match=r"no \.tar files in"):
             expand_shards([str(tmp_path)])
 
-    def test_an_empty_list_is_refused(self):
-        with pytest.raises(InputError, match="no shards were named"):
+    def test_empty_list_is_refused(self):
+        with pytest.raises(InputError, match="no shards were given"):
             expand_shards(["-"], ["\n"])
 
-    def test_two_shards_of_one_name_are_refused(self, folder):
+    def test_two_shards_with_the_same_name_are_refused(self, folder):
         (folder / "other").mkdir()
         write_tar(folder / "other" / "00000.tar", pair("a"))
         with pytest.raises(InputError, match="two shards are named '00000'"):
             expand_shards([str(folder), str(folder / "other")])
 
-    def test_urls_are_left_to_fsspec(self):
+    def test_urls_are_not_looked_up(self):
         assert expand_shards(["s3://bucket/{0..1}.tar"]) == [
             "s3://bucket/0.tar",
             "s3://bucket/1.tar",
@@ -67,7 +67,7 @@ class TestExpandShards:
 
 
 class TestIterSamples:
-    def test_good_samples_with_their_spans(self, tmp_path):
+    def test_good_samples_have_adjacent_spans(self, tmp_path):
         members = [*pair("a", "one", uid="f" * 32), *pair("b/c", "zwei é"), *pair("d", "three")]
         path = write_tar(tmp_path / "a.tar", members)
         first, second, third = read(path)
@@ -78,7 +78,7 @@ class TestIterSamples:
         assert third.offset == second.offset + second.nbytes
         assert first.image == png(0)
 
-    def test_caption_from_a_json_field(self, tmp_path):
+    def test_caption_can_be_a_json_field(self, tmp_path):
         path = write_tar(tmp_path / "a.tar", [*pair("a", "txt", title="json"), *pair("b", x=1)])
         sample, failure = read(path, caption_field="title")
         assert sample.caption == "json"
@@ -98,9 +98,7 @@ class TestIterSamples:
             ([("a.png", png()), ("a.txt", b"x" * 5000)], Reason.MEMBER_TOO_LARGE),
         ],
     )
-    def test_a_bad_sample_is_a_failure_and_its_neighbours_are_unharmed(
-        self, tmp_path, members, reason
-    ):
+    def test_bad_sample_is_a_failure_between_good_ones(self, tmp_path, members, reason):
         path = write_tar(tmp_path / "a.tar", [*pair("0"), *members, *pair("z")])
         before, bad, after = read(path, max_member_bytes=4000)
         assert isinstance(before, Sample)
@@ -109,23 +107,23 @@ class TestIterSamples:
         assert (bad.key, bad.reason) == ("a", reason)
         assert bad.offset == before.nbytes
 
-    def test_upper_case_suffixes_and_foreign_members(self, tmp_path):
+    def test_suffixes_ignore_case_and_foreign_members_are_skipped(self, tmp_path):
         members = [("a.PNG", png()), ("a.TXT", b"x"), ("a.npy", b"\x93NUMPY"), ("a.cls", b"1")]
         (sample,) = read(write_tar(tmp_path / "a.tar", members))
         assert (sample.key, sample.caption) == ("a", "x")
 
-    def test_json_that_is_none_costs_the_uid_only(self, tmp_path):
+    def test_damaged_json_loses_only_the_uid(self, tmp_path):
         for n, content in enumerate([b"{", b"[1]", b"\xff", b"[" * 100_000, b'{"uid": 7}']):
             path = write_tar(tmp_path / f"{n}.tar", [*pair("a"), ("a.json", content)])
             (sample,) = read(path)
             assert sample.uid is None
 
-    def test_lone_surrogates_in_json_become_printable(self, tmp_path):
+    def test_lone_surrogates_in_json_are_escaped(self, tmp_path):
         path = write_tar(tmp_path / "a.tar", [*pair("a"), ("a.json", b'{"t": "x\\ud800y"}')])
         (sample,) = read(path, caption_field="t")
         assert sample.caption.encode("utf-8") == b"x\\ud800y"
 
-    def test_a_tar_broken_in_a_sample_loses_that_sample_only(self, tmp_path):
+    def test_tar_that_ends_in_a_sample_loses_that_sample(self, tmp_path):
         path = write_tar(tmp_path / "a.tar", [*pair("a"), *pair("b")])
         good = read(path)[0]
         path.write_bytes(path.read_bytes()[: good.nbytes + 600])
@@ -137,7 +135,7 @@ class TestIterSamples:
             good.nbytes,
         )
 
-    def test_a_tar_broken_between_samples_keeps_the_one_before(self, tmp_path):
+    def test_tar_that_ends_in_garbage_keeps_all_samples_before(self, tmp_path):
         path = write_tar(tmp_path / "a.tar", [*pair("a"), *pair("b")])
         good = read(path)[0]
         path.write_bytes(path.read_bytes()[: good.nbytes] + b"\x99" * 2048)

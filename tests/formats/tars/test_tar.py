@@ -19,12 +19,12 @@ from tests.helpers import write_tar
         ("../../etc/passwd.txt", "../../etc/passwd", "txt"),
     ],
 )
-def test_split_name_is_webdatasets(name, key, suffix):
+def test_names_are_split_as_webdataset_does(name, key, suffix):
     assert split_name(name) == (key, suffix)
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_spans_hold_whole_members_in_any_format(tmp_path, format):
+def test_spans_hold_complete_members_in_any_format(tmp_path, format):
     long = "" if format == tarfile.USTAR_FORMAT else "x" * 180
     members = [(f"{long}ключ{n}.txt", bytes([n]) * (500 * n)) for n in range(5)]
     path = write_tar(tmp_path / "a.tar", members, format)
@@ -39,7 +39,7 @@ def test_spans_hold_whole_members_in_any_format(tmp_path, format):
                 assert alone.extractfile(info).read() == content
 
 
-def test_folders_are_passed_over_links_and_devices_are_named(tmp_path):
+def test_folders_are_skipped_and_special_files_labelled(tmp_path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
         for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE):
@@ -51,7 +51,7 @@ def test_folders_are_passed_over_links_and_devices_are_named(tmp_path):
         tar.addfile(info, io.BytesIO(b"hi"))
     with path.open("rb") as file:
         found = [(m.key, m.odd) for m in iter_members(file)]
-    odd = ["a symbolic link", "a hard link", "a device or of an unknown type", ""]
+    odd = ["a symbolic link", "a hard link", "a special file", ""]
     assert found == list(zip(["trap", "trap", "trap", "good"], odd, strict=True))
 
 
@@ -62,28 +62,28 @@ WHOLE = 3 * (512 + 1024)
 @pytest.mark.parametrize(
     ("cut", "read", "broken_at"),
     [
-        (WHOLE, 3, None),  # no end blocks: everything is there
-        (WHOLE + 512, 3, None),  # a lone zero block
+        (WHOLE, 3, None),  # without end blocks: complete
+        (WHOLE + 512, 3, None),  # a single zero block
         (2 * 1536 + 100, 2, 2 * 1536),  # within the third header
         (2 * 1536 + 512 + 300, 2, 2 * 1536),  # within the third content
-        (0, 0, 0),  # nothing at all
+        (0, 0, 0),  # empty
     ],
 )
-def test_truncated_archives_say_where(tmp_path, cut, read, broken_at):
+def test_truncated_archives_report_the_broken_member(tmp_path, cut, read, broken_at):
     path = write_tar(tmp_path / "a.tar", MEMBERS)
     path.write_bytes(path.read_bytes()[:cut])
     assert members_and_break(path) == (read, broken_at)
 
 
 @pytest.mark.parametrize("skip_reading", [True, False])
-def test_a_member_cut_within_its_padding_is_broken(tmp_path, skip_reading):
+def test_member_cut_within_its_padding_is_broken(tmp_path, skip_reading):
     path = write_tar(tmp_path / "a.tar", MEMBERS)
     path.write_bytes(path.read_bytes()[: WHOLE - 100])
     count, broken_at = members_and_break(path, read=not skip_reading)
     assert (count, broken_at) == (3, 2 * 1536)
 
 
-def test_garbage_between_members_is_passed_over_and_told(tmp_path):
+def test_garbage_between_members_is_a_gap(tmp_path):
     path = write_tar(tmp_path / "a.tar", MEMBERS)
     data = bytearray(path.read_bytes())
     data[1536 : 1536 + 512] = b"\x99" * 512
@@ -97,14 +97,14 @@ def test_garbage_between_members_is_passed_over_and_told(tmp_path):
         assert [type(m).__name__ for m in iter_members(file)] == ["Member", "Gap", "Member"]
 
 
-def test_archives_end_to_end_are_read_to_the_last(tmp_path):
+def test_concatenated_archives_are_read_to_the_end(tmp_path):
     path = write_tar(tmp_path / "a.tar", MEMBERS)
     path.write_bytes(path.read_bytes() * 3)
     assert members_and_break(path) == (9, None)
 
 
 @pytest.mark.parametrize("searched", [512, 700, 1 << 20])
-def test_a_header_is_found_wherever_the_search_is_cut(tmp_path, monkeypatch, searched):
+def test_headers_are_found_across_chunk_borders(tmp_path, monkeypatch, searched):
     monkeypatch.setattr("clipdre.formats.tars.tar.SEARCHED", searched)
     path = write_tar(tmp_path / "a.tar", MEMBERS)
     data = path.read_bytes()
@@ -122,10 +122,10 @@ def test_a_header_is_found_wherever_the_search_is_cut(tmp_path, monkeypatch, sea
         pytest.param({"size": 1 << 40}, id="size beyond the end"),
         pytest.param({"size": 1 << 40, "type": tarfile.XHDTYPE}, id="huge extension header"),
         pytest.param({"size": -1, "type": tarfile.GNUTYPE_LONGNAME}, id="negative long name"),
-        pytest.param({"pax_headers": {"size": "-99999"}}, id="PAX size that leads back"),
+        pytest.param({"pax_headers": {"size": "-99999"}}, id="negative PAX size"),
     ],
 )
-def test_hostile_headers_end_and_hold_no_memory(tmp_path, header):
+def test_hostile_headers_end_quickly(tmp_path, header):
     info = tarfile.TarInfo("b.txt")
     for name, value in header.items():
         setattr(info, name, value)
@@ -140,13 +140,14 @@ def test_hostile_headers_end_and_hold_no_memory(tmp_path, header):
 
 
 @pytest.mark.parametrize("content", [b"not a tar" * 200, b"\x1f\x8b" + b"x" * 600, b"PK" * 600])
-def test_what_is_no_tar_is_broken_at_zero(tmp_path, content):
+def test_other_files_are_broken_at_zero(tmp_path, content):
     path = tmp_path / "a.tar"
     path.write_bytes(content)
     assert members_and_break(path) == (0, 0)
 
 
 def members_and_break(path, read=True):
+    """Number of members and gaps, and where the archive is broken."""
     count = 0
     with path.open("rb") as file:
         try:

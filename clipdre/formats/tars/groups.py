@@ -1,0 +1,74 @@
+"""Group the members of a tar into samples, as webdataset does: adjacent members with one key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from clipdre.formats.tars.samples import Failure, Reason, Stage
+from clipdre.formats.tars.tar import BrokenTarError, Gap, Member, iter_members
+
+
+@dataclass
+class Group:
+    """Adjacent members with one key.
+
+    Attributes
+    ----------
+    key : str
+    offset, end : int
+        Byte span of the members, headers and padding included.
+    content : dict of str to bytes
+        What the reader kept of the members.
+    failure : (Reason, str) or None
+        Why the sample cannot be used: the first reason found, with a message.
+    """
+
+    key: str
+    offset: int
+    end: int = 0
+    content: dict[str, bytes] = field(default_factory=dict)
+    failure: tuple[Reason, str] | None = None
+
+    def fail(self, reason: Reason, message: str) -> None:
+        """Record a failure unless there is one already."""
+        self.failure = self.failure or (reason, message)
+
+
+def iter_groups(file: BinaryIO, add: Callable[[Group, Member], None]) -> Iterator[Group | Failure]:
+    """Yield the groups of a tar in order, and a `Failure` for damage between or behind them.
+
+    Parameters
+    ----------
+    file : binary file, seekable
+    add : callable
+        Keeps what it needs of each member in the group.
+    """
+    group: Group | None = None
+    gap = False
+    try:
+        for member in iter_members(file):
+            if isinstance(member, Gap):
+                message = f"{member.message}; {member.end - member.offset} bytes are lost"
+                yield Failure("", member.offset, Stage.READ, Reason.GARBAGE, message)
+                gap = True
+                continue
+            if group is None or member.key != group.key:
+                if group is not None:
+                    yield group
+                group = Group(member.key, member.offset)
+            elif gap:
+                group.fail(Reason.GARBAGE, "there is garbage between its members")
+            gap = False
+            group.end = member.end
+            add(group, member)
+    except BrokenTarError as error:
+        key = group.key if group is not None and group.offset <= error.offset < group.end else ""
+        if group is not None and not key:
+            yield group
+        message = f"{error}; the rest of the shard is lost"
+        yield Failure(key, error.offset, Stage.READ, error.reason, message)
+        return
+    if group is not None:
+        yield group

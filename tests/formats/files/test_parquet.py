@@ -1,0 +1,59 @@
+import io
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipdre.errors import OutputError
+from clipdre.formats.files.parquet import read_stamp, save_table, write_table
+
+TABLE = pa.table({"key": ["a", "b"], "score": [1.0, 2.0]})
+STAMP = {"clipdre.plan": "digest", "clipdre.tar_bytes": "10240"}
+
+
+def test_table_and_stamp_read_back(tmp_path):
+    path = tmp_path / "deep" / "a.parquet"
+    write_table(TABLE, path, STAMP)
+    assert os.listdir(path.parent) == ["a.parquet"]
+    assert pq.read_table(path).replace_schema_metadata(None).equals(TABLE)
+    assert read_stamp(path) == STAMP
+    assert read_stamp(io.BytesIO(path.read_bytes())) == STAMP
+
+
+def test_stamp_joins_the_metadata_of_the_table(tmp_path):
+    save_table(
+        TABLE.replace_schema_metadata({"own": "1", "old": "2"}), tmp_path / "a", {"old": "3"}
+    )
+    assert read_stamp(tmp_path / "a") == {"own": "1", "old": "3"}
+
+
+def test_table_without_stamp_has_an_empty_one(tmp_path):
+    write_table(TABLE, tmp_path / "a.parquet")
+    assert read_stamp(tmp_path / "a.parquet") == {}
+
+
+@pytest.mark.parametrize("kept", [0, 3, 100, -1])
+def test_truncated_file_has_no_stamp(tmp_path, kept):
+    path = tmp_path / "a.parquet"
+    write_table(TABLE, path, STAMP)
+    path.write_bytes(path.read_bytes()[:kept])
+    assert read_stamp(path) == {}
+
+
+def test_missing_file_has_no_stamp(tmp_path):
+    assert read_stamp(tmp_path / "none.parquet") == {}
+
+
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    write_table(TABLE, path, STAMP)
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_table(TABLE.slice(0, 1), path)
+    assert read_stamp(path) == STAMP
+    assert os.listdir(tmp_path) == ["a.parquet"]
