@@ -29,10 +29,15 @@ from clipdre.cli import filter as filter_command
 from clipdre.errors import ClipdreError, UsageError
 
 USAGE = 2
+ORDER: list[str] = []
 
 
 class Commands(TyperGroup):
     """All commands; anything a user can cause ends as one line on stderr, exit 1 or 2."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """Return the commands in the order in which they are added below."""
+        return ORDER
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; show its errors and warnings in terms of its options."""
@@ -70,6 +75,7 @@ def _add(name: str, command: Callable[..., None], example: str) -> None:
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     text = "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
     app.command(name, help=text, epilog=example)(command)
+    ORDER.append(name)
 
 
 _add("score", score.score, score.EXAMPLE)
@@ -78,6 +84,7 @@ _add("filter", filter_command.filter_scores, filter_command.EXAMPLE)
 _add("recipes", recipes.recipes, recipes.EXAMPLE)
 _add("emit", emit.emit, emit.EXAMPLE)
 app.add_typer(measure.app)
+ORDER.append("measure")
 _add("scorers", scorers.scorers, scorers.EXAMPLE)
 _add("doctor", doctor.doctor, doctor.EXAMPLE)
 _add("reference", reference.reference, reference.EXAMPLE)
