@@ -1,4 +1,4 @@
-"""Writing a quarter of a pool as shards, against webdataset's rewriting and against cp.
+"""Speed of writing a quarter of a pool as shards, against webdataset and cp.
 
 python scripts/bench_emit.py
 """
@@ -42,7 +42,7 @@ MODEL = ModelRecord("synthetic", None, "synthetic", 512, 100.0, 0.0, "fp32", {})
 
 
 def write_pool(folder: Path, samples: int) -> None:
-    """Shards of random bytes: images of 8 to 30 kB, a caption, a little json."""
+    """Write shards of random bytes: images of 8 to 30 kB, captions and short JSON."""
     rng = np.random.default_rng(0)
     for shard in range(SHARDS):
         with tarfile.open(folder / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -55,7 +55,7 @@ def write_pool(folder: Path, samples: int) -> None:
 
 
 def write_scores(pool: Path, folder: Path) -> Manifest:
-    """A score folder over the pool, with a column of chance."""
+    """Write a score folder for the pool, with one random column."""
     rng, records = np.random.default_rng(1), []
     for path in sorted(pool.glob("*.tar")):
         with open(path, "rb") as file:
@@ -85,12 +85,12 @@ def write_scores(pool: Path, folder: Path) -> Manifest:
 
 
 def emitted(selection: Selection, out: Path) -> None:
-    """Every span checked and copied, scores and counts beside, all of it on the disk."""
+    """Emit with clipdre: check and copy every span, write scores and counts, sync to disk."""
     write_tar_folder(Subset(selection), out, EmitConfig(shard_size=1000))
 
 
 def rewritten(pool: Path, keys: set[str], out: Path) -> None:
-    """The same samples by webdataset, nothing decoded."""
+    """Write the same samples with webdataset, without decoding."""
     out.mkdir()
     urls = sorted(str(path) for path in pool.glob("*.tar"))
     samples = wds.WebDataset(urls, shardshuffle=False)
@@ -101,7 +101,7 @@ def rewritten(pool: Path, keys: set[str], out: Path) -> None:
 
 
 def copied(tars: list[Path], out: Path) -> None:
-    """Cp of the emitted tars, and on to the disk, where clipdre's are when it says so."""
+    """Copy the emitted tars with cp and sync them to disk, as clipdre does."""
     out.mkdir()
     subprocess.run(["cp", *map(str, tars), str(out)], check=True)
     for path in out.iterdir():
@@ -110,7 +110,7 @@ def copied(tars: list[Path], out: Path) -> None:
 
 
 def seconds(work: Callable[[Path], None], out: Path) -> float:
-    """Time of one run into a new folder."""
+    """Time one run into a new folder."""
     shutil.rmtree(out, ignore_errors=True)
     started = time.perf_counter()
     work(out)
@@ -119,9 +119,9 @@ def seconds(work: Callable[[Path], None], out: Path) -> float:
 
 def main(
     samples: Annotated[int, typer.Option(help="Samples in the pool.")] = 20_000,
-    repeats: Annotated[int, typer.Option(help="Interleaved runs; the median counts.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Interleaved runs; the table has the medians.")] = 5,
 ) -> None:
-    """Print one table: seconds of each way for the same samples, and ratios."""
+    """Print one table: seconds of each way for the same samples, and ratios to clipdre."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         pool = folder / "pool"

@@ -1,5 +1,5 @@
-"""Speed of the estimators: exact against the bare products and the published way, stratified
-against exact.
+"""Speed of the estimators: exact against bare products and the published code, stratified against
+exact.
 
 python scripts/bench_estimate.py                           # four minutes
 python scripts/bench_estimate.py --device cuda --rows 1000000 --pairs 1000000 --published-rows 0
@@ -37,9 +37,9 @@ TILES = {"cpu": (1024, 2048), "cuda": (16_384, 32_768)}
 
 
 def published(queries: Tensor, references: Tensor) -> dict[str, Tensor]:
-    """One direction as the paper computes it: the full matrix, each quantity by passes of its own.
+    """Compute one direction as in the paper: full matrix, separate passes for each quantity.
 
-    float64; a query's own counterpart has the query's index.
+    In float64. A query's own counterpart has the index of the query.
     """
     logits = SCALE * (queries @ references.T)
     pairs = logits.diagonal().clone()
@@ -60,7 +60,7 @@ def published(queries: Tensor, references: Tensor) -> dict[str, Tensor]:
 
 
 def bare(queries: Tensor, references: Tensor) -> None:
-    """The products alone, in tiles like clipdre's."""
+    """Compute the products alone, in the same tiles as clipdre."""
     tile = TILES[queries.device.type]
     for rows in torch.split(queries, tile[0]):
         for columns in torch.split(references, tile[1]):
@@ -68,7 +68,7 @@ def bare(queries: Tensor, references: Tensor) -> None:
 
 
 def scored(pool: Pool, hashes: np.ndarray, estimator: Estimator, rows: int) -> Columns:
-    """All columns of the first rows, and the reliability of those that have errors."""
+    """Compute all columns of the first rows, and the reliability of columns with errors."""
     with Progress("estimate", rows) as progress:
         blocks = list(estimate(pool, hashes, estimator, 0, rows, progress))
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
@@ -79,7 +79,7 @@ def scored(pool: Pool, hashes: np.ndarray, estimator: Estimator, rows: int) -> C
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call; a GPU is waited for."""
+    """Measure the wall time of one call, including its work on a GPU."""
     started = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -88,14 +88,14 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def model(d: int) -> ModelRecord:
-    """A model record of `d` dimensions."""
+    """Return a model record of `d` dimensions."""
     return ModelRecord("synthetic", None, "synthetic", d, SCALE, 0.0, "fp32", {})
 
 
 def exact_table(
     rows: int, pairs: int, d: int, repeats: int, published_rows: int, device: torch.device
 ) -> None:
-    """Print what exact costs beside the bare products and the published way."""
+    """Print the cost of exact, the bare products and the published way."""
     on_cpu = device.type == "cpu"
     dtype = torch.float32 if on_cpu else torch.bfloat16
     name = f"bare {'fp32' if on_cpu else 'bf16'} products"
@@ -127,17 +127,17 @@ def exact_table(
 
 
 def parts_of(profile: cProfile.Profile) -> dict[str, float]:
-    """Seconds in each part of the stratified way, from a profile."""
+    """Return the seconds spent in each part of the stratified method, from a profile."""
     named = {"cluster": "build cells", "near": "choose cells", "_near": "near", "_folds": "bulk"}
     found = dict.fromkeys(named.values(), 0.0)
-    for (file, _, name), facts in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+    for (file, _, name), entry in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
         if "clipdre" in file and name in named:
-            found[named[name]] += facts[3]
+            found[named[name]] += entry[3]
     return found
 
 
 def stratified_table(sizes: list[int], d: int, exact_rows: int) -> None:
-    """Print what stratified costs beside exact, and where the time goes, at several pool sizes."""
+    """Print the cost of stratified against exact, and of its parts, at several pool sizes."""
     print(f"\nstratified, whole pool, d {d}; exact is timed on {exact_rows:,} rows and scaled\n")
     print("| pairs | build cells | choose cells | near | bulk | all | exact | ratio | growth |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -175,11 +175,13 @@ def main(
     pairs: int = 25_600,
     d: int = 768,
     repeats: int = 3,
-    published_rows: Annotated[int, typer.Option(help="Timed and scaled to all; 0: none.")] = 5000,
+    published_rows: Annotated[
+        int, typer.Option(help="Rows to time and scale up; 0 to skip.")
+    ] = 5000,
     device: str = "cpu",
     stratified: Annotated[list[int] | None, typer.Option(help="Pool sizes.")] = None,
 ) -> None:
-    """Print two tables; with several --stratified, one row for each."""
+    """Print two tables; the second has a row for each --stratified."""
     torch.manual_seed(0)
     exact_table(rows, pairs, d, repeats, published_rows, torch.device(device))
     if device == "cpu":

@@ -1,6 +1,6 @@
-"""Selecting the top quarter of a large score folder, against DuckDB's bare query of the same files.
+"""Speed of selecting the top quarter of a large score folder, against a bare DuckDB query.
 
-python scripts/bench_select.py                        # 1 and 10 million rows: 4 GB of disk
+python scripts/bench_select.py                        # 1 and 10 million rows, 4 GB of disk
 python scripts/bench_select.py --rows 100000 --rows 1000000
 """
 
@@ -39,7 +39,7 @@ duckdb.sql(f'''SELECT uid FROM read_parquet('{sys.argv[1]}/scores/*.parquet') WH
 
 
 def write_scores(folder: Path, rows: int, files: int = FILES) -> None:
-    """A score folder of random rows: all columns that `clipdre score` writes."""
+    """Write a score folder of random rows with all columns of `clipdre score`."""
     shards = []
     for n in range(files):
         size = rows * (n + 1) // files - rows * n // files
@@ -71,7 +71,7 @@ def write_scores(folder: Path, rows: int, files: int = FILES) -> None:
 
 
 def measured(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak resident GB of a process."""
+    """Run a process; return its seconds and peak resident memory in GB."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -81,13 +81,13 @@ def measured(command: list[str]) -> tuple[float, float]:
 
 
 def main(
-    rows: Annotated[list[int], typer.Option(help="Sizes of the pools.")] = [  # noqa: B006
+    rows: Annotated[list[int], typer.Option(help="Pool sizes.")] = [  # noqa: B006
         1_000_000,
         10_000_000,
     ],
-    repeats: Annotated[int, typer.Option(help="Interleaved runs; the median counts.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Interleaved runs; the table has the medians.")] = 3,
 ) -> None:
-    """Print one table: seconds and peak memory of each, and what ten times the rows cost."""
+    """Print one table: seconds and peak memory at each size, and their growth."""
     clipdre = str(Path(sys.executable).parent / "clipdre")
     print(f"top 25 % to uids, {len(SAMPLE_SCHEMA) + len(SCORE_COLUMNS)} columns, {FILES} files\n")
     print("| rows | clipdre filter, s | bare DuckDB, s | ratio | peak GB | bare, peak GB |")
@@ -97,7 +97,7 @@ def main(
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "scores"
             writer = get_context("spawn").Process(target=write_scores, args=(folder, n))
-            writer.start()  # a child's peak counts the parent it was forked from
+            writer.start()  # spawned, since the peak of a forked child includes its parent's memory
             writer.join()
             out = ["-o", f"{temporary}/kept.npy", "--format", "uids", "--overwrite"]
             ours = [clipdre, "filter", str(folder), "--by", "kl_text", "--top", "25%", *out]

@@ -1,4 +1,4 @@
-"""What benchmarks run on: JPEGs like photographs, captions as long as the web's, random weights."""
+"""Inputs of benchmarks: photograph-like JPEGs, captions of realistic length, random weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORDS_MEDIAN, WORDS_SPREAD, WORDS_MOST = 9, 0.6, 60
 
 
 def photo(width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """Noise with a 1/f spectrum, as photographs have."""
+    """Draw noise with a 1/f spectrum, like that of photographs."""
     rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     falloff = np.hypot(rows, columns)
     falloff[0, 0] = 1
@@ -34,20 +34,20 @@ def photo(width: int, height: int, rng: np.random.Generator) -> Image.Image:
 
 
 def caption(rng: np.random.Generator) -> str:
-    """Common words; how many is log-normal, as in pools from the web."""
+    """Draw a caption of common words, with log-normal length as in pools from the web."""
     count = int(np.exp(rng.normal(np.log(WORDS_MEDIAN), WORDS_SPREAD)).clip(1, WORDS_MOST))
     return " ".join(rng.choice(WORDS.split(), count))
 
 
 def random_weights(model: str, path: Path) -> str:
-    """A checkpoint of open_clip's `model`: what its weights are changes no speed."""
+    """Write a random checkpoint of open_clip's `model`: speed does not depend on weights."""
     torch.manual_seed(0)
     torch.save(open_clip.create_model(model).state_dict(), path)
     return str(path)
 
 
 def write_shard(path: Path, pairs: int, side: int, seed: int = 0, drawn: int = 32) -> None:
-    """A tar of JPEGs whose longer side is `side`; `drawn` different ones, in turn."""
+    """Write a tar of JPEGs whose longer side is `side`, cycling through `drawn` different ones."""
     rng = np.random.default_rng(seed)
     images = []
     for _ in range(min(drawn, pairs)):
