@@ -1,5 +1,4 @@
-"""Speed of the estimators: exact against bare products and the published code, stratified against
-exact.
+"""Speed of exact against bare products and the published code, and of stratified against exact.
 
 python scripts/bench_estimate.py                           # four minutes
 python scripts/bench_estimate.py --device cuda --rows 1000000 --pairs 1000000 --published-rows 0
