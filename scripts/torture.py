@@ -138,7 +138,7 @@ def torture(
         check_same(out, whole, exactly=exactly)
         runs += 1
     return (
-        f"{name}: {done} kills, {runs} completed runs, all like the unbroken one ({seconds:.1f} s)"
+        f"{name}: {done} kills, {runs} runs that ended, all as the unbroken one ({seconds:.1f} s)"
     )
 
 
