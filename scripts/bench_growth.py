@@ -1,4 +1,4 @@
-"""What twice the pool costs: time and peak memory of score and filter at four sizes each.
+"""Growth of time and peak memory of score and filter as the pool doubles, at four sizes each.
 
 python scripts/bench_growth.py                             # two minutes
 """
@@ -18,12 +18,12 @@ from bench_select import measured, write_scores
 from clipdre.truth.pool import write_pool
 
 SHARD = 500
-ROWS = 10_000  # of a score file, as of the shards that img2dataset writes
+ROWS = 10_000  # rows of a score file, as in shards written by img2dataset
 Command = Callable[[int], list[str]]
 
 
 def print_growth(title: str, sizes: list[int], command: Command, repeats: int) -> None:
-    """One row for each size: the command's seconds, peak memory, and both against half the size."""
+    """Print seconds and peak memory at each size, and both relative to half the size."""
     print(f"\n{title}\n\n| size | seconds | times half | peak GB | times half |")
     print("|---|---|---|---|---|")
     before: tuple[float, float] | None = None
@@ -40,7 +40,7 @@ def print_growth(title: str, sizes: list[int], command: Command, repeats: int) -
 
 
 def main(pairs: int = 2000, rows: int = 1_000_000, repeats: int = 1) -> None:
-    """Print two tables, from the given sizes to eight times as much."""
+    """Print two tables, from the given sizes to eight times the sizes."""
     clipdre = str(Path(sys.executable).parent / "clipdre")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
