@@ -100,6 +100,14 @@ def test_settings_fill_in_the_steps(query, written):
     assert len(selection) == int(0.2 * selection.steps[1].kept + 0.5)
 
 
+def test_messages_count_the_steps_of_the_recipe_only(query):
+    recipe = read_recipe("dc")
+    with pytest.raises(SelectionError, match=r"^recipe dc, step 1: by 'dc_sound'"):
+        select(query, recipe.rule(query, {"side": "sound"}, where="width > 0"))
+    with pytest.raises(SelectionError, match=r"^`where` 'widht > 0'"):
+        select(query, recipe.rule(query, where="widht > 0"))
+
+
 def test_thresholds_apply_to_their_own_model_only(query, tmp_path):
     recipe = read_recipe("laion")
     with pytest.raises(SelectionError, match=r"not of clipdre-tiny: pass `settings` threshold=NUM"):
