@@ -104,7 +104,7 @@ def test_messages_count_the_steps_of_the_recipe_only(query):
     recipe = read_recipe("dc")
     with pytest.raises(SelectionError, match=r"^cannot use recipe dc, step 1: by 'dc_sound'"):
         select(query, recipe.rule(query, {"side": "sound"}, where="width > 0"))
-    with pytest.raises(SelectionError, match=r"^`where` 'widht > 0'"):
+    with pytest.raises(SelectionError, match=r"^cannot use `where` 'widht > 0'"):
         select(query, recipe.rule(query, where="widht > 0"))
 
 
