@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +34,10 @@ def test_an_unknown_scorer_gives_the_closest_names():
 def installed(tmp_path_factory):
     """The example package, installed into a folder of its own."""
     target = tmp_path_factory.mktemp("site")
+    source = shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("source") / "example")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     command += ["--no-build-isolation", "--disable-pip-version-check", "--target", str(target)]
-    subprocess.run([*command, str(EXAMPLE)], check=True, capture_output=True, timeout=120)
+    subprocess.run([*command, str(source)], check=True, capture_output=True, timeout=120)
     return target
 
 
