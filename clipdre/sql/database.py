@@ -134,8 +134,8 @@ def _contained(files: Sequence[str]) -> duckdb.DuckDBPyConnection:
     connection.execute("SET temp_directory = $1", [spill])
     connection.execute("SET memory_limit = $1", [MEMORY_LIMIT])
     connection.execute("SET enable_external_file_cache = false")
-    # A Parquet file's statistics ignore NaN. DuckDB relies on them to drop conditions and to skip
-    # rows, and would miss NaN: with values 2, 2 and NaN, isnan(x) and x > 3 would both find nothing.
+    # A Parquet file's statistics ignore NaN. DuckDB would use them to drop conditions and to skip
+    # rows: among values 2, 2 and NaN, isnan(x) and x > 3 would find nothing.
     connection.execute("SET disabled_optimizers = 'statistics_propagation,filter_pushdown'")
     connection.execute("SET allowed_paths = $1", [list(files)])
     connection.execute("SET enable_external_access = false")
