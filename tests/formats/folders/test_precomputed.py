@@ -127,7 +127,7 @@ def test_pickled_arrays_are_not_loaded(layout, request):
     (folder / "img_emb").mkdir(exist_ok=True)
     np.save(folder / "img_emb" / "img_emb_0.npy", pickled)
     found = find_layout(folder, "l14")
-    with pytest.raises(UnreadableError, match="allow_pickle|Python objects"):
+    with pytest.raises(UnreadableError, match=r"allow_pickle|Python objects"):
         found.read(found.files()[0])
 
 
