@@ -10,6 +10,7 @@ from clipdre.core.moments import Moments
 from clipdre.errors import ScoresError
 from clipdre.formats.folders.records import NearRecord, ReferenceRecord
 from clipdre.formats.folders.reference import ReferenceFolder
+from tests.formats.folders.schema_1 import downgrade_reference
 
 RECORD = ReferenceRecord(
     method="stratified",
@@ -126,18 +127,6 @@ def test_pickles_are_not_loaded(folder):
         folder.array("pool_text")
 
 
-def rename_as_schema_1_did(folder):
-    """Give the files, moments and modalities of a reference the names of schema 1."""
-    for path in list(folder.path.glob("*image*")):
-        path.rename(path.with_name(path.name.replace("image", "img")))
-    with np.load(folder.path / "moments.npz") as arrays:
-        renamed = {name.replace("image_", "img_"): arrays[name] for name in arrays.files}
-    np.savez(folder.path / "moments.npz", **renamed)
-    raw = json.loads((folder.path / "reference.json").read_text())
-    raw["near"] = {m.replace("image", "img"): near for m, near in raw["near"].items()}
-    (folder.path / "reference.json").write_text(json.dumps(raw))
-
-
 def test_references_of_schema_1_can_be_read(folder):
     moments = {Modality.IMAGE: random_moments(1), Modality.TEXT: random_moments(2)}
     cells = Cells(torch.randn(3, 4), torch.tensor([5, 0, 5]), torch.rand(3))
@@ -145,7 +134,7 @@ def test_references_of_schema_1_can_be_read(folder):
     folder.write_cells(Modality.IMAGE, cells)
     folder.write("pool_hash_image", np.arange(3, dtype=np.uint64))
     folder.write_record(RECORD)
-    rename_as_schema_1_did(folder)
+    downgrade_reference(folder.path)
     assert not list(folder.path.glob("*image*"))
     assert folder.record() == RECORD
     for modality in Modality:
