@@ -104,8 +104,8 @@ def estimator_of(small, method, **options):
 
 class TestEstimator:
     def test_exact_columns_match_the_oracle(self, small, expected):
-        estimator = estimator_of(small, "exact")
-        found = estimate_rows(small.pool, small.hashes, estimator, 0, N, tau=100)
+        estimator = estimator_of(small, "exact", tau=100)
+        found = estimate_rows(small.pool, small.hashes, estimator, 0, N)
         assert list(found) == [*SCORE_COLUMNS, "log_ratio_tau"]
         tau = SCALE * expected["similarity"] + BIAS + np.log(100)
         for name, values in ({**expected, "log_ratio_tau": tau}).items():
@@ -114,7 +114,7 @@ class TestEstimator:
     @pytest.mark.parametrize("method", ALL)
     def test_columns_do_not_depend_on_the_block(self, small, method, monkeypatch):
         estimator = estimator_of(small, method)
-        whole = estimate_rows(small.pool, small.hashes, estimator, 0, N, None)
+        whole = estimate_rows(small.pool, small.hashes, estimator, 0, N)
         monkeypatch.setattr(estimate, "QUERY_ROWS", 37)
         monkeypatch.setattr(estimate, "MANY_QUERY_ROWS", 37)
         assert estimator.query_rows == 37
