@@ -1,4 +1,4 @@
-# Requires Python 3.10 or newer; `make install` sets up everything else.
+# Requires Python 3.11 or newer; `make install` sets up everything else.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
