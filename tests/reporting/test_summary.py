@@ -12,7 +12,7 @@ from tests.formats.folders.measured import write_measured
 from tests.helpers import MADE_UP_REFERENCE, read_scores, write_score_folder
 
 ROWS = 30
-MAIN = ("similarity", "log_ratio", "kl_image", "kl_text", "klr_image", "klr_text")
+MAIN = ("similarity", "log_ratio", "kl_image", "klr_image", "kl_text", "klr_text")
 RNG = np.random.default_rng(0)
 # kl_text has the largest error for its spread.
 ERRORS = {"log_ratio": 0.1, "kl_image": 0.2, "kl_text": 0.4, "klr_image": 0.3, "klr_text": 0.1}

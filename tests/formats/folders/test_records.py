@@ -1,6 +1,6 @@
 import json
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import msgspec
 import pytest
@@ -75,7 +75,7 @@ def test_records_of_schema_1_have_the_modality_renamed():
 
 
 def test_builtins_are_plain_json_values():
-    class Choice(str, Enum):
+    class Choice(StrEnum):
         A = "a"
 
     @dataclass(frozen=True)
