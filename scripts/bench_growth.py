@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import typer
 from bench_select import measured, write_scores
 
-from clipdre.formats.folders.embeddings import EmbeddingFiles
 from clipdre.truth.embeddings import EmbeddingWorld
 from clipdre.truth.pool import write_pool
 
@@ -46,15 +46,18 @@ def print_growth(title: str, sizes: list[int], command: Command, repeats: int) -
 
 def scored_embeddings(clipdre: str, folder: Path, pairs: int) -> Path:
     """Score made-up embeddings against a uniform sample, the fastest way; return the folder."""
-    files = -(-pairs // ROWS)
-    for index in range(files):
+    embeddings = folder / f"embeddings-{pairs}"
+    for index in range(-(-pairs // ROWS)):
         rows = min(ROWS, pairs - index * ROWS)
         images, texts = EmbeddingWorld(DIM).draw(rows, np.random.default_rng(index))
-        samples = pa.table({"key": [f"{index:05d}{row:05d}" for row in range(rows)]})
-        target = EmbeddingFiles(folder / f"embeddings-{pairs}", index, files)
-        target.write(images.astype(np.float16), texts.astype(np.float16), samples, {})
+        keys = pa.table({"image_path": [f"{index:05d}{row:05d}" for row in range(rows)]})
+        for kind in ("img_emb", "text_emb", "metadata"):
+            (embeddings / kind).mkdir(parents=True, exist_ok=True)
+        np.save(embeddings / "img_emb" / f"img_emb_{index:05d}.npy", images.astype(np.float16))
+        np.save(embeddings / "text_emb" / f"text_emb_{index:05d}.npy", texts.astype(np.float16))
+        pq.write_table(keys, embeddings / "metadata" / f"metadata_{index:05d}.parquet")
     scores = folder / f"scores-{pairs}"
-    command = [clipdre, "score", "--embeddings", str(folder / f"embeddings-{pairs}")]
+    command = [clipdre, "score", "--embeddings", str(embeddings)]
     command += ["--logit-scale", "100", "--reference", "sample", "--device", "cpu"]
     measured([*command, "-o", str(scores)])
     return scores

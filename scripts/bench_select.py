@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +31,9 @@ from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA
-from clipdre.pipelines.measure import measure
-from clipdre.scorers.base import Arrays, Pool, Rows
+
+if TYPE_CHECKING:
+    from clipdre.scorers.base import Arrays, Pool, Rows
 
 FILES = 100
 WORDS = np.array(["red", "blue", "dog", "photo", "of", "a", "the", "car", "in", "house", "with"])
@@ -78,6 +79,9 @@ def write_scores(
     manifest = finished_manifest(shards)
     manifest.write(folder)
     if with_measured:
+        # torch stays out of this process: its memory would count as that of the commands it starts
+        from clipdre.pipelines.measure import measure  # noqa: PLC0415
+
         measure(ScoreFolder(folder), manifest, Scattered(), MeasureConfig(device="cpu"))
 
 

@@ -7,8 +7,6 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-import open_clip
-import torch
 from PIL import Image
 
 from clipdre import __version__
@@ -84,6 +82,10 @@ def caption(rng: np.random.Generator) -> str:
 
 def random_weights(model: str, path: Path) -> str:
     """Write a random checkpoint of open_clip's `model`: speed does not depend on weights."""
+    # not above: processes that measure memory import this module
+    import open_clip  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
     torch.manual_seed(0)
     torch.save(open_clip.create_model(model).state_dict(), path)
     return str(path)

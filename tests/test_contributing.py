@@ -46,7 +46,7 @@ def test_the_scorer_is_the_example_package():
 
 
 def test_the_column_computes():
-    score = eval(BLOCKS[0].strip().rstrip(","))
+    score = eval(BLOCKS[0])
 
     class Pairs:
         def log_ratio_of(self, modality):

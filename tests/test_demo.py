@@ -16,7 +16,7 @@ def report(tmp_path_factory):
 
 def test_embedded_model_recovers_the_truth_on_6000_new_pairs(report):
     assert report.clean.rows == 6000
-    assert report.clean.reference["method"] == "exact"
+    assert report.clean.reference.method == "exact"
     found = {agreement.column: agreement for agreement in report.agreements}
     assert found["kl_text"].pearson >= 0.99
     assert found["kl_image"].pearson >= 0.85

@@ -48,7 +48,7 @@ def log_ratio(logits: Tensor, partition: RunningPartition) -> Tensor:
 def pointwise_mutual_information(ratio_image: Tensor, ratio_text: Tensor) -> Tensor:
     """Average both estimates of ``log p(i,t) / p(i)p(t)``, in nats.
 
-    With the whole pool as reference, this is the negative symmetric CLIP loss of the pair
-    (negCLIPLoss).
+    Its mean over a pool is minus the InfoLOOB loss up to a constant: each pair's own counterpart is
+    left out (Fuerst et al., arXiv 2110.11316), where the CLIP loss counts it.
     """
     return (ratio_image + ratio_text) / 2

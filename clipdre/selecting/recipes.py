@@ -107,7 +107,7 @@ class Recipe:
         if missing:
             raise SelectionError(
                 f"recipe {self.name} needs {', '.join(missing)}, which these scores do not have",
-                "join a file that does with `joined`",
+                "measure them with 'clipdre measure', or join a file that has them with `joined`",
             )
         record = query.manifest.model
         model = f"{record.name} ({record.pretrained})" if record.pretrained else record.name
