@@ -1,4 +1,4 @@
-"""One frozen settings object per stage."""
+"""Frozen settings, one object per stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Precision(str, Enum):
 
 
 class Decode(str, Enum):
-    """How JPEGs are decoded: whole, or scaled down by the decoder where that is hardly seen."""
+    """How JPEGs are decoded: exactly, or scaled down by their decoder."""
 
     EXACT = "exact"
     FAST = "fast"
@@ -39,21 +39,21 @@ class ReferenceMethod(str, Enum):
 
 
 class Normalization(str, Enum):
-    """How a ratio's normalisation is had: from the reference, or from the model's training."""
+    """What normalises a ratio: the reference, or the negatives of the model's training."""
 
     REFERENCE = "reference"
     TAU = "tau"
 
 
 class Architecture(str, Enum):
-    """Which of the two models in DataComp's metadata."""
+    """Models of DataComp's metadata."""
 
     B32 = "b32"
     L14 = "l14"
 
 
 class SubsetFormat(str, Enum):
-    """What `filter` and `emit` write."""
+    """Formats that `filter` and `emit` write."""
 
     TAR = "tar"
     KEYS = "keys"
@@ -66,7 +66,7 @@ class SubsetFormat(str, Enum):
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """What of a shard is read.
+    """How shards are read.
 
     Attributes
     ----------
@@ -75,10 +75,10 @@ class ReadConfig:
     caption_suffix : str
         Suffix of the member that holds the caption.
     caption_field : str or None
-        With a value, the caption is this field of the json member.
+        If given, the caption is this field of the json member.
     decode : Decode
     max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels, max_aspect_ratio
-        What is larger is not read or decoded but recorded as a failure: strangers made these files.
+        Anything larger is recorded as a failure, not read or decoded: strangers made these files.
     """
 
     image_suffixes: tuple[str, ...] = IMAGE_SUFFIXES
@@ -94,7 +94,7 @@ class ReadConfig:
 
 @dataclass(frozen=True)
 class EncodeConfig:
-    """How samples become embeddings. Batch size, workers and device change no result."""
+    """How samples become embeddings. Batch size, workers and device do not change results."""
 
     model: str = DEFAULT_MODEL
     pretrained: str | None = DEFAULT_PRETRAINED
@@ -112,14 +112,14 @@ class EstimateConfig:
     ----------
     method : ReferenceMethod
     neighbors : int
-        Near counterparts that `stratified` evaluates exactly per pair, on average, or more where
-        their mass asks for it.
+        Near counterparts that `stratified` evaluates exactly per pair, on average; more if their
+        mass requires it.
     bulk : int
-        Pairs of the uniform sample that stands for the rest of the pool (`sample`: for all of it).
+        Pairs of the uniform sample that stands for the rest of the pool (for all of it in `sample`).
     saved : str or None
-        Path of another run's score folder: its reference is used, whatever the rest says.
+        Path of another run's score folder, whose reference is used instead.
     tau : int or None
-        Negatives per positive that the model was trained against: adds `log_ratio_tau`.
+        Negatives per positive in the model's training: adds `log_ratio_tau`.
     """
 
     method: ReferenceMethod = ReferenceMethod.AUTO
@@ -131,18 +131,18 @@ class EstimateConfig:
 
 @dataclass(frozen=True)
 class EmitConfig:
-    """How kept samples become shards. The number of writers changes no result.
+    """How kept samples become shards. The number of writers does not change results.
 
     Attributes
     ----------
     shard_size : int
-        Samples per tar, at most.
+        Largest number of samples per tar.
     max_bytes : int or None
-        Bytes of samples per tar, at most; a larger sample is alone.
+        Largest number of bytes per tar; a larger sample gets a tar of its own.
     shuffle_seed : int or None
         Seed of a random order; None is pool order.
     writers : int
-        Tars that are written at once.
+        Tars written in parallel.
     """
 
     shard_size: int = 10_000

@@ -137,7 +137,7 @@ def _scored_pool(
 
 
 def _rules(pool: ScoreQuery, seed: int) -> dict[str, Rule]:
-    """Rules to compare, all with the same budget."""
+    """Return the rules to compare, all with the same budget."""
     return {
         **{column: Rule((Step(by=column, top=BUDGET),)) for column in COLUMNS},
         RATIO_THEN_KL: read_recipe("log-ratio-then-kl").rule(pool, budget=BUDGET),
@@ -154,7 +154,7 @@ def _agreements(clean: ScoreQuery) -> list[Agreement]:
 
 
 def _columns(selection: Selection, names: Sequence[str]) -> pa.Table:
-    """Columns of the selected rows, in pool order."""
+    """Return columns of the selected rows, in pool order."""
     return pa.Table.from_batches(list(selection.rows.batches(names)))
 
 
@@ -164,7 +164,7 @@ def _floats(table: pa.Table, column: str) -> Floats:
 
 
 def _shares_kept(kept: Kinds, pool: Kinds) -> dict[str, float]:
-    """Share of the pool's pairs of each kind that are among the kept ones."""
+    """Return the share of each kind of the pool's pairs that is kept."""
     return {
         kind: float((kept == kind).sum() / (pool == kind).sum())
         for kind in (CLEAN, *NOISE)
@@ -173,7 +173,7 @@ def _shares_kept(kept: Kinds, pool: Kinds) -> dict[str, float]:
 
 
 def _write_subset(folder: Path, pool: Manifest) -> None:
-    """Write the subset that the command suggested to the reader would write."""
+    """Write the top quarter by log_ratio as shards."""
     rule = Rule((Step(by="log_ratio", top=BUDGET),))
     selection = select(ScoreQuery(ScoreFolder(folder / "scores-pool"), pool), rule)
     write_tar_folder(Subset(selection), folder / "subset", EmitConfig(shard_size=1000))

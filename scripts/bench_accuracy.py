@@ -1,8 +1,8 @@
-"""Error and cost of each way to the pool's marginals, against exact, on pools where exact is known.
+"""Error and cost of each reference method against exact.
 
 python scripts/bench_accuracy.py                                  # 40,000 pairs
 python scripts/bench_accuracy.py --laws 4                         # as in docs/estimators.md
-python scripts/bench_accuracy.py --pairs 1000000 --laws 1         # takes an hour's quarter
+python scripts/bench_accuracy.py --pairs 1000000 --laws 1         # takes 15 minutes
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 import typer
+from made_up import model_record
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from clipdre.config import EstimateConfig, ReferenceMethod
+from clipdre.core.modality import Modality
 from clipdre.estimating.estimate import Columns, Estimator
 from clipdre.estimating.reference import build_reference
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool
-from clipdre.formats.folders.records import ModelRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, key_hash
 from clipdre.truth.embeddings import EmbeddingWorld
@@ -36,13 +37,13 @@ LAWS = {
     "noise 0.6": EmbeddingWorld(D, 0.6),
     "noise 0.6, flat": EmbeddingWorld(D, 0.6, gap=1.5, within=0.4),
 }
-MODEL = ModelRecord("synthetic", None, "synthetic", D, 100.0, 0.0, "fp32", {})
+MODEL = model_record(D)
 COLUMNS = ("log_ratio", "kl_image", "kl_text")
 CHUNK = 50_000
 
 
 def stored_pool(law: EmbeddingWorld, pairs: int, folder: Path) -> StoredPool:
-    """A pool on disk, drawn in chunks: one shard each."""
+    """Write a pool to disk, drawn in chunks of one shard each."""
     rng = np.random.default_rng(7)
     count = -(-pairs // CHUNK)
     files = [EmbeddingFiles(folder, n, count) for n in range(count)]
@@ -62,13 +63,13 @@ def stored_pool(law: EmbeddingWorld, pairs: int, folder: Path) -> StoredPool:
 def run(
     pool: StoredPool, hashes: np.ndarray, config: EstimateConfig, folder: Path, rows: int
 ) -> tuple[Columns, float, float, float]:
-    """Columns of the first rows, seconds to build and to estimate, share of the exact products."""
+    """Return columns of the first rows, seconds to build and to estimate, and share of products."""
     started = time.perf_counter()
     record = build_reference(pool, hashes, MODEL, config, ReferenceFolder(folder))
     built = time.perf_counter() - started
     started = time.perf_counter()
     estimator = Estimator(ReferenceFolder(folder), MODEL)
-    images, texts = pool.read("img", 0, rows), pool.read("text", 0, rows)
+    images, texts = (pool.read(modality, 0, rows) for modality in Modality)
     columns = estimator.columns(images, texts, hashes[:rows], len(pool))
     near = [n.share * len(pool) + n.cells for n in record.near.values()]
     cost = 1.0 if record.method == "exact" else (np.mean(near or [0]) + record.bulk) / len(pool)
@@ -76,7 +77,7 @@ def run(
 
 
 def compared(found: Columns, truth: Columns, column: str) -> tuple[float, ...]:
-    """rmse, rank correlation, share within 2 se, claimed reliability, true squared correlation."""
+    """Compute rmse, rank correlation, share within 2 se, claimed reliability and true r2."""
     se, error = found[f"{column}_se"], found[column] - truth[column]
     within = np.mean((np.abs(error) <= 2 * se) | (np.abs(error) <= 0.01))
     claimed = 1 - np.mean(se**2) / np.var(found[column])
@@ -86,7 +87,7 @@ def compared(found: Columns, truth: Columns, column: str) -> tuple[float, ...]:
 
 
 def draw(points: list[tuple[str, str, float, float]], path: Path) -> None:
-    """Error of the KLs against cost: near and bulk on one side, the uniform sample on the other."""
+    """Plot the error of the KLs against cost, for near and bulk and for the uniform sample."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for label, marker, near in (("near and bulk", "o", True), ("uniform sample", "s", False)):
@@ -95,7 +96,7 @@ def draw(points: list[tuple[str, str, float, float]], path: Path) -> None:
             axes.scatter(*zip(*chosen, strict=True), marker=marker, label=label)
     axes.set_yscale("log")
     axes.axhline(0.06, color="black", linewidth=0.8, linestyle=":")
-    axes.set_xlabel("products per query, as a share of the exact way's")
+    axes.set_xlabel("products per query, as a share of exact")
     axes.set_ylabel("error of kl_image and kl_text (rmse, nats)")
     axes.legend()
     figure.savefig(path, dpi=110)
@@ -104,10 +105,12 @@ def draw(points: list[tuple[str, str, float, float]], path: Path) -> None:
 def main(
     pairs: int = 40_000,
     rows: int = 4000,
-    laws: Annotated[int, typer.Option(help="How many of the four laws.")] = 1,
-    sampled: Annotated[bool, typer.Option(help="Also the uniform sample.")] = True,
-    curve: Annotated[bool, typer.Option(help="Also other sizes of near and bulk.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Picture of error against cost.")] = None,
+    laws: Annotated[int, typer.Option(help="Number of the four laws to run.")] = 1,
+    sampled: Annotated[bool, typer.Option(help="Also run the uniform sample.")] = True,
+    curve: Annotated[bool, typer.Option(help="Also run other sizes of near and bulk.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Plot error against cost into this file.")
+    ] = None,
 ) -> None:
     """Print one table."""
     torch.manual_seed(0)
@@ -127,7 +130,7 @@ def main(
             folder = Path(temporary)
             pool = stored_pool(law, pairs, folder / "embeddings")
             hashes = np.concatenate([file.hashes() for file in pool.shards])
-            # The exact way last: it maps the whole pool, and the peak is to be the others'.
+            # Exact runs last, since it maps the whole pool and the peak is that of the others.
             runs = [run(pool, hashes, c, folder / str(n), rows) for n, c in enumerate(ways)]
             peak = max(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
             exact = EstimateConfig(ReferenceMethod.EXACT)
@@ -137,11 +140,11 @@ def main(
                 near = config.method is ReferenceMethod.STRATIFIED
                 way = f"near {config.neighbors}, " * near + f"bulk {config.bulk}"
                 for column in COLUMNS:
-                    facts = compared(found, truth, column)
-                    points.append((column, way, cost, facts[0]))
+                    figures = compared(found, truth, column)
+                    points.append((column, way, cost, figures[0]))
                     print(
                         f"| {name} | {way} | {cost:.3f} | {built:.1f} | {seconds:.1f} | {column} "
-                        "| {:.4f} | {:.5f} | {:.1%} | {:.4f} | {:.4f} |".format(*facts),
+                        "| {:.4f} | {:.5f} | {:.1%} | {:.4f} | {:.4f} |".format(*figures),
                         flush=True,
                     )
     if plot is not None:

@@ -1,4 +1,4 @@
-"""Writing a quarter of a pool as shards, against webdataset's rewriting and against cp.
+"""Speed of writing a quarter of a pool as shards, against webdataset and cp.
 
 python scripts/bench_emit.py
 """
@@ -22,15 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 import webdataset as wds
+from made_up import finished_manifest
 
-from clipdre import __version__
 from clipdre.config import EmitConfig
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.subset import Subset
 from clipdre.formats.files.storage import identify
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
-from clipdre.formats.folders.records import ModelRecord, ShardRecord
+from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, key_hashes
 from clipdre.formats.tars.locate import locate
 from clipdre.selecting.rules import Amount, Rule, Step
@@ -39,11 +39,10 @@ from clipdre.sql.query import ScoreQuery
 
 SHARDS = 20
 SHARE = 0.25
-MODEL = ModelRecord("synthetic", None, "synthetic", 512, 100.0, 0.0, "fp32", {})
 
 
 def write_pool(folder: Path, samples: int) -> None:
-    """Shards of random bytes: images of 8 to 30 kB, a caption, a little json."""
+    """Write shards of random bytes: images of 8 to 30 kB, captions and short JSON."""
     rng = np.random.default_rng(0)
     for shard in range(SHARDS):
         with tarfile.open(folder / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -56,7 +55,7 @@ def write_pool(folder: Path, samples: int) -> None:
 
 
 def write_scores(pool: Path, folder: Path) -> Manifest:
-    """A score folder over the pool, with a column of chance."""
+    """Write a score folder for the pool, with one random column."""
     rng, records = np.random.default_rng(1), []
     for path in sorted(pool.glob("*.tar")):
         with open(path, "rb") as file:
@@ -77,21 +76,26 @@ def write_scores(pool: Path, folder: Path) -> Manifest:
         pq.write_table(table, target)
         identity = identify(str(path))
         records.append(
-            ShardRecord(path.stem, str(path), identity.nbytes, identity.modified, len(found))
+            ShardRecord(
+                name=path.stem,
+                url=str(path),
+                nbytes=identity.nbytes,
+                modified=identity.modified,
+                rows=len(found),
+            )
         )
-    reference = {"method": "exact", "digest": "synthetic"}
-    manifest = Manifest(__version__, MODEL, {"read": {}}, tuple(records), reference, complete=True)
+    manifest = finished_manifest(records)
     manifest.write(folder)
     return manifest
 
 
 def emitted(selection: Selection, out: Path) -> None:
-    """Every span checked and copied, scores and counts beside, all of it on the disk."""
+    """Emit with clipdre: check and copy every span, write scores and counts, sync to disk."""
     write_tar_folder(Subset(selection), out, EmitConfig(shard_size=1000))
 
 
 def rewritten(pool: Path, keys: set[str], out: Path) -> None:
-    """The same samples by webdataset, nothing decoded."""
+    """Write the same samples with webdataset, without decoding."""
     out.mkdir()
     urls = sorted(str(path) for path in pool.glob("*.tar"))
     samples = wds.WebDataset(urls, shardshuffle=False)
@@ -102,7 +106,7 @@ def rewritten(pool: Path, keys: set[str], out: Path) -> None:
 
 
 def copied(tars: list[Path], out: Path) -> None:
-    """Cp of the emitted tars, and on to the disk, where clipdre's are when it says so."""
+    """Copy the emitted tars with cp and sync them to disk, as clipdre does."""
     out.mkdir()
     subprocess.run(["cp", *map(str, tars), str(out)], check=True)
     for path in out.iterdir():
@@ -111,7 +115,7 @@ def copied(tars: list[Path], out: Path) -> None:
 
 
 def seconds(work: Callable[[Path], None], out: Path) -> float:
-    """Time of one run into a new folder."""
+    """Time one run into a new folder."""
     shutil.rmtree(out, ignore_errors=True)
     started = time.perf_counter()
     work(out)
@@ -120,9 +124,9 @@ def seconds(work: Callable[[Path], None], out: Path) -> float:
 
 def main(
     samples: Annotated[int, typer.Option(help="Samples in the pool.")] = 20_000,
-    repeats: Annotated[int, typer.Option(help="Interleaved runs; the median counts.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Interleaved runs; the table has the medians.")] = 5,
 ) -> None:
-    """Print one table: seconds of each way for the same samples, and ratios."""
+    """Print one table: seconds of each way for the same samples, and ratios to clipdre."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         pool = folder / "pool"

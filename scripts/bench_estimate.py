@@ -1,5 +1,4 @@
-"""Speed of the estimators: exact against the bare products and the published way, stratified
-against exact.
+"""Speed of exact against bare products and the published code, and of stratified against exact.
 
 python scripts/bench_estimate.py                           # four minutes
 python scripts/bench_estimate.py --device cuda --rows 1000000 --pairs 1000000 --published-rows 0
@@ -20,16 +19,16 @@ import numpy as np
 import torch
 import typer
 from bench_accuracy import MODEL, stored_pool
+from made_up import model_record
 from torch import Tensor
 
 from clipdre.config import EstimateConfig, ReferenceMethod
+from clipdre.core.modality import Modality
 from clipdre.core.reliability import reliability
-from clipdre.estimating.estimate import Columns, Estimator, estimate
+from clipdre.estimating.estimate import Columns, Estimator, estimate_rows
 from clipdre.estimating.reference import build_reference
 from clipdre.formats.folders.embeddings import StoredPool
-from clipdre.formats.folders.records import ModelRecord
 from clipdre.formats.folders.reference import ReferenceFolder
-from clipdre.progress import Progress
 from clipdre.truth.embeddings import EmbeddingWorld
 
 SCALE = MODEL.logit_scale
@@ -37,9 +36,9 @@ TILES = {"cpu": (1024, 2048), "cuda": (16_384, 32_768)}
 
 
 def published(queries: Tensor, references: Tensor) -> dict[str, Tensor]:
-    """One direction as the paper computes it: the full matrix, each quantity by passes of its own.
+    """Compute one direction as in the paper: full matrix, separate passes for each quantity.
 
-    float64; a query's own counterpart has the query's index.
+    In float64. A query's own counterpart has the index of the query.
     """
     logits = SCALE * (queries @ references.T)
     pairs = logits.diagonal().clone()
@@ -60,7 +59,7 @@ def published(queries: Tensor, references: Tensor) -> dict[str, Tensor]:
 
 
 def bare(queries: Tensor, references: Tensor) -> None:
-    """The products alone, in tiles like clipdre's."""
+    """Compute the products alone, in the same tiles as clipdre."""
     tile = TILES[queries.device.type]
     for rows in torch.split(queries, tile[0]):
         for columns in torch.split(references, tile[1]):
@@ -68,10 +67,8 @@ def bare(queries: Tensor, references: Tensor) -> None:
 
 
 def scored(pool: StoredPool, hashes: np.ndarray, estimator: Estimator, rows: int) -> Columns:
-    """All columns of the first rows, and the reliability of those that have errors."""
-    with Progress("estimate", rows) as progress:
-        blocks = list(estimate(pool, hashes, estimator, 0, rows, progress))
-    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    """Compute all columns of the first rows, and the reliability of columns with errors."""
+    columns = estimate_rows(pool, hashes, estimator, 0, rows, None)
     for name, values in columns.items():
         if f"{name}_se" in columns:
             reliability(values, columns[f"{name}_se"])
@@ -79,7 +76,7 @@ def scored(pool: StoredPool, hashes: np.ndarray, estimator: Estimator, rows: int
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call; a GPU is waited for."""
+    """Measure the wall time of one call, including its work on a GPU."""
     started = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -87,15 +84,10 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def model(d: int) -> ModelRecord:
-    """A model record of `d` dimensions."""
-    return ModelRecord("synthetic", None, "synthetic", d, SCALE, 0.0, "fp32", {})
-
-
 def exact_table(
     rows: int, pairs: int, d: int, repeats: int, published_rows: int, device: torch.device
 ) -> None:
-    """Print what exact costs beside the bare products and the published way."""
+    """Print the cost of exact, the bare products and the published way."""
     on_cpu = device.type == "cpu"
     dtype = torch.float32 if on_cpu else torch.bfloat16
     name = f"bare {'fp32' if on_cpu else 'bf16'} products"
@@ -104,9 +96,9 @@ def exact_table(
         hashes = np.concatenate([file.hashes() for file in pool.shards])
         reference = ReferenceFolder(Path(temporary) / "reference")
         exact = EstimateConfig(ReferenceMethod.EXACT)
-        build_reference(pool, hashes, model(d), exact, reference)
-        estimator = Estimator(reference, model(d), device)
-        images, texts = pool.read("img", 0, pairs), pool.read("text", 0, pairs)
+        build_reference(pool, hashes, model_record(d, SCALE), exact, reference)
+        estimator = Estimator(reference, model_record(d, SCALE), device)
+        images, texts = (pool.read(modality, 0, pairs) for modality in Modality)
         i, t = images.to(device, dtype), texts.to(device, dtype)
         times: dict[str, list[float]] = {name: [], "clipdre, exact": []}
         for _ in range(repeats):
@@ -127,17 +119,17 @@ def exact_table(
 
 
 def parts_of(profile: cProfile.Profile) -> dict[str, float]:
-    """Seconds in each part of the stratified way, from a profile."""
+    """Return the seconds spent in each part of the stratified method, from a profile."""
     named = {"cluster": "build cells", "near": "choose cells", "_near": "near", "_folds": "bulk"}
     found = dict.fromkeys(named.values(), 0.0)
-    for (file, _, name), facts in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+    for (file, _, name), entry in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
         if "clipdre" in file and name in named:
-            found[named[name]] += facts[3]
+            found[named[name]] += entry[3]
     return found
 
 
 def stratified_table(sizes: list[int], d: int, exact_rows: int) -> None:
-    """Print what stratified costs beside exact, and where the time goes, at several pool sizes."""
+    """Print the cost of stratified against exact, and of its parts, at several pool sizes."""
     print(f"\nstratified, whole pool, d {d}; exact is timed on {exact_rows:,} rows and scaled\n")
     print("| pairs | build cells | choose cells | near | bulk | all | exact | ratio | growth |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -151,13 +143,15 @@ def stratified_table(sizes: list[int], d: int, exact_rows: int) -> None:
             started = time.perf_counter()
             with profile:
                 config = EstimateConfig(ReferenceMethod.STRATIFIED)
-                build_reference(pool, hashes, model(d), config, stratified)
-                scored(pool, hashes, Estimator(stratified, model(d)), pairs)
+                build_reference(pool, hashes, model_record(d, SCALE), config, stratified)
+                scored(pool, hashes, Estimator(stratified, model_record(d, SCALE)), pairs)
             own = time.perf_counter() - started
-            build_reference(pool, hashes, model(d), EstimateConfig(ReferenceMethod.EXACT), exact)
+            build_reference(
+                pool, hashes, model_record(d, SCALE), EstimateConfig(ReferenceMethod.EXACT), exact
+            )
             rows = min(exact_rows, pairs)
             started = time.perf_counter()
-            scored(pool, hashes, Estimator(exact, model(d)), rows)
+            scored(pool, hashes, Estimator(exact, model_record(d, SCALE)), rows)
             other = (time.perf_counter() - started) * pairs / rows
         power = (
             "" if before is None else f"N^{np.log(own / before[1]) / np.log(pairs / before[0]):.2f}"
@@ -175,11 +169,13 @@ def main(
     pairs: int = 25_600,
     d: int = 768,
     repeats: int = 3,
-    published_rows: Annotated[int, typer.Option(help="Timed and scaled to all; 0: none.")] = 5000,
+    published_rows: Annotated[
+        int, typer.Option(help="Rows to time and scale up; 0 to skip.")
+    ] = 5000,
     device: str = "cpu",
-    stratified: Annotated[list[int] | None, typer.Option(help="StoredPool sizes.")] = None,
+    stratified: Annotated[list[int] | None, typer.Option(help="Pool sizes.")] = None,
 ) -> None:
-    """Print two tables; with several --stratified, one row for each."""
+    """Print two tables; the second has a row for each --stratified."""
     torch.manual_seed(0)
     exact_table(rows, pairs, d, repeats, published_rows, torch.device(device))
     if device == "cpu":

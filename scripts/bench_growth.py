@@ -1,6 +1,6 @@
-"""What twice the pool costs: time and peak memory of score and filter at four sizes each.
+"""Growth of time and peak memory of score, filter and reference as the pool doubles.
 
-python scripts/bench_growth.py                             # two minutes
+python scripts/bench_growth.py                             # three minutes
 """
 
 from __future__ import annotations
@@ -12,18 +12,23 @@ from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import typer
 from bench_select import measured, write_scores
 
+from clipdre.formats.folders.embeddings import EmbeddingFiles
+from clipdre.truth.embeddings import EmbeddingWorld
 from clipdre.truth.pool import write_pool
 
 SHARD = 500
-ROWS = 10_000  # of a score file, as of the shards that img2dataset writes
+ROWS = 10_000  # rows of a score file, as in shards written by img2dataset
+DIM = 64
 Command = Callable[[int], list[str]]
 
 
 def print_growth(title: str, sizes: list[int], command: Command, repeats: int) -> None:
-    """One row for each size: the command's seconds, peak memory, and both against half the size."""
+    """Print seconds and peak memory at each size, and both relative to half the size."""
     print(f"\n{title}\n\n| size | seconds | times half | peak GB | times half |")
     print("|---|---|---|---|---|")
     before: tuple[float, float] | None = None
@@ -39,8 +44,24 @@ def print_growth(title: str, sizes: list[int], command: Command, repeats: int) -
         before = seconds, peak
 
 
-def main(pairs: int = 2000, rows: int = 1_000_000, repeats: int = 1) -> None:
-    """Print two tables, from the given sizes to eight times as much."""
+def scored_embeddings(clipdre: str, folder: Path, pairs: int) -> Path:
+    """Score made-up embeddings against a uniform sample, the fastest way; return the folder."""
+    files = -(-pairs // ROWS)
+    for index in range(files):
+        rows = min(ROWS, pairs - index * ROWS)
+        images, texts = EmbeddingWorld(DIM).draw(rows, np.random.default_rng(index))
+        samples = pa.table({"key": [f"{index:05d}{row:05d}" for row in range(rows)]})
+        target = EmbeddingFiles(folder / f"embeddings-{pairs}", index, files)
+        target.write(images.astype(np.float16), texts.astype(np.float16), samples, {})
+    scores = folder / f"scores-{pairs}"
+    command = [clipdre, "score", "--embeddings", str(folder / f"embeddings-{pairs}")]
+    command += ["--logit-scale", "100", "--reference", "sample", "--device", "cpu"]
+    measured([*command, "-o", str(scores)])
+    return scores
+
+
+def main(pairs: int = 2000, rows: int = 1_000_000, checked: int = 25_000, repeats: int = 1) -> None:
+    """Print three tables, from the given sizes to eight times the sizes."""
     clipdre = str(Path(sys.executable).parent / "clipdre")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -78,6 +99,10 @@ def main(pairs: int = 2000, rows: int = 1_000_000, repeats: int = 1) -> None:
             ]
 
         print_growth("clipdre filter --by kl_text --top 25%, rows", sizes, select, 3 * repeats)
+        sizes = [checked * 2**n for n in range(4)]
+        scores = {size: scored_embeddings(clipdre, folder, size) for size in sizes}
+        title = f"clipdre reference, pairs (d {DIM}, 256 rows checked against exact)"
+        print_growth(title, sizes, lambda size: [clipdre, "reference", str(scores[size])], repeats)
 
 
 if __name__ == "__main__":

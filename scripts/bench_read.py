@@ -1,4 +1,4 @@
-"""Reading and decoding alone: clipdre's tar reading against webdataset's, and what a core decodes.
+"""Speed of reading tars against webdataset, and of decoding per core.
 
 python scripts/bench_read.py                               # half a minute
 """
@@ -26,17 +26,17 @@ from clipdre.models.load import load_encoder
 
 
 def by_clipdre(shard: str) -> int:
-    """Samples, with the span, caption and uid of each."""
+    """Count samples, with the span, caption and uid of each."""
     return sum(isinstance(found, Sample) for found in read_samples(shard, ReadConfig()))
 
 
 def by_webdataset(shard: str) -> int:
-    """Samples as webdataset groups them, nothing decoded."""
+    """Count samples as webdataset groups them, without decoding."""
     return sum(1 for _ in webdataset.WebDataset(shard, shardshuffle=False, empty_check=False))
 
 
 def decode_all(encoder: OpenClipEncoder, shard: str, way: Decode, threads: int) -> int:
-    """Everything that a sample costs before its batch is encoded."""
+    """Do all work on samples that comes before encoding."""
     config = ReadConfig(decode=way)
     with ThreadPoolExecutor(threads) as pool:
         samples = read_samples(shard, config)
@@ -44,7 +44,7 @@ def decode_all(encoder: OpenClipEncoder, shard: str, way: Decode, threads: int) 
 
 
 def rates(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, float]:
-    """Samples per second of each way, medians of interleaved runs."""
+    """Measure samples per second of each way: medians of interleaved runs."""
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
@@ -55,7 +55,7 @@ def rates(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, float]:
 
 
 def print_table(title: str, found: dict[str, float], base: str) -> None:
-    """One row for each way, with its ratio to the base."""
+    """Print one row for each way, with its ratio to the base."""
     print(f"\n{title}\n\n| | samples/s | times {base} |\n|---|---|---|")
     for name, rate in found.items():
         print(f"| {name} | {rate:,.0f} | {rate / found[base]:.2f} |", flush=True)

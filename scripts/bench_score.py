@@ -1,4 +1,4 @@
-"""Scoring, end to end, against the bare encoder: pairs per second of each, in one run.
+"""End-to-end speed of scoring against the bare encoder, in pairs per second.
 
 python scripts/bench_score.py                              # ViT-B-32 on a CPU, two minutes
 python scripts/bench_score.py --model ViT-L-14 --device cuda --precision bf16 --pairs 20000
@@ -37,13 +37,13 @@ COLUMNS = ("similarity", "log_ratio", "kl_text")
 
 @contextmanager
 def loaded(encoder: OpenClipEncoder) -> Iterator[None]:
-    """Runs use this encoder: loading a model is no part of a rate."""
+    """Make runs use this encoder, so that rates exclude loading the model."""
     with patch("clipdre.pipelines.score.load_encoder", return_value=encoder):
         yield
 
 
 def pairs_per_second(pairs: int, work: Callable[[], object]) -> float:
-    """Of one call; a GPU is waited for."""
+    """Measure the rate of one call, including its work on a GPU."""
     started = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -52,7 +52,7 @@ def pairs_per_second(pairs: int, work: Callable[[], object]) -> float:
 
 
 def bare(encoder: OpenClipEncoder, pixels: torch.Tensor, tokens: torch.Tensor) -> None:
-    """One batch as open_clip encodes it: tensors in memory, captions at full context."""
+    """Encode one batch as open_clip does: tensors in memory, captions at full context."""
     with torch.inference_mode():
         encoder.model.encode_image(pixels)
         encoder.model.encode_text(tokens)
@@ -61,7 +61,7 @@ def bare(encoder: OpenClipEncoder, pixels: torch.Tensor, tokens: torch.Tensor) -
 def rates(
     encoder: OpenClipEncoder, shards: list[str], pairs: int, batch: int, repeats: int, workers: int
 ) -> dict[str, list[float]]:
-    """Rates of the bare encoder and of whole runs, interleaved."""
+    """Measure rates of the bare encoder and of whole runs, interleaved."""
     some = [encoder.preprocess(image) for image in _images(batch)]
     assert encoder.scaling is not None
     pixels = encoder.scaling(torch.stack(some).to(encoder.device)).to(encoder.dtype)
@@ -105,8 +105,8 @@ def score_table(
         first = None
         for precision in precisions:
             encoder = load_encoder(EncodeConfig(model, weights, device, precision))
-            often = repeats if first is None else 1
-            measured = rates(encoder, shards, pairs, batch, often, workers)
+            runs = repeats if first is None else 1
+            measured = rates(encoder, shards, pairs, batch, runs, workers)
             own = median(measured["bare encoder"])
             first = first or own
             for name, values in measured.items():
@@ -119,7 +119,7 @@ def score_table(
 
 
 def product_table(device: str) -> None:
-    """Print what the machine's matrix products make of each precision: the encoder is those."""
+    """Print the speed of matrix products, which dominate the encoder, in each precision."""
     print(f"\nproducts of an MLP of ViT-B-32 on {device}\n")
     print("| precision | times fp32 |\n|---|---|")
     seconds: dict[Precision, list[float]] = {}
@@ -135,7 +135,7 @@ def product_table(device: str) -> None:
 
 
 def precision_table(pairs: int, device: str) -> None:
-    """Print what half precision does to the scores of the embedded model, which is trained."""
+    """Print the effect of half precision on the scores of the embedded model, which is trained."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_pool(folder / "pool", pairs, seed=2, noise={})
@@ -167,7 +167,7 @@ def main(
     model: str = "ViT-B-32",
     device: str = "cpu",
     precision: Annotated[
-        list[Precision] | None, typer.Option(help="The first is the base.")
+        list[Precision] | None, typer.Option(help="The first is the baseline.")
     ] = None,
     pairs: int = 256,
     batch_size: int = 128,

@@ -1,6 +1,6 @@
-"""Selecting the top quarter of a large score folder, against DuckDB's bare query of the same files.
+"""Speed of selecting the top quarter of a large score folder, against a bare DuckDB query.
 
-python scripts/bench_select.py                        # 1 and 10 million rows: 4 GB of disk
+python scripts/bench_select.py                        # 1 and 10 million rows, 4 GB of disk
 python scripts/bench_select.py --rows 100000 --rows 1000000
 """
 
@@ -12,26 +12,29 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
+from made_up import finished_manifest
 
-from clipdre import __version__
+from clipdre.core.columns import Column
 from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.formats.folders.manifest import Manifest
-from clipdre.formats.folders.records import ModelRecord, ShardRecord
+from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA
+from clipdre.pipelines.measure import measure
+from clipdre.scorers.base import Arrays, Pool, Rows
 
 FILES = 100
 WORDS = np.array(["red", "blue", "dog", "photo", "of", "a", "the", "car", "in", "house", "with"])
-MODEL = ModelRecord("synthetic", None, "synthetic", 512, 100.0, 0.0, "fp32", {})
 BARE = """
 import duckdb, sys
 duckdb.sql(f'''SELECT uid FROM read_parquet('{sys.argv[1]}/scores/*.parquet') WHERE kl_text >=
@@ -40,8 +43,10 @@ duckdb.sql(f'''SELECT uid FROM read_parquet('{sys.argv[1]}/scores/*.parquet') WH
 """
 
 
-def write_scores(folder: Path, rows: int, files: int = FILES) -> None:
-    """A score folder of random rows: all columns that `clipdre score` writes."""
+def write_scores(
+    folder: Path, rows: int, files: int = FILES, *, with_measured: bool = False
+) -> None:
+    """Write a score folder of random rows with all columns of `clipdre score`."""
     shards = []
     for n in range(files):
         size = rows * (n + 1) // files - rows * n // files
@@ -66,14 +71,40 @@ def write_scores(folder: Path, rows: int, files: int = FILES) -> None:
         path = ScoreFolder(folder).scores(f"{n:08d}")
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path, compression="zstd")
-        shards.append(ShardRecord(f"{n:08d}", f"{n:08d}.tar", 0, "", size))
-    reference = {"method": "exact", "digest": "synthetic"}
-    settings = {"read": {}}
-    Manifest(__version__, MODEL, settings, tuple(shards), reference, complete=True).write(folder)
+        name = f"{n:08d}"
+        shard = ShardRecord(name=name, url=f"{name}.tar", nbytes=0, modified="", rows=size)
+        shards.append(shard)
+    manifest = finished_manifest(shards)
+    manifest.write(folder)
+    if with_measured:
+        measure(ScoreFolder(folder), manifest, Scattered(), device="cpu")
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """A scorer that costs nothing: a number from the key hash."""
+
+    name: ClassVar = "scattered"
+    title: ClassVar = "A number from the key hash"
+    source: ClassVar = "this benchmark"
+    version: ClassVar = 1
+    example: ClassVar = {}
+
+    def columns(self) -> tuple[Column, ...]:
+        """See `clipdre.scorers.base.Scorer`."""
+        return (Column("scattered", "", "a number from the key hash"),)
+
+    def fit(self, pool: Pool) -> Arrays:  # noqa: ARG002
+        """See `clipdre.scorers.base.Scorer`."""
+        return {}
+
+    def score(self, rows: Rows, learned: Mapping[str, np.ndarray]) -> Arrays:  # noqa: ARG002
+        """See `clipdre.scorers.base.Scorer`."""
+        return {"scattered": np.sin(rows.hashes.astype(np.float64))}
 
 
 def measured(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak resident GB of a process."""
+    """Run a process; return its seconds and peak resident memory in GB."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -82,14 +113,42 @@ def measured(command: list[str]) -> tuple[float, float]:
     return time.perf_counter() - started, usage.ru_maxrss / 2**20
 
 
+def compare_measured(rows: int, repeats: int) -> None:
+    """Print what ranking by a measured column costs, against a column of `clipdre score`."""
+    clipdre = str(Path(sys.executable).parent / "clipdre")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "scores"
+        options = {"with_measured": True}
+        writer = get_context("spawn").Process(
+            target=write_scores, args=(folder, rows), kwargs=options
+        )
+        writer.start()
+        writer.join()
+        out = ["--top", "25%", "-o", f"{temporary}/kept.npy", "--format", "uids", "--overwrite"]
+        commands = {
+            name: [clipdre, "filter", str(folder), "--by", name, *out]
+            for name in ("similarity", "scattered")
+        }
+        runs = [[measured(command) for command in commands.values()] for _ in range(repeats)]
+    print(f"\n{rows:,} rows, top 25 % to uids, by\n")
+    print("| column | seconds | times similarity | peak GB |\n|---|---|---|---|")
+    own = statistics.median(run[0][0] for run in runs)
+    for n, name in enumerate(commands):
+        seconds = statistics.median(run[n][0] for run in runs)
+        peak = statistics.median(run[n][1] for run in runs)
+        label = name if name == "similarity" else "a measured column"
+        print(f"| {label} | {seconds:.2f} | {seconds / own:.2f} | {peak:.2f} |")
+
+
 def main(
-    rows: Annotated[list[int], typer.Option(help="Sizes of the pools.")] = [  # noqa: B006
+    rows: Annotated[list[int], typer.Option(help="Pool sizes.")] = [  # noqa: B006
         1_000_000,
         10_000_000,
     ],
-    repeats: Annotated[int, typer.Option(help="Interleaved runs; the median counts.")] = 3,
+    measured_rows: Annotated[int, typer.Option(help="Rows of the second table.")] = 4_000_000,
+    repeats: Annotated[int, typer.Option(help="Interleaved runs; the table has the medians.")] = 3,
 ) -> None:
-    """Print one table: seconds and peak memory of each, and what ten times the rows cost."""
+    """Print one table: seconds and peak memory at each size, and their growth."""
     clipdre = str(Path(sys.executable).parent / "clipdre")
     print(f"top 25 % to uids, {len(SAMPLE_SCHEMA) + len(SCORE_COLUMNS)} columns, {FILES} files\n")
     print("| rows | clipdre filter, s | bare DuckDB, s | ratio | peak GB | bare, peak GB |")
@@ -99,7 +158,7 @@ def main(
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "scores"
             writer = get_context("spawn").Process(target=write_scores, args=(folder, n))
-            writer.start()  # a child's peak counts the parent it was forked from
+            writer.start()  # spawned, since the peak of a forked child includes its parent's memory
             writer.join()
             out = ["-o", f"{temporary}/kept.npy", "--format", "uids", "--overwrite"]
             ours = [clipdre, "filter", str(folder), "--by", "kl_text", "--top", "25%", *out]
@@ -117,6 +176,7 @@ def main(
         f"\n{n1 / n0:.0f} times the rows: {seconds1 / seconds0:.1f} times the time, "
         f"{peak1 / peak0:.2f} times the memory"
     )
+    compare_measured(measured_rows, repeats)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Score a few pairs with every open_clip architecture whose tokenizer needs no download.
 
-Each is randomly initialised, saved to a checkpoint, and given to `clipdre score` as a user would.
+Each model is initialized at random, saved as a checkpoint, and passed to `clipdre score`.
 
-python scripts/check_registry.py                        # all of at most 500 million parameters
+python scripts/check_registry.py                        # all with at most 500 million parameters
 python scripts/check_registry.py EVA02-B-16 convnext_tiny
 """
 
@@ -29,7 +29,7 @@ PAIRS = 8
 
 
 def architectures() -> list[str]:
-    """Names in open_clip's registry that load without any hub."""
+    """Return the names in open_clip's registry that load without a hub."""
 
     def local(config: dict[str, Any], name: str) -> bool:
         text = config["text_cfg"]
@@ -40,12 +40,12 @@ def architectures() -> list[str]:
 
 
 def check(name: str, most: float) -> str:
-    """What came of one architecture, in a few words."""
+    """Score with one architecture; return the outcome in a few words."""
     torch.manual_seed(0)
     model = open_clip.create_model(name, pretrained_text=False)
     parameters = sum(p.numel() for p in model.parameters())
     if parameters > most:
-        return f"passed over: {parameters / 1e6:.0f} million parameters"
+        return f"skipped: {parameters / 1e6:.0f} million parameters"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         torch.save(model.state_dict(), folder / "weights.pt")
@@ -64,15 +64,17 @@ def check(name: str, most: float) -> str:
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Only these.")] = None,
-    most: Annotated[float, typer.Option(help="Parameters at most.")] = 5e8,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Architectures to check; by default all.")
+    ] = None,
+    most: Annotated[float, typer.Option(help="Skip larger models.")] = 5e8,
 ) -> None:
-    """Print one line per architecture; exit 1 when one fails."""
+    """Print one line per architecture; exit with 1 if one fails."""
     failed = 0
     for name in names or architectures():
         try:
             outcome = check(name, most)
-        except Exception as error:  # the point is to go on and list them all
+        except Exception as error:  # one failure must not hide the others
             outcome = f"FAILED: {type(error).__name__}: {str(error)[:200]}"
         failed += "FAILED" in outcome
         print(f"{name:40s} {outcome}", flush=True)

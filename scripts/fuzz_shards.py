@@ -2,8 +2,8 @@
 
 python scripts/fuzz_shards.py -max_total_time=300
 
-Whatever the bytes: reading ends, raises nothing, counts no byte twice, and what it calls a sample
-is the same sample when its span is read alone. Needs `pip install atheris`.
+For any bytes, reading ends without an error, samples do not overlap, and the span of a sample read
+alone gives the same sample. Requires `pip install atheris`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONFIGS = (
 
 
 def check(data: bytes) -> None:
-    """One input: the promises above."""
+    """Check the properties above on one input."""
     for config in CONFIGS:
         end = 0
         failures = []
@@ -47,7 +47,7 @@ def check(data: bytes) -> None:
 
 
 def same(one: Sample | Failure, other: Sample) -> bool:
-    """Whether two samples say the same, wherever they lie."""
+    """Whether two samples have the same content, regardless of position."""
     return isinstance(one, Sample) and (one.key, one.image, one.caption, one.uid) == (
         other.key,
         other.image,
@@ -57,7 +57,7 @@ def same(one: Sample | Failure, other: Sample) -> bool:
 
 
 def main() -> None:
-    """Fuzz from the corpus of what can be wrong."""
+    """Fuzz, starting from the corpus of damaged archives."""
     folder = None
     if not any(not argument.startswith("-") for argument in sys.argv[1:]):
         folder = tempfile.TemporaryDirectory()

@@ -1,4 +1,4 @@
-"""Kill `score`, `filter` and `emit` at random moments, go on, and compare with unbroken runs.
+"""Kill `score`, `filter` and `emit` at random moments, resume, and compare with unbroken runs.
 
 python scripts/torture.py --kills 200
 python scripts/torture.py --kills 5 --pairs 60 --seed 3
@@ -26,13 +26,13 @@ import typer
 from clipdre.cli.main import app
 from clipdre.truth.pool import write_pool
 
-# What commands import when they run: once, here, and not in every copy of this process.
+# Commands import these when they run; importing them here spares every forked process.
 LOADED = ("clipdre.pipelines.score", "clipdre.emitting.export", "clipdre.cli.preview")
 TINY = ["--model", "clipdre-tiny", "--device", "cpu", "--workers", "2", "--batch-size", "16"]
 
 
 def started(arguments: list[str]) -> int:
-    """Process id of a copy of this process that runs a command: all is imported already."""
+    """Fork a process that runs a command with all imports done; return its id."""
     child = os.fork()
     if child:
         return child
@@ -51,7 +51,7 @@ def started(arguments: list[str]) -> int:
 
 
 def finished(arguments: list[str]) -> float:
-    """Seconds that a command takes which no one kills."""
+    """Run a command to its end; return its seconds."""
     begin = time.monotonic()
     _, status = os.waitpid(started(arguments), 0)
     if status:
@@ -60,7 +60,7 @@ def finished(arguments: list[str]) -> float:
 
 
 def killed(arguments: list[str], after: float) -> bool:
-    """Whether a command that is killed after some seconds was still running then."""
+    """Kill a command after some seconds; return whether it was still running."""
     child = started(arguments)
     time.sleep(after)
     os.kill(child, signal.SIGKILL)
@@ -71,7 +71,7 @@ def killed(arguments: list[str], after: float) -> bool:
 
 
 def check_whole(folder: Path) -> None:
-    """Every file under its final name can be read to its end."""
+    """Check that every file under its final name can be read to its end."""
     for path in folder.rglob("*"):
         if path.name.startswith(".unfinished-"):
             continue
@@ -85,23 +85,23 @@ def check_whole(folder: Path) -> None:
 
 
 def check_same(found: Path, whole: Path, *, exactly: bool) -> None:
-    """The folders hold the same files: byte for byte, or numbers to float tolerance."""
+    """Check that two folders hold the same files, byte for byte or to float tolerance."""
     names = [
         sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
         for folder in (found, whole)
     ]
     if names[0] != names[1]:
-        raise SystemExit(f"other files: {sorted(set(names[0]) ^ set(names[1]))}")
+        raise SystemExit(f"files differ: {sorted(set(names[0]) ^ set(names[1]))}")
     for name in names[0]:
         a, b = found / name, whole / name
         if a.read_bytes() == b.read_bytes():
             continue
         if exactly or a.suffix not in (".parquet", ".npy") or not numbers_agree(a, b):
-            raise SystemExit(f"{name} differs from the unbroken run's")
+            raise SystemExit(f"{name} differs from that of the unbroken run")
 
 
 def numbers_agree(a: Path, b: Path) -> bool:
-    """Whether two tables or arrays are the same to float tolerance."""
+    """Whether two tables or arrays are equal to float tolerance."""
     if a.suffix == ".npy":
         return np.allclose(np.load(a), np.load(b), atol=2e-3)
     left, right = pq.read_table(a), pq.read_table(b)
@@ -118,7 +118,7 @@ def numbers_agree(a: Path, b: Path) -> bool:
 def torture(
     name: str, arguments: list[str], folder: Path, kills: int, dice: random.Random, *, exactly: bool
 ) -> str:
-    """Kill a command `kills` times; returns what came of it."""
+    """Kill a command `kills` times; return a line about the outcome."""
     whole, out = folder / f"{name}-whole", folder / name
     seconds = finished([*arguments, "-o", str(out)])
     out.rename(whole)
@@ -143,11 +143,11 @@ def torture(
 
 
 def main(
-    kills: Annotated[int, typer.Option(help="Of each command.")] = 200,
-    pairs: Annotated[int, typer.Option(help="In the pool.")] = 400,
-    seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+    kills: Annotated[int, typer.Option(help="Kills of each command.")] = 200,
+    pairs: Annotated[int, typer.Option(help="Pairs in the pool.")] = 400,
+    seed: Annotated[int, typer.Option(help="Random seed of the moments.")] = 0,
 ) -> None:
-    """Print a line for each command; exit 1 at the first difference."""
+    """Print a line for each command; exit with 1 at the first difference."""
     for name in LOADED:
         importlib.import_module(name)
     dice = random.Random(seed)

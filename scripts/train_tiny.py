@@ -1,7 +1,7 @@
 """Train the embedded model `clipdre-tiny` on the truth world with the plain CLIP loss.
 
-The model never sees the truths: it learns the density ratio as any CLIP does, by telling matched
-pairs from unmatched ones. Under 20 minutes on two CPU cores; faster on a GPU.
+The model never sees the truths: like any CLIP, it learns the density ratio by distinguishing
+matched from unmatched pairs. Takes under 20 minutes on two CPU cores, less on a GPU.
 
     python scripts/train_tiny.py        # rewrites clipdre/tiny/open_clip_model.safetensors
     python scripts/train_tiny.py -o /tmp/model.safetensors --steps 300
@@ -32,7 +32,7 @@ MAX_LOGIT_SCALE = 100.0
 def training_pool(
     n: int, preprocess: object, tokenizer: object, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images as uint8 (n, 3, size, size) in the model's own size, and tokens (n, context)."""
+    """Draw images, uint8 of shape (n, 3, size, size), and tokens of shape (n, context)."""
     pairs: Pairs = sample_pairs(n, rng)
     size = preprocess.transforms[0].size  # type: ignore[attr-defined]
     images = torch.empty(n, 3, size, size, dtype=torch.uint8)
@@ -53,7 +53,7 @@ def train(
     device: str,
     seed: int,
 ) -> None:
-    """Minimise the symmetric InfoNCE loss; every batch is drawn without replacement."""
+    """Minimize the symmetric InfoNCE loss over random batches."""
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in ([0.5] * 3, [0.25] * 3))
     decay = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
@@ -84,7 +84,7 @@ def train(
 
 
 def save(model: torch.nn.Module, tokens: torch.Tensor, path: Path) -> None:
-    """Write fp16 weights, with zeros for words the world never says: untrained, they are noise."""
+    """Write fp16 weights, with zeros for words that the world never uses and training never saw."""
     state = {name: value.detach().cpu().half() for name, value in model.state_dict().items()}
     unseen = torch.ones(len(state["token_embedding.weight"]), dtype=torch.bool)
     unseen[tokens.unique()] = False

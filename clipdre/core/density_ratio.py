@@ -23,7 +23,7 @@ def similarity(images: Tensor, texts: Tensor) -> Tensor:
     """Compute ``<v_i, v_t>`` of each pair from unit rows: (n, d) and (n, d) to (n,)."""
     if images.shape != texts.shape:
         msg = (
-            "The 'images' and 'texts' of similarity must have the same shape. "
+            "The 'images' and 'texts' parameters of similarity must have the same shape. "
             f"Got {tuple(images.shape)} and {tuple(texts.shape)} instead."
         )
         raise ValueError(msg)

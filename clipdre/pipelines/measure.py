@@ -25,7 +25,8 @@ from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord, MeasureRecord, builtins
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA
 from clipdre.models.load import usable_devices
-from clipdre.pipelines.rows import ROWS_AT_ONCE, FitPool, PoolReader, digest_of
+from clipdre.pipelines.fit import FitPool, digest_of
+from clipdre.pipelines.rows import ROWS_AT_ONCE, PoolReader
 from clipdre.progress import Progress
 from clipdre.scorers.base import Arrays, Scorer
 

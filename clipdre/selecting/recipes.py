@@ -97,10 +97,10 @@ class Recipe:
         if budget is None and BUDGET in options:
             with located(f"recipe {self.name}"):
                 budget = parse_amount(options[BUDGET], BUDGET)
-        steps = [Step(where=where)] if where else []
-        steps += [self._step(n, step, options) for n, step in enumerate(self.steps, start=1)]
+        before = [Step(where=where)] if where else []
+        steps = [self._step(n, step, options) for n, step in enumerate(self.steps, start=1)]
         with located(f"recipe {self.name}"):
-            return Rule(tuple(steps), budget, seed, self.name)
+            return Rule((*before, *steps), budget, seed, self.name, extra=len(before))
 
     def _check_scores(self, query: ScoreQuery, settings: Mapping[str, Setting]) -> None:
         missing = [name for name in self.expects if name not in query.columns]

@@ -158,6 +158,8 @@ class Rule:
         Random seed for draws.
     name : str
         Name of the recipe, if the rule comes from one.
+    extra : int
+        Number of first steps that do not come from the recipe.
 
     Raises
     ------
@@ -169,6 +171,7 @@ class Rule:
     budget: Amount | None = None
     seed: int = 0
     name: str = ""
+    extra: int = 0
 
     def __post_init__(self) -> None:
         amounts = [step.amount for step in self.steps]
@@ -178,3 +181,9 @@ class Rule:
             )
         if self.budget is not None and self.budget.of_budget:
             raise SelectionError("`budget` cannot be a multiple of itself", CURE)
+
+    def name_of(self, n: int, attribute: str) -> str:
+        """Return how messages name an attribute of step `n`."""
+        if not self.name or n < self.extra:
+            return f"`{attribute}`"
+        return f"recipe {self.name}, step {n - self.extra + 1}: {attribute}"

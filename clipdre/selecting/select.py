@@ -133,12 +133,7 @@ def _expressions(rule: Rule, n: int, step: Step) -> list[Expression]:
     """Return the user's expressions in a step, each to become a column."""
     kinds = {"where": Kind.CONDITION, "by": Kind.NUMBER, "balance": Kind.VALUE}
     return [
-        Expression(
-            f"{name}_{n}",
-            f"recipe {rule.name}, step {n + 1}: {name}" if rule.name else f"`{name}`",
-            text,
-            kind,
-        )
+        Expression(f"{name}_{n}", rule.name_of(n, name), text, kind)
         for name, kind in kinds.items()
         if (text := getattr(step, name)) is not None
     ]

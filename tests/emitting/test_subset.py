@@ -2,6 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from clipdre.emitting.subset import Subset
 from clipdre.errors import InputError, OutputError
@@ -27,8 +28,10 @@ def test_digest_depends_on_the_model_and_the_reference(tmp_path):
     columns = {"key": ["a"], "key_hash": np.array([1], np.uint64)}
     scored = tmp_path, write_score_folder(tmp_path, [columns])
     digest = subset_of(scored).digest
-    scored[1].reference["digest"] = "another"
-    assert subset_of(scored).digest != digest
+    folder, manifest = scored
+    reference = structs.replace(manifest.reference, digest="another")
+    changed = folder, structs.replace(manifest, reference=reference)
+    assert subset_of(changed).digest != digest
 
 
 def test_summary_records_rule_counts_and_model(scored):

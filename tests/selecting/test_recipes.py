@@ -100,6 +100,14 @@ def test_settings_fill_in_the_steps(query, written):
     assert len(selection) == int(0.2 * selection.steps[1].kept + 0.5)
 
 
+def test_messages_count_the_steps_of_the_recipe_only(query):
+    recipe = read_recipe("dc")
+    with pytest.raises(SelectionError, match=r"^cannot use recipe dc, step 1: by 'dc_sound'"):
+        select(query, recipe.rule(query, {"side": "sound"}, where="width > 0"))
+    with pytest.raises(SelectionError, match=r"^cannot use `where` 'widht > 0'"):
+        select(query, recipe.rule(query, where="widht > 0"))
+
+
 def test_thresholds_apply_to_their_own_model_only(query, tmp_path):
     recipe = read_recipe("laion")
     with pytest.raises(SelectionError, match=r"not of clipdre-tiny: pass `settings` threshold=NUM"):
@@ -161,7 +169,7 @@ def test_reports_mistakes_in_the_steps_of_a_recipe(query, written, change, messa
         ("kl-text", {"bugdet": "3"}, None, "recipe kl-text has no option 'bugdet': did you mean"),
         ("dc", {"side": "text) OR (1=1"}, None, "`settings` side=text) OR (1=1 is not a number"),
         ("laion", {"threshold": "0.1"}, Amount(3), "recipe laion does not take a `budget`: drop"),
-        ("dc", {"side": "sound"}, None, "recipe dc, step 1: by 'dc_sound'"),
+        ("dc", {"side": "sound"}, None, "cannot use recipe dc, step 1: by 'dc_sound'"),
         ("log-ratio-weighted", {}, None, "recipe log-ratio-weighted needs weight, which these"),
     ],
 )

@@ -352,7 +352,7 @@ def test_warns_of_columns_that_another_reference_would_change(tmp_path):
 def test_errors_name_the_parameter_or_the_step_of_the_recipe(scored):
     query = ScoreQuery(ScoreFolder(scored[0]), scored[1])
     step = Step(by="caption", top=Amount(3))
-    with pytest.raises(SelectionError, match=r"^`by` 'caption'"):
+    with pytest.raises(SelectionError, match=r"^cannot use `by` 'caption'"):
         select(query, Rule((step,)))
-    with pytest.raises(SelectionError, match=r"^recipe mine, step 2: by 'caption'"):
+    with pytest.raises(SelectionError, match=r"^cannot use recipe mine, step 2: by 'caption'"):
         select(query, Rule((Step(), step), name="mine"))

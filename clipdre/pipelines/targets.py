@@ -1,0 +1,61 @@
+"""Vectors of another data set, which scorers compare the pool with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from clipdre.core.density_ratio import unit
+from clipdre.core.modality import Modality
+from clipdre.errors import InputError
+from clipdre.formats.folders.embeddings import StoredPool, embedding_files, map_array
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import MANIFEST, read_complete_manifest
+from clipdre.formats.folders.precomputed import UnreadableError, find_layout
+from clipdre.pipelines.rows import ROWS_AT_ONCE
+
+
+def target_tiles(place: Path, modality: Modality) -> Iterator[Tensor]:
+    """Yield unit vectors of a score folder, a folder of embeddings, or a .npy file."""
+    if place.suffix == ".npy":
+        try:
+            yield from _unit_tiles(map_array(place), place)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot read `target` {place}: {error}", "give a .npy of shape (n, d)"
+            ) from error
+        return
+    if (place / MANIFEST).exists():
+        count = len(read_complete_manifest(place).shards)
+        pool = StoredPool(embedding_files(ScoreFolder(place).embeddings, count))
+        for _, tile in pool.tiles(modality, ROWS_AT_ONCE):
+            yield tile
+        return
+    layout = find_layout(place, "l14")
+    for path in layout.files():
+        try:
+            images, texts, _ = layout.read(path)
+        except UnreadableError as error:
+            raise InputError(
+                f"cannot read `target` {path}: {error}", "remove it, or copy it again"
+            ) from error
+        yield from _unit_tiles(images if modality is Modality.IMAGE else texts, path)
+
+
+def _unit_tiles(vectors: npt.NDArray[Any], place: Path) -> Iterator[Tensor]:
+    if vectors.ndim != 2:
+        raise InputError(
+            f"`target` {place} has shape {vectors.shape}", "give vectors of shape (n, d)"
+        )
+    for start in range(0, len(vectors), ROWS_AT_ONCE):
+        tile = torch.from_numpy(vectors[start : start + ROWS_AT_ONCE].astype(np.float32))
+        rows = unit(tile)
+        if not torch.isfinite(rows).all():
+            raise InputError(f"`target` {place} has NaN, infinite or zero vectors", "remove them")
+        yield rows
