@@ -64,11 +64,11 @@ def filter_scores(
     byte for byte from the source shards. Prints the path it wrote.
     """
     from clipdre.cli.preview import show
+    from clipdre.cli.query import MeasurableQuery
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.selecting.request import Request
     from clipdre.selecting.select import select
-    from clipdre.sql.query import ScoreQuery
 
     given = given_options(context)
     check(given, PAIRINGS)
@@ -91,7 +91,7 @@ def filter_scores(
         raise UsageError("several `recipe` options can only be compared", "add `dry_run`")
     place = write.checked_output(output, format, given, needed=not dry_run)
     manifest = read_complete_manifest(scores)
-    query = ScoreQuery(ScoreFolder(scores), manifest, joined or (), time_limit)
+    query = MeasurableQuery(ScoreFolder(scores), manifest, joined or (), time_limit)
     selections = [select(query, rule) for rule in request.rules(query)]
     for selection in selections:
         _note_selection(selection, dry_run)
