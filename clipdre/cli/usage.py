@@ -12,7 +12,8 @@ import typer
 ParserError: Any = typer.BadParameter.__base__
 # The parser's wording, and ours.
 REWORDED = (
-    (re.compile(r"'(--?[\w-]+)'( / '--?[\w-]+')*"), r"\1"),
+    (re.compile(r"'(--?[a-z][\w-]*)'( / '--?[a-z][\w-]*')*"), r"\1"),
+    (re.compile(r"^Got unexpected extra argument(?:s|\(s\))? \((.*)\)"), r"unexpected argument \1"),
     (re.compile(r"argument '(\w+)'"), r"argument \1"),
     (re.compile(r"\. Did you mean (.*)\?$"), r": did you mean \1?"),
     (
