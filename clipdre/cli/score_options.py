@@ -105,8 +105,8 @@ Precisions = Annotated[
 DecodeWay = Annotated[
     Decode,
     typer.Option(
-        help="exact, or fast: JPEG decoders scale large images down, in half the time; the model's "
-        "pixels change by less than 1% of full scale.",
+        help="Decoding of JPEGs: exact, or fast, which scales large images down in half the time; "
+        "the model's pixels change by less than 1% of full scale.",
         metavar="MODE",
         rich_help_panel=READING,
     ),
@@ -163,7 +163,7 @@ Bulk = Annotated[
 Normalize = Annotated[
     Normalization,
     typer.Option(
-        help="reference, or tau: also write log_ratio_tau = logit + log tau, as SigLIP was "
+        help="reference, or tau, which also writes log_ratio_tau = logit + log tau, as SigLIP was "
         "trained.",
         metavar="BY",
         rich_help_panel=REFERENCE,

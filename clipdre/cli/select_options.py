@@ -101,7 +101,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Value for an option of the recipe.",
+        help="Value for an option of the recipe, as NAME=VALUE.",
         metavar="NAME=VALUE",
         show_default=False,
         rich_help_panel=RECIPE,

@@ -90,6 +90,11 @@ def test_a_list_that_names_nothing_is_refused(run, scored, tmp_path, options, me
     assert not (tmp_path / "out").exists()
 
 
+def test_stdin_that_names_nothing_is_refused(run, scored):
+    found = run(f"emit {scored[0]} --keys - -o out", stdin="nosuch\n")
+    assert error_of(found, 1).startswith("stdin names none of the samples of ")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

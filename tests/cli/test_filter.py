@@ -191,8 +191,9 @@ def test_a_folder_without_scores_is_refused(run, pool):
         ("--bins 0 --uniform -o out", "use a value greater than or equal to 1"),
     ],
 )
-def test_wrong_usage(run, scored, options, message):
+def test_wrong_usage(run, scored, tmp_path, options, message):
     assert message in error_of(run(f"filter {scored[0]} {options}"), 2)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -215,10 +216,13 @@ def test_wrong_usage(run, scored, options, message):
         ("--sample 3 --writers 2 --format uids", "--writers", "--format tar"),
     ],
 )
-def test_an_option_without_the_one_it_needs_is_refused(run, scored, options, unused, needs):
+def test_an_option_without_the_one_it_needs_is_refused(
+    run, scored, tmp_path, options, unused, needs
+):
     error = error_of(run(f"filter {scored[0]} {options} -o out"), 2)
     assert error.startswith(f"{unused} can only be used with {needs}")
     assert error.endswith(f", or drop {unused}")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -247,11 +251,12 @@ def test_an_option_without_the_one_it_needs_is_refused(run, scored, options, unu
         ("--sample 3 --overwrite -o -", "--overwrite", "--output -"),
     ],
 )
-def test_an_option_that_another_rules_out_is_refused(run, scored, options, unused, other):
+def test_an_option_that_another_rules_out_is_refused(run, scored, tmp_path, options, unused, other):
     output = "" if " -o " in options else "-o out"
     error = error_of(run(f"filter {scored[0]} {options} {output}"), 2)
     assert error.startswith(f"{unused} cannot be used with {other}")
     assert f"drop {unused}" in error
+    assert not list(tmp_path.iterdir())
 
 
 def test_usage_is_checked_before_the_scores_are_read(run):

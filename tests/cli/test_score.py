@@ -132,8 +132,9 @@ def test_an_output_that_is_something_else_is_refused(run, pool):
         ),
     ],
 )
-def test_wrong_usage(run, options, message):
+def test_wrong_usage(run, tmp_path, options, message):
     assert error_of(run(f"score {options}"), 2) == message
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -212,8 +213,10 @@ def test_wrong_usage(run, options, message):
         ),
     ],
 )
-def test_an_option_that_would_not_be_used_is_refused(run, option, message):
+def test_an_option_that_would_not_be_used_is_refused(run, tmp_path, option, message):
+    (tmp_path / "folder").mkdir()
     assert error_of(run(f"score {option} -o out"), 2) == message
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("option", ["--neighbors 64 --bulk 64", "--reference stratified --bulk 64"])
