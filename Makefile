@@ -1,4 +1,4 @@
-# Needs Python 3.10 or newer and make; everything else is set up here.
+# Needs Python 3.11 or newer and make; everything else is set up here.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

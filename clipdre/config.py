@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 DEFAULT_MODEL = "ViT-L-14"
@@ -13,7 +13,7 @@ TINY_MODEL = "clipdre-tiny"
 TIME_LIMIT = 600.0
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     """Arithmetic of the encoder."""
 
     AUTO = "auto"
@@ -22,14 +22,14 @@ class Precision(str, Enum):
     FP16 = "fp16"
 
 
-class Decode(str, Enum):
+class Decode(StrEnum):
     """How JPEGs are decoded: exactly, or scaled down by their decoder."""
 
     EXACT = "exact"
     FAST = "fast"
 
 
-class ReferenceMethod(str, Enum):
+class ReferenceMethod(StrEnum):
     """How the pool's marginals are computed."""
 
     AUTO = "auto"
@@ -38,21 +38,21 @@ class ReferenceMethod(str, Enum):
     SAMPLE = "sample"
 
 
-class Normalization(str, Enum):
+class Normalization(StrEnum):
     """What normalises a ratio: the reference, or the negatives of the model's training."""
 
     REFERENCE = "reference"
     TAU = "tau"
 
 
-class Architecture(str, Enum):
+class Architecture(StrEnum):
     """Models of DataComp's metadata."""
 
     B32 = "b32"
     L14 = "l14"
 
 
-class SubsetFormat(str, Enum):
+class SubsetFormat(StrEnum):
     """Formats that `filter` and `emit` write."""
 
     TAR = "tar"
@@ -115,7 +115,7 @@ class EstimateConfig:
         Near counterparts that `stratified` evaluates exactly per pair, on average; more if their
         mass requires it.
     bulk : int
-        Pairs of the uniform sample that stands for the rest of the pool (for all of it in `sample`).
+        Pairs of the uniform sample that stands for the rest of the pool (`sample`: all of it).
     saved : str or None
         Path of another run's score folder, whose reference is used instead.
     tau : int or None

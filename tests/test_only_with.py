@@ -1,4 +1,4 @@
-from enum import Enum
+from enum import StrEnum
 
 import pytest
 
@@ -6,7 +6,7 @@ from clipdre.errors import UsageError
 from clipdre.only_with import NotWith, OnlyWith, check
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     TAR = "tar"
     KEYS = "keys"
 

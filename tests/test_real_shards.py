@@ -1,4 +1,4 @@
-"""Shards that no one made for clipdre: palette, grey and RGBA PNGs, odd sizes, repeated uids."""
+"""Shards from elsewhere: palette, grey and RGBA PNGs, odd sizes, repeated uids."""
 
 import io
 import tarfile
@@ -30,7 +30,7 @@ def test_every_sample_is_a_row_or_a_failure(scored_real):
     assert len(set(uids)) < len(uids)
 
 
-def test_each_span_gives_back_exactly_its_samples_members(scored_real, real_shards):
+def test_spans_hold_exactly_the_members_of_their_sample(scored_real, real_shards):
     folder, manifest = scored_real
     table = read_scores(folder, manifest)
     for shard in manifest.shards:
@@ -49,7 +49,7 @@ def test_each_span_gives_back_exactly_its_samples_members(scored_real, real_shar
             assert seen == source
 
 
-def test_a_subset_is_the_same_bytes(scored_real, real_shards, tmp_path):
+def test_a_subset_copies_samples_byte_for_byte(scored_real, real_shards, tmp_path):
     subset = subset_of(scored_real, where="width >= 64", by="log_ratio", top=0.2)
     write_tar_folder(subset, tmp_path / "kept", EmitConfig(shard_size=300))
     source = {}

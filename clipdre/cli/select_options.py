@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clipdre.core.scores import MAIN_COLUMNS
+
 RANK, RECIPE, PREVIEW = "Selection", "Recipes", "Preview"
 
 Where = Annotated[
@@ -19,7 +21,7 @@ By = Annotated[
     str | None,
     typer.Option(
         help="Column or SQL expression to rank by; with --sample, the weight of a row. "
-        "'clipdre info SCORES' lists the columns.",
+        f"Columns: {', '.join(MAIN_COLUMNS)}, ...; 'clipdre info SCORES' lists all.",
         metavar="SQL",
         rich_help_panel=RANK,
     ),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Modality(str, Enum):
+class Modality(StrEnum):
     """Image or text; in a column's name, the side that is conditioned on."""
 
     IMAGE = "image"
@@ -15,6 +15,3 @@ class Modality(str, Enum):
     def other(self) -> Modality:
         """The side that this one is compared with."""
         return Modality.TEXT if self is Modality.IMAGE else Modality.IMAGE
-
-    def __str__(self) -> str:
-        return self.value

@@ -35,11 +35,14 @@ class Score:
         Takes `Pairs`, returns a Tensor of shape (n,).
     needs_tau : bool
         Whether the column is written only if the run has a `tau`.
+    main : bool
+        Whether curators look at it first: summaries show it.
     """
 
     column: Column
     formula: Callable[[Pairs], Tensor]
     needs_tau: bool = False
+    main: bool = False
 
 
 def _error(name: str, formula: Callable[[Pairs], Tensor]) -> Score:
@@ -73,11 +76,13 @@ def _divergences(m: Modality) -> tuple[Score, ...]:
         Score(
             Column(f"kl_{m}", NATS, f"KL({conditional} || {marginal}): {information}", "high"),
             lambda p: p.sides[m].kl,
+            main=True,
         ),
         _error(f"kl_{m}", lambda p: p.sides[m].kl_se),
         Score(
             Column(f"klr_{m}", NATS, f"KL({marginal} || {conditional}): {ruled_out}", "high"),
             lambda p: p.sides[m].reverse_kl,
+            main=True,
         ),
         # The mean logit is known, so the error is the log partition's.
         _error(f"klr_{m}", lambda p: p.sides[m].log_partition_se),
@@ -100,6 +105,7 @@ SCORES: tuple[Score, ...] = (
     Score(
         Column("similarity", "cosine", "cosine of image and caption: the CLIP score", "high"),
         lambda p: p.similarity,
+        main=True,
     ),
     _log_partition(Modality.IMAGE),
     _log_partition(Modality.TEXT),
@@ -108,6 +114,7 @@ SCORES: tuple[Score, ...] = (
     Score(
         Column("log_ratio", NATS, "their mean: estimate of log p(i,t) / p(i)p(t)", "high"),
         lambda p: p.log_ratio,
+        main=True,
     ),
     _error("log_ratio", lambda p: p.log_ratio_se),
     Score(
@@ -123,6 +130,7 @@ SCORES: tuple[Score, ...] = (
     ),
 )
 SCORE_COLUMNS = tuple(score.column.name for score in SCORES if not score.needs_tau)
+MAIN_COLUMNS = tuple(score.column.name for score in SCORES if score.main)
 ERROR_COLUMNS = tuple(name for name in SCORE_COLUMNS if name.endswith(SE))
 
 

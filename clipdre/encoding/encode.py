@@ -186,7 +186,7 @@ def encode_shard(
     for _ in range(ATTEMPTS):
         try:
             return _encode_shard(shard, encoder, read, encode, advance)
-        except _WorkerDiedError as error:  # noqa: PERF203
+        except _WorkerDiedError as error:
             reason = str(error)
     message = f"a decoding worker died, {ATTEMPTS} times: {reason}"
     return failed_shard(Failure("", 0, Stage.DECODE, Reason.WORKER_DIED, message), encoder.record)

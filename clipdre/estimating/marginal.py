@@ -204,7 +204,7 @@ class Marginal:
         if chosen is not None:
             cell = self.cells.of_places(self._places(bulk.hashes).to(self._device))
         parts = []
-        for start in range(0, len(queries), self._block_rows):
+        for start in range(0, max(len(queries), 1), self._block_rows):  # one block if empty
             rows = slice(start, start + self._block_rows)
             scaled = queries[rows] * self._record.logit_scale
             logits = logits_of(scaled, bulk.vectors, self._record.logit_bias)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from clipdre.config import ReferenceMethod
 from clipdre.core.columns import Column
+from clipdre.core.scores import ERROR_COLUMNS, MAIN_COLUMNS, SE
 from clipdre.errors import ScoresError
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -15,8 +16,6 @@ from clipdre.sql import statistics
 from clipdre.sql.query import ScoreQuery
 
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
-# Columns that a curator looks at first.
-MAIN = ("similarity", "log_ratio", "kl_image", "kl_text", "klr_image", "klr_text")
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,17 @@ def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
     for shard in manifest.shards:
         failures.update(shard.failures)
     query = ScoreQuery(folder, manifest)
-    reliability = {name: statistics.errors(query, name).reliability for name in MAIN[1:]}
+    reliability = {
+        name: statistics.errors(query, name).reliability
+        for name in MAIN_COLUMNS
+        if f"{name}{SE}" in ERROR_COLUMNS
+    }
     worst = min(reliability, key=lambda name: reliability[name])
     return Summary(
         manifest=manifest,
         reference=manifest.reference,
         failures=dict(failures.most_common()),
-        quantiles={name: statistics.quantiles(query, name, PROBABILITIES) for name in MAIN},
+        quantiles={name: statistics.quantiles(query, name, PROBABILITIES) for name in MAIN_COLUMNS},
         mean_log_ratio=statistics.mean(query, "log_ratio"),
         least_reliable=(worst, reliability[worst]),
         columns=query.described(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from clipdre.scorers.base import Arrays, Pool, Rows, setting
 TARGET_ROWS = 2048
 
 
-class Norm(str, Enum):
+class Norm(StrEnum):
     """Norm of the cosines with the target."""
 
     MAX = "inf"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -13,11 +13,6 @@ from typing import Any, TypeGuard
 from clipdre.errors import SelectionError, UsageError
 from clipdre.only_with import OnlyWith, check
 from clipdre.selecting.rules import AMOUNTS, Step
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 TEXTS, LISTS = ("title", "source"), ("expects", "models", "scales")
 FIELDS = (*TEXTS, *LISTS, "options", "steps")

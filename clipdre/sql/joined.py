@@ -24,7 +24,8 @@ def join_files(database: Database, source: str, files: Sequence[Path]) -> str:
     SelectionError
         When a file is not Parquet, has no key, or has a key twice.
     """
-    seen = set(database.connection.view(source).columns)
+    # SQL does not tell upper case from lower case.
+    seen = {name.lower() for name in database.connection.view(source).columns}
     for n, path in enumerate(files):
         source, seen = _join(database, source, seen, n, path)
     return source
@@ -54,12 +55,12 @@ def _join(
             f"{WITH} {path} names {repeated:,} rows more than once by {' and '.join(keys)}",
             "keep one row for each",
         )
-    new = {name: name if name not in seen else f"{path.stem}_{name}" for name in found}
-    taken = [name for name in found if name not in keys and new[name] not in seen]
+    new = {name: name if name.lower() not in seen else f"{path.stem}_{name}" for name in found}
+    taken = [name for name in found if name not in keys and new[name].lower() not in seen]
     columns = "".join(f", joined.{quoted(c)} AS {quoted(new[c])}" for c in taken)
     on = " AND ".join(f"so_far.{key} = joined.{key}" for key in keys)
     database.connection.execute(
         f"CREATE VIEW {joined} AS SELECT so_far.*{columns} FROM {source} so_far "
         f"LEFT JOIN {view} joined ON {on}"
     )
-    return joined, seen | {new[name] for name in taken}
+    return joined, seen | {new[name].lower() for name in taken}

@@ -1,6 +1,7 @@
 import io
 import tarfile
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,26 +14,19 @@ from clipdre.emitting.export import write_keys, write_uids
 from clipdre.emitting.relocate import relocated
 from clipdre.encoding.ingest import open_embeddings
 from clipdre.errors import InputError, ModelError, OutputError
+from clipdre.formats.folders.records import ShardRecord
+from clipdre.formats.tars.samples import Reason, Stage
 from clipdre.pipelines.score import score_embeddings
 from clipdre.truth.embeddings import EmbeddingWorld
 from tests.core import oracle
-from tests.helpers import (
-    chosen,
-    pair,
-    read_failures,
-    read_scores,
-    rows_of,
-    subset_of,
-    tiny_score,
-    write_tar,
-)
+from tests.helpers import read_failures, read_scores, rows_of, subset_of
 
 EXACT = EstimateConfig(ReferenceMethod.EXACT)
 
 
 @pytest.fixture
 def datacomp(tmp_path):
-    """Two files of DataComp metadata as its tools lay them out; some rows are bad."""
+    """Two files of DataComp metadata; two rows are bad."""
     folder = tmp_path / "metadata"
     folder.mkdir()
     images, texts = EmbeddingWorld(d=768, noise=0.5).draw(90, np.random.default_rng(0))
@@ -62,137 +56,215 @@ def datacomp(tmp_path):
     return folder, images, texts
 
 
-def test_datacomp_metadata_is_scored_at_its_models_scale(datacomp, tmp_path):
-    folder, images, texts = datacomp
-    source = open_embeddings(folder, "l14", None, 0.0)
-    manifest = score_embeddings(source, tmp_path / "s", EXACT)
-    assert manifest.model.logit_scale == 100
-    assert (manifest.rows, manifest.samples) == (88, 90)
-    failures = read_failures(tmp_path / "s", manifest)
-    assert [(f["reason"], f["offset"]) for f in failures] == [
-        ("non_finite_embedding", 10),
-        ("non_finite_embedding", 30),
-    ]
-    assert failures[0]["key"] == f"0{10:031x}"
-    table = read_scores(tmp_path / "s", manifest)
-    good = np.delete(np.arange(90), [10, 70])
-    unit = [v[good].astype(np.float16).astype(np.float64) for v in (images, texts)]
-    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in unit]
-    expected = oracle.scores(*unit, 100.0)
-    for name in SCORE_COLUMNS:
-        np.testing.assert_allclose(table[name], expected[name], atol=0.02, rtol=2e-3, err_msg=name)
-    assert table["key"].equals(table["uid"])
-    assert table["width"][0].as_py() == 100
-    assert table["caption"][0].as_py().startswith("caption 0")
+def opened(folder, architecture="l14", scale=None, bias=0.0):
+    return open_embeddings(folder, architecture, scale, bias)
 
 
-def test_other_columns_stay_available_to_filter(datacomp, tmp_path):
-    source = open_embeddings(datacomp[0], "b32", None, 0.0)
-    manifest = score_embeddings(source, tmp_path / "s", EXACT)
-    where = "clip_l14_similarity_score > 0.5 AND url LIKE 'http%' AND len(face_bboxes) = 1"
-    subset = subset_of((tmp_path / "s", manifest), where=where)
-    table = read_scores(tmp_path / "s", manifest)
-    assert len(subset.selection) == (table["clip_l14_similarity_score"].to_numpy() > 0.5).sum()
-    assert table["source_similarity"].equals(table["uid"])
-    out = io.BytesIO()
-    write_keys(subset, out)
-    assert len(out.getvalue().splitlines()) == len(subset.selection)
-    with pytest.raises(OutputError, match="no tars behind them: give --format uids"):
-        write_tar_folder(subset, tmp_path / "kept", EmitConfig())
-    assert not (tmp_path / "kept").exists()
-
-
-def test_files_that_do_not_align_or_open_are_recorded_and_the_others_go_on(datacomp, tmp_path):
-    folder, _, _ = datacomp
-    table = pq.read_table(folder / "00000000.parquet")
-    pq.write_table(table.slice(0, 39), folder / "00000002.parquet")
-    (folder / "00000002.npz").write_bytes((folder / "00000000.npz").read_bytes())
-    pq.write_table(table, folder / "00000003.parquet")
-    (folder / "00000003.npz").write_bytes(b"PK no zip")
-    source = open_embeddings(folder, "l14", None, 0.0)
-    manifest = score_embeddings(source, tmp_path / "s", EXACT)
-    counts = {shard.name: shard.failures for shard in manifest.shards}
-    assert counts["00000002"] == {"misaligned_rows": 1}
-    assert counts["00000003"] == {"broken_file": 1}
-    assert manifest.rows == 88
-
-
-def test_clip_retrieval_output_of_a_run_gives_the_runs_own_scores(scored, tmp_path):
-    folder, run = scored
-    source = open_embeddings(folder / "embeddings", "l14", run.model.logit_scale, 0.0)
-    manifest = score_embeddings(source, tmp_path / "s", EXACT)
-    found, expected = read_scores(tmp_path / "s", manifest), read_scores(folder, run)
-    assert found["key"].equals(expected["key"])
-    for name in SCORE_COLUMNS:
-        np.testing.assert_allclose(found[name], expected[name], atol=2e-3, rtol=2e-3, err_msg=name)
-
-
-def test_what_is_not_said_is_not_guessed(scored, tmp_path):
-    with pytest.raises(ModelError, match="give --logit-scale"):
-        open_embeddings(scored[0] / "embeddings", "l14", None, 0.0)
-    with pytest.raises(InputError, match="holds no embeddings that clipdre knows"):
-        open_embeddings(tmp_path, "l14", None, 0.0)
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    (tmp_path / "a.npz").write_bytes(b"")
-    with pytest.raises(InputError, match="none of the embedding files"):
-        open_embeddings(tmp_path, "l14", None, 0.0)
-
-
-def test_pickled_arrays_are_not_loaded(datacomp, tmp_path):
-    folder, _, _ = datacomp
-    np.savez(
-        folder / "00000001.npz",
-        l14_img=np.array([{"x": 1}] * 50, dtype=object),
-        l14_txt=np.zeros((50, 768)),
+def shard_record(path):
+    return ShardRecord(
+        name=path.stem, url=str(path), nbytes=path.stat().st_size, modified="yesterday"
     )
-    manifest = score_embeddings(open_embeddings(folder, "l14", None, 0.0), tmp_path / "s", EXACT)
-    assert manifest.shards[1].failures == {"broken_file": 1}
 
 
-def test_shards_can_point_at_the_tars(scored, pool, tmp_path):
-    """Scores from embeddings alone, samples taken by key from the tars they were made of."""
-    folder, run = scored
-    source = open_embeddings(folder / "embeddings", "l14", run.model.logit_scale, 0.0)
-    manifest = score_embeddings(source, tmp_path / "s", EXACT)
-    subset = subset_of((tmp_path / "s", manifest), by="kl_text", top=40)
-    urls = sorted(str(path) for path in pool.glob("*.tar"))
-    write_tar_folder(relocated(subset.selection, urls), tmp_path / "kept", EmitConfig())
-    source_members = {}
-    for url in urls:
-        with tarfile.open(url) as tar:
-            source_members |= {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
-    kept = pq.read_table(tmp_path / "kept" / "00000000.parquet")["key"].to_pylist()
-    assert kept == rows_of(subset)["key"].to_pylist()
-    with tarfile.open(tmp_path / "kept" / "00000000.tar") as tar:
-        found = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
-    assert found == {
-        f"{key}.{suffix}": source_members[f"{key}.{suffix}"]
-        for key in kept
-        for suffix in ("png", "txt", "json")
-    }
-    with pytest.raises(InputError, match="are in none of the --shards"):
-        relocated(subset.selection, urls[:1])
+class TestOpen:
+    def test_datacomp_records_its_models(self, datacomp):
+        for architecture, name, dim in (
+            ("l14", "ViT-L-14 (openai)", 768),
+            ("b32", "ViT-B-32 (openai)", 512),
+        ):
+            source = opened(datacomp[0], architecture)
+            assert source.layout == "DataComp"
+            assert (source.model.name, source.model.embedding_dim) == (name, dim)
+            assert (source.model.logit_scale, source.model.logit_bias) == (100, 0)
+            assert source.model.precision == "as given"
+        assert opened(datacomp[0], scale=20.0).model.logit_scale == 20
+
+    def test_files_come_in_order(self, datacomp):
+        folder, _, _ = datacomp
+        expected = [str(folder / f"{n:08d}.parquet") for n in (0, 1)]
+        assert opened(folder).files() == expected
+
+    def test_other_layouts_need_the_logit_scale(self, scored):
+        embeddings = scored[0] / "embeddings"
+        with pytest.raises(ModelError, match="do not record the logit scale") as caught:
+            opened(embeddings)
+        assert caught.value.cure.startswith("pass `logit_scale`")
+        source = opened(embeddings, scale=50.0, bias=-3.0)
+        assert source.layout == "ClipRetrieval"
+        assert (source.model.name, source.model.embedding_dim) == ("unknown", 128)
+        assert (source.model.logit_scale, source.model.logit_bias) == (50, -3)
+
+    def test_digests_depend_on_everything_known_of_the_model(self, datacomp, scored):
+        sources = [
+            opened(datacomp[0]),
+            opened(datacomp[0], "b32"),
+            opened(datacomp[0], scale=20.0),
+            opened(datacomp[0], bias=1.0),
+            opened(scored[0] / "embeddings", scale=100.0),
+        ]
+        assert len({source.model.digest for source in sources}) == len(sources)
+
+    def test_folders_without_readable_embeddings_are_refused(self, tmp_path):
+        with pytest.raises(InputError, match="holds no embeddings in a known layout"):
+            opened(tmp_path)
+        (tmp_path / "a.parquet").write_bytes(b"PAR1")
+        (tmp_path / "a.npz").write_bytes(b"")
+        with pytest.raises(InputError, match="none of the embedding files in") as caught:
+            opened(tmp_path)
+        assert caught.value.cure == "check that they are complete"
+
+    def test_a_readable_file_is_enough(self, datacomp):
+        folder, _, _ = datacomp
+        (folder / "00000000.npz").write_bytes(b"PK not a zip")
+        assert opened(folder).model.embedding_dim == 768
 
 
-def test_samples_that_share_a_uid_are_all_found(tmp_path):
-    (tmp_path / "pool").mkdir()
-    members = [m for n in range(4) for m in pair(str(n), f"c {n}", seed=n, uid="a" * 32)]
-    tar = write_tar(tmp_path / "pool" / "a.tar", members)
-    scores, manifest = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
-    tar.rename(tmp_path / "pool" / "b.tar")
-    table = rows_of(relocated(chosen((scores, manifest)), [str(tmp_path / "pool" / "b.tar")]))
-    assert table["key"].to_pylist() == ["0", "1", "2", "3"]
+class TestRead:
+    def test_rows_have_unit_vectors_and_our_columns(self, datacomp):
+        folder, images, texts = datacomp
+        found = opened(folder).read(shard_record(folder / "00000001.parquet"))
+        assert found.seen == 50
+        assert found.images.dtype == found.texts.dtype == np.float16
+        good = np.delete(np.arange(40, 90), 30)
+        for vectors, expected in ((found.images, images), (found.texts, texts)):
+            unit = expected[good] / np.linalg.norm(expected[good], axis=1, keepdims=True)
+            np.testing.assert_allclose(vectors, unit, atol=2e-3)
+        assert found.samples["shard"].to_pylist() == ["00000001"] * 49
+        assert found.samples["key"].equals(found.samples["uid"])
+        assert found.samples["offset"].null_count == 49
+        assert found.samples["height"].to_pylist() == [200] * 49
+        assert "face_bboxes" in found.samples.column_names
+        (failure,) = found.failures
+        assert (failure.key, failure.offset) == (f"1{30:031x}", 30)
+        assert (failure.stage, failure.reason) == (Stage.READ, Reason.NON_FINITE_EMBEDDING)
+
+    def test_zero_vectors_are_failures(self, datacomp):
+        folder, _, _ = datacomp
+        found = opened(folder).read(shard_record(folder / "00000000.parquet"))
+        assert [failure.offset for failure in found.failures] == [10]
+        assert len(found.samples) == 39
+
+    def test_misaligned_and_damaged_files_are_failures(self, datacomp):
+        folder, _, _ = datacomp
+        source = opened(folder)
+        table = pq.read_table(folder / "00000000.parquet")
+        pq.write_table(table.slice(0, 39), folder / "00000000.parquet")
+        (folder / "00000001.npz").write_bytes(b"PK not a zip")
+        for number, reason, message in (
+            (0, Reason.MISALIGNED_ROWS, "images (40, 768), texts (40, 768), table (39, 768)"),
+            (1, Reason.BROKEN_FILE, "ValueError: "),
+        ):
+            found = source.read(shard_record(folder / f"{number:08d}.parquet"))
+            (failure,) = found.failures
+            assert failure.reason is reason
+            assert message in failure.message
+            assert (found.seen, len(found.samples), len(found.images)) == (1, 0, 0)
+
+    def test_vectors_of_another_length_are_misaligned(self, datacomp):
+        folder, _, _ = datacomp
+        source = opened(folder)
+        other = type(source)(
+            source.layout_reader, msgspec.structs.replace(source.model, embedding_dim=512)
+        )
+        (failure,) = other.read(shard_record(folder / "00000000.parquet")).failures
+        assert failure.reason is Reason.MISALIGNED_ROWS
+
+    def test_pickled_arrays_are_not_loaded(self, datacomp):
+        folder, _, _ = datacomp
+        pickled = np.array([{"x": 1}] * 50, dtype=object)
+        np.savez(folder / "00000001.npz", l14_img=pickled, l14_txt=np.zeros((50, 768)))
+        (failure,) = opened(folder).read(shard_record(folder / "00000001.parquet")).failures
+        assert failure.reason is Reason.BROKEN_FILE
 
 
-def test_uids_are_datacomps_subset_file(datacomp, tmp_path):
-    source = open_embeddings(datacomp[0], "l14", None, 0.0)
-    manifest = score_embeddings(source, tmp_path / "s", EXACT)
-    subset, out = subset_of((tmp_path / "s", manifest), by="log_ratio", top=20), io.BytesIO()
-    write_uids(subset, out)
-    out.seek(0)
-    found = np.load(out)
-    uids = rows_of(subset)["uid"].to_pylist()
-    expected = np.array([divmod(int(u, 16), 2**64) for u in uids], dtype=np.dtype("u8,u8"))
-    expected.sort()
-    assert found.dtype == np.dtype("u8,u8")
-    assert (found == expected).all()
+class TestScores:
+    def test_datacomp_metadata_is_scored_at_the_models_scale(self, datacomp, tmp_path):
+        folder, images, texts = datacomp
+        manifest = score_embeddings(opened(folder), tmp_path / "s", EXACT)
+        assert (manifest.rows, manifest.samples) == (88, 90)
+        failures = read_failures(tmp_path / "s", manifest)
+        assert [(f["reason"], f["offset"]) for f in failures] == [
+            ("non_finite_embedding", 10),
+            ("non_finite_embedding", 30),
+        ]
+        table = read_scores(tmp_path / "s", manifest)
+        good = np.delete(np.arange(90), [10, 70])
+        unit = [v[good].astype(np.float16).astype(np.float64) for v in (images, texts)]
+        unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in unit]
+        expected = oracle.scores(*unit, 100.0)
+        for name in SCORE_COLUMNS:
+            np.testing.assert_allclose(
+                table[name], expected[name], atol=0.02, rtol=2e-3, err_msg=name
+            )
+        assert table["key"].equals(table["uid"])
+        assert table["width"][0].as_py() == 100
+        assert table["caption"][0].as_py().startswith("caption 0")
+
+    def test_a_runs_own_embeddings_give_its_scores(self, scored, tmp_path):
+        folder, run = scored
+        source = opened(folder / "embeddings", scale=run.model.logit_scale)
+        manifest = score_embeddings(source, tmp_path / "s", EXACT)
+        found, expected = read_scores(tmp_path / "s", manifest), read_scores(folder, run)
+        assert found["key"].equals(expected["key"])
+        for name in SCORE_COLUMNS:
+            np.testing.assert_allclose(
+                found[name], expected[name], atol=2e-3, rtol=2e-3, err_msg=name
+            )
+
+    def test_bad_files_are_recorded_and_the_run_continues(self, datacomp, tmp_path):
+        folder, _, _ = datacomp
+        table = pq.read_table(folder / "00000000.parquet")
+        pq.write_table(table.slice(0, 39), folder / "00000002.parquet")
+        (folder / "00000002.npz").write_bytes((folder / "00000000.npz").read_bytes())
+        pq.write_table(table, folder / "00000003.parquet")
+        (folder / "00000003.npz").write_bytes(b"PK not a zip")
+        manifest = score_embeddings(opened(folder), tmp_path / "s", EXACT)
+        counts = {shard.name: shard.failures for shard in manifest.shards}
+        assert counts["00000002"] == {"misaligned_rows": 1}
+        assert counts["00000003"] == {"broken_file": 1}
+        assert manifest.rows == 88
+
+    def test_other_columns_stay_available_to_filters(self, datacomp, tmp_path):
+        manifest = score_embeddings(opened(datacomp[0], "b32"), tmp_path / "s", EXACT)
+        where = "clip_l14_similarity_score > 0.5 AND url LIKE 'http%' AND len(face_bboxes) = 1"
+        subset = subset_of((tmp_path / "s", manifest), where=where)
+        table = read_scores(tmp_path / "s", manifest)
+        kept = (table["clip_l14_similarity_score"].to_numpy() > 0.5).sum()
+        assert 0 < len(subset.selection) == kept < 88
+        assert table["source_similarity"].equals(table["uid"])
+        out = io.BytesIO()
+        write_keys(subset, out)
+        assert len(out.getvalue().splitlines()) == kept
+        with pytest.raises(OutputError):  # there are no tars
+            write_tar_folder(subset, tmp_path / "kept", EmitConfig())
+        assert not (tmp_path / "kept").exists()
+
+    def test_kept_samples_are_found_in_the_tars(self, scored, pool, tmp_path):
+        folder, run = scored
+        source = opened(folder / "embeddings", scale=run.model.logit_scale)
+        manifest = score_embeddings(source, tmp_path / "s", EXACT)
+        subset = subset_of((tmp_path / "s", manifest), by="kl_text", top=40)
+        urls = sorted(str(path) for path in pool.glob("*.tar"))
+        write_tar_folder(relocated(subset.selection, urls), tmp_path / "kept", EmitConfig())
+        members = {}
+        for url in urls:
+            with tarfile.open(url) as tar:
+                members |= {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+        kept = pq.read_table(tmp_path / "kept" / "00000000.parquet")["key"].to_pylist()
+        assert kept == rows_of(subset)["key"].to_pylist()
+        with tarfile.open(tmp_path / "kept" / "00000000.tar") as tar:
+            found = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+        names = [f"{key}.{suffix}" for key in kept for suffix in ("png", "txt", "json")]
+        assert found == {name: members[name] for name in names}
+
+    def test_uids_are_written_as_datacomps_subset_file(self, datacomp, tmp_path):
+        manifest = score_embeddings(opened(datacomp[0]), tmp_path / "s", EXACT)
+        subset, out = subset_of((tmp_path / "s", manifest), by="log_ratio", top=20), io.BytesIO()
+        write_uids(subset, out)
+        out.seek(0)
+        found = np.load(out)
+        uids = rows_of(subset)["uid"].to_pylist()
+        expected = np.array([divmod(int(u, 16), 2**64) for u in uids], dtype=np.dtype("u8,u8"))
+        expected.sort()
+        assert found.dtype == np.dtype("u8,u8")
+        assert (found == expected).all()

@@ -1,18 +1,26 @@
-"""Encoding on several devices; two processes on the CPU stand for them."""
+"""Encoding as work; two processes on the CPU stand for two devices."""
 
 import dataclasses
 import pickle
 
+import numpy as np
 import pytest
 
 from clipdre.config import EncodeConfig, ReadConfig
-from clipdre.encoding.jobs import EncodeWork, workers_per_device
+from clipdre.core.modality import Modality
+from clipdre.encoding import jobs
+from clipdre.encoding.ingest import open_embeddings
+from clipdre.encoding.jobs import EncodeWork, IngestWork, ShardJob, workers_per_device
+from clipdre.engines.base import silent
 from clipdre.errors import ModelError
+from clipdre.formats.folders.embeddings import EmbeddingFiles
+from clipdre.formats.folders.records import ShardRecord
+from tests.encoding.shards import encoded, shard_of
 from tests.helpers import TINY, pair, read_failures, read_scores, tiny_score, write_tar
 
 
 @pytest.fixture
-def pool(tmp_path):
+def small_pool(tmp_path):
     (tmp_path / "pool").mkdir()
     for name in "abc":
         members = [m for n in range(6) for m in pair(f"{name}{n}", f"red {n}", seed=n)]
@@ -20,34 +28,84 @@ def pool(tmp_path):
     return tmp_path / "pool"
 
 
+@pytest.fixture
+def job(tmp_path):
+    members = [m for n in range(5) for m in pair(f"k{n}", f"red {n}", seed=n)]
+    shard = shard_of(tmp_path / "a.tar", members)
+    files = EmbeddingFiles(tmp_path / "embeddings", 0, 1)
+    return ShardJob(shard, files, tmp_path / "failures.parquet", {"clipdre.encoded": "x"})
+
+
 def on(device):
     return dataclasses.replace(TINY, encode=dataclasses.replace(TINY.encode, device=device))
 
 
-def test_two_devices_write_what_one_writes(pool, tmp_path):
-    alone = tiny_score(pool, tmp_path / "one", on("cpu"))
-    both = tiny_score(pool, tmp_path / "two", on("cpu,cpu"))
+def assert_written(job, images):
+    """The files of a finished job: images, stamp, failures."""
+    np.testing.assert_array_equal(np.load(job.files.array(Modality.IMAGE)), images)
+    assert job.files.stamp() == {"clipdre.encoded": "x"}
+    assert job.failures.exists()
+
+
+class TestEncodeWork:
+    def test_writes_a_shard_and_returns_its_counts(self, job, encoder):
+        reports = []
+        work = EncodeWork(ReadConfig(), TINY.encode, encoder)
+        do = work.start("cpu", lambda *report: reports.append(report))
+        record = do(job)
+        assert (record.name, record.rows, record.failures) == ("a", 5, {})
+        assert_written(job, encoded(job.shard, encoder).images)
+        assert [sum(column) for column in zip(*reports, strict=True)] == [job.shard.nbytes, 5]
+
+    def test_loads_the_model_on_its_device_only_if_needed(self, job, encoder, monkeypatch):
+        loaded = []
+        monkeypatch.setattr(jobs, "load_encoder", lambda c: loaded.append(c.device) or encoder)
+        EncodeWork(ReadConfig(), TINY.encode, encoder).start("cpu", silent)
+        assert loaded == []
+        EncodeWork(ReadConfig(), TINY.encode).start("cpu:7", silent)(job)
+        assert loaded == ["cpu:7"]
+
+    def test_a_loaded_model_is_not_sent_to_other_processes(self):
+        work = EncodeWork(ReadConfig(), EncodeConfig(), loaded=lambda: "cannot be pickled")
+        copy = pickle.loads(pickle.dumps(work))
+        assert copy == EncodeWork(ReadConfig(), EncodeConfig())
+
+
+def test_ingest_work_takes_embeddings_over(scored, tmp_path):
+    folder, _ = scored
+    source = open_embeddings(folder / "embeddings", "l14", 30.0, 0.0)
+    url = source.files()[1]
+    shard = ShardRecord(name="metadata_1", url=url, nbytes=77, modified="")
+    files, reports = EmbeddingFiles(tmp_path / "embeddings", 0, 1), []
+    job = ShardJob(shard, files, tmp_path / "failures.parquet", {"clipdre.encoded": "x"})
+    record = IngestWork(source).start("cpu", lambda *report: reports.append(report))(job)
+    assert (record.rows, record.failures) == (100, {})
+    assert reports == [(77, 100)]
+    before = np.load(folder / "embeddings" / "img_emb" / "img_emb_1.npy")
+    after = np.load(files.array(Modality.IMAGE))
+    np.testing.assert_allclose(after, before, atol=1e-3)
+    assert_written(job, after)
+
+
+def test_two_devices_write_what_one_writes(small_pool, tmp_path):
+    alone = tiny_score(small_pool, tmp_path / "one", on("cpu"))
+    both = tiny_score(small_pool, tmp_path / "two", on("cpu,cpu"))
     assert [shard.samples for shard in both.shards] == [7, 7, 7]
     assert both.shards == alone.shards
     assert read_failures(tmp_path / "two", both) == read_failures(tmp_path / "one", alone)
     assert read_scores(tmp_path / "two", both).equals(read_scores(tmp_path / "one", alone))
-    again = tiny_score(pool, tmp_path / "two", on("cpu"))  # no reason to encode again
+    again = tiny_score(small_pool, tmp_path / "two", on("cpu"))  # another device is the same run
     assert again.shards == both.shards
     assert again.reference == both.reference
 
 
-def test_a_missing_device_is_refused_before_anything_is_written(pool, tmp_path):
+def test_a_missing_device_is_refused_before_anything_is_written(small_pool, tmp_path):
     with pytest.raises(ModelError, match="`device` nosuch"):
-        tiny_score(pool, tmp_path / "s", on("cpu,nosuch"))
+        tiny_score(small_pool, tmp_path / "s", on("cpu,nosuch"))
     assert not (tmp_path / "s").exists()
 
 
-def test_a_loaded_model_is_not_sent_to_other_processes():
-    work = EncodeWork(ReadConfig(), EncodeConfig(), loaded=lambda: "cannot be pickled")
-    assert pickle.loads(pickle.dumps(work)).loaded is None
-
-
 @pytest.mark.parametrize(("workers", "devices", "each"), [(8, 2, 4), (5, 2, 2), (1, 4, 1)])
-def test_decoding_threads_are_shared_among_devices(workers, devices, each):
+def test_devices_share_the_decoding_threads(workers, devices, each):
     encode = EncodeConfig(workers=workers)
     assert workers_per_device(encode, ["cpu"] * devices).workers == each

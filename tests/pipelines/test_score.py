@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 import shutil
 import tarfile
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from clipdre.config import (
     Decode,
@@ -16,23 +18,20 @@ from clipdre.config import (
     ReadConfig,
     ReferenceMethod,
 )
+from clipdre.core.modality import Modality
 from clipdre.core.scores import SCORE_COLUMNS
-from clipdre.errors import InputError, OutputError, ScoresError
+from clipdre.encoding import jobs as encoding_jobs
+from clipdre.encoding.ingest import open_embeddings
+from clipdre.errors import InputError, ModelError, OutputError, ScoresError
+from clipdre.estimating import jobs as estimating_jobs
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.manifest import MANIFEST, read_manifest
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA
-from clipdre.pipelines import score as score_stage
+from clipdre.pipelines.score import score_embeddings
 from clipdre.truth.pool import NOISE, write_pool
 from tests.core import oracle
-from tests.helpers import (
-    TINY,
-    pair,
-    png,
-    read_failures,
-    read_scores,
-    tiny_score,
-    write_tar,
-)
+from tests.formats.folders.schema_1 import downgrade
+from tests.helpers import TINY, pair, png, read_failures, read_scores, tiny_score, write_tar
 
 
 def stored_files(folder):
@@ -52,10 +51,10 @@ def assert_same_scores(first, second, atol=1e-4):
             assert first[name].equals(second[name]), name
 
 
-def test_scores_against_the_oracle_on_the_stored_embeddings(scored):
+def test_scores_match_the_oracle_on_the_stored_embeddings(scored):
     folder, manifest = scored
     pool = StoredPool(stored_files(folder))
-    images, texts = (pool.read(side, 0, len(pool)).double().numpy() for side in ("image", "text"))
+    images, texts = (pool.read(m, 0, len(pool)).double().numpy() for m in Modality)
     expected = oracle.scores(images, texts, manifest.model.logit_scale)
     table = read_scores(folder, manifest)
     assert table.column_names == [*SAMPLE_SCHEMA.names, *SCORE_COLUMNS]
@@ -63,16 +62,14 @@ def test_scores_against_the_oracle_on_the_stored_embeddings(scored):
         np.testing.assert_allclose(table[name], expected[name], atol=1e-4, rtol=1e-4, err_msg=name)
 
 
-def test_rows_say_where_each_sample_lies(scored, pool):
+def test_rows_record_where_each_sample_lies(scored, pool):
     folder, manifest = scored
     table = read_scores(folder, manifest).to_pylist()
     assert len(table) == 300
     for row in table[::37]:
-        with (pool / f"{row['shard']}.tar").open("rb") as file:
-            file.seek(row["offset"])
-            span = file.read(row["nbytes"])
-        (pool.parent / "span.tar").write_bytes(span)
-        with tarfile.open(pool.parent / "span.tar") as tar:
+        data = (pool / f"{row['shard']}.tar").read_bytes()
+        span = data[row["offset"] : row["offset"] + row["nbytes"]]
+        with tarfile.open(fileobj=io.BytesIO(span)) as tar:
             members = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
         assert set(members) == {f"{row['key']}.{suffix}" for suffix in ("png", "txt", "json")}
         assert members[f"{row['key']}.txt"].decode() == row["caption"]
@@ -80,7 +77,7 @@ def test_rows_say_where_each_sample_lies(scored, pool):
         assert (row["width"], row["height"]) == (64, 64)
 
 
-def test_the_result_does_not_depend_on_batch_size_or_workers(scored, pool, tmp_path):
+def test_batch_size_and_workers_do_not_change_scores(scored, pool, tmp_path):
     other = dataclasses.replace(
         TINY, encode=dataclasses.replace(TINY.encode, batch_size=7, workers=5)
     )
@@ -88,16 +85,19 @@ def test_the_result_does_not_depend_on_batch_size_or_workers(scored, pool, tmp_p
     assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
 
 
-def test_fast_decoding_is_a_setting_of_the_run_and_hardly_moves_a_score(tmp_path):
-    from tests.formats.tars.test_images import encoded, photo
+def photo(seed):
+    """A JPEG of 200 x 160 with some detail."""
+    noise = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).resize((200, 160), Image.Resampling.BICUBIC).save(buffer, "JPEG")
+    return buffer.getvalue()
 
+
+def test_fast_decoding_is_a_setting_of_the_run_and_barely_changes_scores(tmp_path):
     members = [
         member
         for n in range(12)
-        for member in (
-            (f"k{n:02d}.jpg", encoded(photo(200, 160, n), "JPEG", quality=90)),
-            (f"k{n:02d}.txt", f"red {n}".encode()),
-        )
+        for member in ((f"k{n:02d}.jpg", photo(n)), (f"k{n:02d}.txt", f"red {n}".encode()))
     ]
     write_tar(tmp_path / "a.tar", members)
     fast = dataclasses.replace(TINY, read=dataclasses.replace(TINY.read, decode=Decode.FAST))
@@ -112,7 +112,7 @@ def test_fast_decoding_is_a_setting_of_the_run_and_hardly_moves_a_score(tmp_path
         tiny_score(tmp_path, tmp_path / "exact", fast)
 
 
-def test_small_tiles_and_groups_change_nothing(scored, pool, tmp_path, monkeypatch):
+def test_small_tiles_and_ranges_change_nothing(scored, pool, tmp_path, monkeypatch):
     monkeypatch.setattr("clipdre.estimating.estimate.QUERY_ROWS", 32)
     monkeypatch.setattr("clipdre.estimating.marginal.BLOCKS", {"cpu": (9, 17)})
     manifest = tiny_score(pool, tmp_path / "s")
@@ -137,13 +137,13 @@ def messy(tmp_path_factory):
     write_tar(folder / "b.tar", [*pair("x"), *pair("y")])
     data = (folder / "b.tar").read_bytes()
     (folder / "b.tar").write_bytes(data[: 4 * 512 + 700])
-    (folder / "c.tar").write_bytes(b"no tar at all" * 100)
+    (folder / "c.tar").write_bytes(b"not a tar at all" * 100)
     (folder / "d.tar").write_bytes(b"")
     write_tar(folder / "e.tar", [])
     return folder
 
 
-def test_bad_samples_and_shards_are_recorded_and_the_run_goes_on(messy, tmp_path):
+def test_bad_samples_and_shards_are_recorded_and_the_run_continues(messy, tmp_path):
     manifest = tiny_score(messy, tmp_path / "s")
     by_shard = {shard.name: (shard.rows, shard.failures) for shard in manifest.shards}
     assert by_shard == {
@@ -163,7 +163,7 @@ def test_bad_samples_and_shards_are_recorded_and_the_run_goes_on(messy, tmp_path
     assert len(read_scores(tmp_path / "s", manifest)) == manifest.rows == 21
 
 
-def test_captions_from_json_and_chosen_image_suffixes(tmp_path):
+def test_reads_captions_from_json_and_chosen_image_suffixes(tmp_path):
     members = [
         m
         for n in range(3)
@@ -184,14 +184,14 @@ def with_method(method, **options):
     return dataclasses.replace(TINY, estimate=EstimateConfig(method, **options))
 
 
-def test_sample_is_a_uniform_draw_by_key_hash_without_own_counterparts(scored, pool, tmp_path):
+def test_a_sample_is_drawn_by_key_hash_and_leaves_out_own_counterparts(scored, pool, tmp_path):
     manifest = tiny_score(pool, tmp_path / "s", with_method(ReferenceMethod.SAMPLE, bulk=50))
-    assert manifest.reference["method"] == "sample"
-    assert manifest.reference["bulk"] == 48  # whole folds
+    assert manifest.reference.method == "sample"
+    assert manifest.reference.bulk == 48  # whole folds
     table, exact = read_scores(tmp_path / "s", manifest), read_scores(*scored)
     drawn = np.sort(np.argsort(exact["key_hash"].to_numpy())[:48])
     vectors = StoredPool(stored_files(tmp_path / "s"))
-    images, texts = (vectors.read(side, 0, 300).double().numpy() for side in ("image", "text"))
+    images, texts = (vectors.read(m, 0, 300).double().numpy() for m in Modality)
     logits = manifest.model.logit_scale * images @ texts.T
     for row in (0, int(drawn[3]), 299):
         others = [m for m in drawn if m != row]
@@ -206,10 +206,10 @@ def test_stratified_is_close_to_exact_and_the_default_for_large_pools(
     monkeypatch.setattr("clipdre.estimating.reference.EXACT_UP_TO", 299)
     config = with_method(ReferenceMethod.AUTO, bulk=64, neighbors=40)
     manifest = tiny_score(pool, tmp_path / "s", config)
-    assert manifest.reference["method"] == "stratified"
-    near = manifest.reference["near"]
-    assert set(near) == {"image", "text"}
-    assert all(record["mass"] >= 0.99 for record in near.values())
+    assert manifest.reference.method == "stratified"
+    near = manifest.reference.near
+    assert set(near) == set(Modality)
+    assert all(record.mass >= 0.99 for record in near.values())
     table, exact = read_scores(tmp_path / "s", manifest), read_scores(*scored)
     for name in ("log_ratio", "kl_image", "kl_text", "klr_image", "klr_text"):
         error = table[name].to_numpy() - exact[name].to_numpy()
@@ -221,7 +221,7 @@ def test_stratified_is_close_to_exact_and_the_default_for_large_pools(
 
 
 def test_a_bulk_smaller_than_its_folds_is_refused(pool, tmp_path):
-    with pytest.raises(InputError, match="--bulk 20 of 300 pairs is too small"):
+    with pytest.raises(InputError, match="`bulk` 20 of 300 pairs is too small"):
         tiny_score(pool, tmp_path / "s", with_method(ReferenceMethod.SAMPLE, bulk=20))
 
 
@@ -247,10 +247,11 @@ class TestSavedReference:
         manifest = tiny_score(tmp_path / "new", tmp_path / "s", saved, discard_embeddings=True)
         assert not (tmp_path / "s" / "embeddings").exists()
         table = read_scores(tmp_path / "s", manifest)
-        old = StoredPool(stored_files(scored[0])).read("text", 0, 300).double().numpy()
+        old = StoredPool(stored_files(scored[0])).read(Modality.TEXT, 0, 300).double().numpy()
         tiny_score(tmp_path / "new", tmp_path / "kept", saved)
-        image = StoredPool(embedding_files(tmp_path / "kept" / "embeddings", 1)).read("image", 4, 5)
-        logits = manifest.model.logit_scale * image.double().numpy() @ old.T
+        kept = StoredPool(embedding_files(tmp_path / "kept" / "embeddings", 1))
+        image = kept.read(Modality.IMAGE, 4, 5).double().numpy()
+        logits = manifest.model.logit_scale * image @ old.T
         expected = np.log(np.exp(logits).mean())
         assert table["log_partition_image"][4].as_py() == pytest.approx(expected, abs=1e-4)
         assert table["kl_contribution"][4].as_py() == pytest.approx(
@@ -268,10 +269,11 @@ class TestSavedReference:
             tiny_score(pool, tmp_path / "s", saved)
         assert not (tmp_path / "s").exists()
 
-    def test_that_is_not_there_is_refused(self, pool, tmp_path):
+    def test_of_a_folder_without_scores_is_refused(self, pool, tmp_path):
         saved = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(tmp_path / "none")))
-        with pytest.raises(ScoresError, match="is no score folder"):
+        with pytest.raises(ScoresError, match="is not a score folder"):
             tiny_score(pool, tmp_path / "s", saved)
+        assert not (tmp_path / "s").exists()
 
 
 def test_tau_adds_the_unnormalised_reading(pool, tmp_path):
@@ -284,34 +286,41 @@ def test_tau_adds_the_unnormalised_reading(pool, tmp_path):
 def test_discarded_embeddings_leave_scores_and_a_usable_reference(scored, pool, tmp_path):
     manifest = tiny_score(pool, tmp_path / "s", discard_embeddings=True)
     assert not (tmp_path / "s" / "embeddings").exists()
-    assert (tmp_path / "s" / "reference" / "pool_img.npy").exists()
+    assert (tmp_path / "s" / "reference" / "pool_image.npy").exists()
     assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+
+def stop_at_the_second(monkeypatch, module, name):
+    """Raise KeyboardInterrupt in the second call of a function; return the calls."""
+    original, calls = getattr(module, name), []
+
+    def stopping(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, stopping)
+    return calls
 
 
 class TestAgain:
     def test_a_finished_run_is_not_run_again(self, scored, pool, monkeypatch):
         folder, manifest = scored
         before = all_files(folder)
-        monkeypatch.setattr(score_stage, "encode_shard", None)
+        monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+        monkeypatch.setattr(estimating_jobs, "estimate_rows", None)
         again = tiny_score(pool, folder)
         assert again == read_manifest(folder)
         assert again.rows == manifest.rows
         assert all_files(folder) == before
 
-    @pytest.mark.parametrize("stop_in", ["encode", "estimate"])
-    def test_a_stopped_run_goes_on_and_ends_the_same(
+    @pytest.mark.parametrize("stop_in", ["encode_shard", "scores_table"])
+    def test_a_stopped_run_resumes_and_ends_the_same(
         self, scored, pool, tmp_path, monkeypatch, stop_in
     ):
-        name = {"encode": "encode_shard", "estimate": "scores_table"}[stop_in]
-        original, calls = getattr(score_stage, name), []
-
-        def stopping(*args, **kwargs):
-            calls.append(args)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            return original(*args, **kwargs)
-
-        monkeypatch.setattr(score_stage, name, stopping)
+        module = encoding_jobs if stop_in == "encode_shard" else estimating_jobs
+        calls = stop_at_the_second(monkeypatch, module, stop_in)
         with pytest.raises(KeyboardInterrupt):
             tiny_score(pool, tmp_path / "s")
         assert not read_manifest(tmp_path / "s").complete
@@ -319,11 +328,25 @@ class TestAgain:
         (tmp_path / "s" / "scores" / ".unfinished-host-1-0123abcd-x.parquet").write_text("half")
         manifest = tiny_score(pool, tmp_path / "s")
         assert manifest.complete
-        if stop_in == "encode":
-            assert (
-                len(calls) == 4
-            )  # one done, one stopped, two more: the first is not encoded again
+        if stop_in == "encode_shard":
+            # One done, one stopped, two more: the first is not encoded again.
+            assert len(calls) == 4
         assert set(all_files(tmp_path / "s")) == set(all_files(scored[0]))
+        assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+    def test_a_run_stopped_while_estimating_encodes_nothing_again(
+        self, scored, pool, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("clipdre.estimating.estimate.QUERY_ROWS", 100)
+        calls = stop_at_the_second(monkeypatch, estimating_jobs, "estimate_rows")
+        with pytest.raises(KeyboardInterrupt):
+            tiny_score(pool, tmp_path / "s")
+        first = tmp_path / "s" / "scores" / "00000.parquet"
+        written = first.stat().st_mtime_ns
+        monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+        manifest = tiny_score(pool, tmp_path / "s")
+        assert len(calls) == 4  # the first range is not estimated again
+        assert first.stat().st_mtime_ns == written
         assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
 
     @pytest.mark.parametrize(
@@ -352,7 +375,7 @@ class TestAgain:
             tiny_score(pool, folder, config)
         assert all_files(folder) == before
 
-    def test_a_changed_shard_is_refused_and_overwrite_starts_anew(self, tmp_path):
+    def test_a_changed_shard_is_refused_and_overwrite_starts_over(self, tmp_path):
         write_pool(tmp_path / "p", 60, seed=1, noise={}, shard_size=30)
         tiny_score(tmp_path / "p", tmp_path / "s")
         write_pool(tmp_path / "p", 60, seed=2, noise=NOISE, shard_size=30)
@@ -365,9 +388,9 @@ class TestAgain:
 
 
 class TestRefusals:
-    def test_a_folder_of_something_else_is_left_alone(self, pool, tmp_path):
+    def test_another_programs_folder_is_left_alone(self, pool, tmp_path):
         (tmp_path / "thesis.tex").write_text("years of work")
-        with pytest.raises(OutputError, match="is no score folder"):
+        with pytest.raises(OutputError, match="exists and is not a score folder"):
             tiny_score(pool, tmp_path, overwrite=True)
         assert set(all_files(tmp_path)) == {"thesis.tex"}
 
@@ -382,15 +405,141 @@ class TestRefusals:
         table = read_scores(tmp_path / "s", tiny_score(tmp_path, tmp_path / "s"))
         assert all(np.isfinite(table[name]).all() for name in SCORE_COLUMNS)
 
-    def test_nothing_is_written_when_a_shard_or_the_model_is_missing(self, tmp_path):
+    def test_nothing_is_written_if_a_shard_or_the_model_is_missing(self, tmp_path):
         write_tar(tmp_path / "a.tar", pair("a"))
         config = dataclasses.replace(TINY, encode=EncodeConfig(model="local-dir:/nowhere"))
-        with pytest.raises(Exception, match="cannot load model"):
+        with pytest.raises(ModelError, match="cannot load model"):
             tiny_score(tmp_path, tmp_path / "s", config)
         assert not (tmp_path / "s").exists()
+        (tmp_path / "b.tar").symlink_to(tmp_path / "nowhere.tar")
+        with pytest.raises(InputError, match=r"b\.tar"):
+            tiny_score(tmp_path, tmp_path / "s")
+        assert not (tmp_path / "s").exists()
+
+    def test_too_many_bad_samples_stop_the_run_before_it_estimates(self, tmp_path):
+        (tmp_path / "pool").mkdir()
+        bad = [m for n in range(3) for m in ((f"b{n}.png", b"<html>"), (f"b{n}.txt", b"x"))]
+        write_tar(tmp_path / "pool" / "a.tar", [*pair("x"), *pair("y"), *bad])
+        with pytest.raises(InputError) as caught:
+            tiny_score(tmp_path / "pool", tmp_path / "s", max_bad_fraction=0.5)
+        assert caught.value.problem == (
+            "3 of 5 samples failed (60.0%), more than `max_bad_fraction` 0.5"
+        )
+        assert caught.value.cure == (
+            f"see {tmp_path / 's'}/failures for the reasons, or raise it to continue"
+        )
+        assert not (tmp_path / "s" / "scores").exists()
+        manifest = tiny_score(tmp_path / "pool", tmp_path / "s", max_bad_fraction=0.6)
+        assert manifest.rows == 2
+
+    def test_files_that_something_else_wrote_are_noticed(self, pool, tmp_path, monkeypatch):
+        original = estimating_jobs.scores_table
+
+        def shortened(samples, columns):
+            return original(samples, columns)[:-1]
+
+        monkeypatch.setattr(estimating_jobs, "scores_table", shortened)
+        with pytest.raises(ScoresError, match="hold 99 rows and 0 failures of 100 samples"):
+            tiny_score(pool, tmp_path / "s")
+        assert not read_manifest(tmp_path / "s").complete
 
 
-def test_a_vector_that_is_not_finite_is_a_failure(tmp_path, monkeypatch):
+@pytest.fixture(scope="module", params=[ReferenceMethod.EXACT, ReferenceMethod.STRATIFIED])
+def finished(request, pool, tmp_path_factory):
+    """A finished run, exact or stratified, and its configuration."""
+    folder = tmp_path_factory.mktemp("finished") / "scores"
+    config = with_method(request.param, neighbors=40, bulk=64)
+    return folder, tiny_score(pool, folder, config), config
+
+
+@pytest.fixture
+def never_encode(monkeypatch):
+    monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+
+
+@pytest.mark.usefixtures("never_encode")
+class TestSchema1:
+    """Folders of clipdre 0.1."""
+
+    def test_a_finished_folder_is_returned_as_it_is(self, finished, pool, tmp_path, monkeypatch):
+        folder, manifest, config = finished
+        shutil.copytree(folder, tmp_path / "old")
+        downgrade(tmp_path / "old")
+        before = all_files(tmp_path / "old")
+        assert "reference/pool_img.npy" in before
+        monkeypatch.setattr(estimating_jobs, "estimate_rows", None)
+        assert tiny_score(pool, tmp_path / "old", config) == manifest
+        assert all_files(tmp_path / "old") == before
+
+    def test_other_settings_are_refused(self, finished, pool, tmp_path):
+        shutil.copytree(finished[0], tmp_path / "old")
+        downgrade(tmp_path / "old")
+        with pytest.raises(ScoresError, match="differs in estimate"):
+            tiny_score(pool, tmp_path / "old", with_method(ReferenceMethod.SAMPLE, bulk=64))
+
+    def test_an_unfinished_folder_resumes_without_encoding(self, finished, pool, tmp_path):
+        folder, manifest, config = finished
+        shutil.copytree(folder, tmp_path / "old")
+        downgrade(tmp_path / "old", complete=False)
+        for name in ("00001", "00002"):
+            (tmp_path / "old" / "scores" / f"{name}.parquet").unlink()
+        assert tiny_score(pool, tmp_path / "old", config) == manifest
+        assert read_manifest(tmp_path / "old") == manifest
+        found, expected = (read_scores(f, manifest) for f in (tmp_path / "old", folder))
+        assert_same_scores(found, expected, atol=1e-6)
+
+    def test_an_unfinished_folder_without_a_reference_resumes(self, finished, pool, tmp_path):
+        folder, manifest, config = finished
+        shutil.copytree(folder, tmp_path / "old")
+        downgrade(tmp_path / "old", complete=False)
+        (tmp_path / "old" / "reference" / "reference.json").unlink()
+        shutil.rmtree(tmp_path / "old" / "scores")
+        assert tiny_score(pool, tmp_path / "old", config) == manifest
+        found, expected = (read_scores(f, manifest) for f in (tmp_path / "old", folder))
+        assert_same_scores(found, expected, atol=1e-6)
+
+
+def test_saved_references_of_schema_1_are_used(finished, pool, tmp_path):
+    folder, manifest, _ = finished
+    shutil.copytree(folder, tmp_path / "old")
+    downgrade(tmp_path / "old")
+    saved = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(tmp_path / "old")))
+    found = tiny_score(pool, tmp_path / "new", saved)
+    assert found.reference == manifest.reference
+    assert_same_scores(read_scores(tmp_path / "new", found), read_scores(folder, manifest))
+
+
+class TestEmbeddings:
+    def source(self, scored, **options):
+        scale = scored[1].model.logit_scale
+        options = {"logit_scale": scale, "logit_bias": 0.0} | options
+        return open_embeddings(scored[0] / "embeddings", "l14", **options)
+
+    def test_a_finished_run_is_not_run_again(self, scored, tmp_path):
+        manifest = score_embeddings(self.source(scored), tmp_path / "s", EstimateConfig())
+        assert not manifest.has_tars
+        assert scored[1].has_tars
+        assert manifest.settings["read"] == {"embeddings": "ClipRetrieval"}
+        before = all_files(tmp_path / "s")
+        assert score_embeddings(self.source(scored), tmp_path / "s", EstimateConfig()) == manifest
+        assert all_files(tmp_path / "s") == before
+
+    def test_another_scale_is_another_run(self, scored, tmp_path):
+        score_embeddings(self.source(scored), tmp_path / "s", EstimateConfig())
+        other = self.source(scored, logit_scale=50.0)
+        with pytest.raises(ScoresError, match="holds a run that differs in model digest"):
+            score_embeddings(other, tmp_path / "s", EstimateConfig())
+        manifest = score_embeddings(other, tmp_path / "s", EstimateConfig(), overwrite=True)
+        assert manifest.model.logit_scale == 50
+
+    def test_another_programs_folder_is_left_alone(self, scored, tmp_path):
+        (tmp_path / "thesis.tex").write_text("years of work")
+        with pytest.raises(OutputError, match="is not a score folder"):
+            score_embeddings(self.source(scored), tmp_path, EstimateConfig(), overwrite=True)
+        assert set(all_files(tmp_path)) == {"thesis.tex"}
+
+
+def test_vectors_that_are_not_finite_are_failures(tmp_path, monkeypatch):
     from clipdre.models.encoder import OpenClipEncoder
 
     write_tar(tmp_path / "a.tar", [m for n in range(5) for m in pair(str(n), f"c{n}", seed=n)])
@@ -409,7 +558,7 @@ def test_a_vector_that_is_not_finite_is_a_failure(tmp_path, monkeypatch):
     assert read_scores(tmp_path / "s", manifest)["key"].to_pylist() == ["0", "1", "2", "4"]
 
 
-def test_embeddings_are_left_in_clip_retrievals_layout(scored):
+def test_embeddings_are_stored_in_clip_retrievals_layout(scored):
     folder, _ = scored
     images = np.load(folder / "embeddings" / "img_emb" / "img_emb_1.npy")
     metadata = pq.read_table(folder / "embeddings" / "metadata" / "metadata_1.parquet")

@@ -107,7 +107,7 @@ def with_retries(work: Callable[[], T], problem: str) -> T:
     for wait in (*WAITS, None):
         try:
             return work()
-        except Exception as error:  # noqa: PERF203 (libraries raise all kinds of errors)
+        except Exception as error:
             if _is_permanent(error):
                 raise InputError(f"{problem}: {redacted(str(error))}", CHECK_URL) from error
             if wait is None:

@@ -22,7 +22,7 @@ from clipdre.formats.files.parquet import read_stamp, write_table
 from clipdre.formats.files.storage import committed
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
-from clipdre.formats.folders.records import MeasureRecord
+from clipdre.formats.folders.records import MeasureRecord, ShardRecord
 from clipdre.formats.folders.tables import row_digest
 
 RECORD = "record.json"
@@ -103,12 +103,13 @@ def is_current(
     columns: ColumnFolder, record: MeasureRecord, folder: ScoreFolder, manifest: Manifest
 ) -> bool:
     """Whether every shard has a file of this record, aligned with the shard's scores."""
-    shards = [shard.name for shard in manifest.shards]
-    digests = row_digests(folder, shards)
+    digests = row_digests(folder, [shard.name for shard in manifest.shards])
+
+    def is_aligned(shard: ShardRecord, rows: str) -> bool:
+        file, stamp = columns.file(shard.name), columns.stamp(record.stamp, rows)
+        # A file of another length would shift the rows of all shards after it.
+        return columns.is_done(shard.name, stamp) and pq.read_metadata(file).num_rows == shard.rows
+
     with ThreadPoolExecutor(THREADS) as threads:
-        done = threads.map(
-            lambda shard, rows: columns.is_done(shard, columns.stamp(record.stamp, rows)),
-            shards,
-            digests,
-        )
-        return record.rows == manifest.rows and all(done)
+        aligned = threads.map(is_aligned, manifest.shards, digests)
+        return record.rows == manifest.rows and all(aligned)

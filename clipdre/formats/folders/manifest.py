@@ -10,7 +10,13 @@ import msgspec
 
 from clipdre.errors import ScoresError
 from clipdre.formats.files.storage import committed
-from clipdre.formats.folders.records import ModelRecord, Record, ReferenceRecord, ShardRecord
+from clipdre.formats.folders.records import (
+    ModelRecord,
+    Record,
+    ReferenceRecord,
+    ShardRecord,
+    upgraded,
+)
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -101,9 +107,6 @@ def read_complete_manifest(folder: Path) -> Manifest:
 
 
 def _upgraded(raw: dict[str, Any]) -> dict[str, Any]:
-    """Schema 1 called the image modality ``img`` and wrote an empty reference for none."""
-    reference = raw["reference"] or None
-    if reference is not None:
-        near = {"image" if m == "img" else m: r for m, r in reference["near"].items()}
-        reference = {**reference, "near": near}
+    """Schema 1 wrote an empty reference for none, and called the image modality ``img``."""
+    reference = upgraded(raw["reference"]) if raw["reference"] else None
     return {**raw, "reference": reference, "schema_version": SCHEMA_VERSION}

@@ -67,7 +67,11 @@ class DataCompLayout:
     def read(self, path: Path) -> tuple[Vectors, Vectors, pa.Table]:
         """See `Layout`."""
         try:
-            with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
+            # numpy leaves a file of that name open if it is not an archive
+            with (
+                open(path.with_suffix(".npz"), "rb") as file,
+                np.load(file, allow_pickle=False) as arrays,
+            ):
                 images = arrays[f"{self.architecture}_img"]
                 texts = arrays[f"{self.architecture}_txt"]
             table = pq.read_table(path)
@@ -143,9 +147,9 @@ def _renamed(table: pa.Table, ours: Mapping[str, str]) -> pa.Table:
         for name in table.column_names
     ]
     kept: dict[str, int] = {}
-    for index, name in enumerate(names):
-        if name not in kept or name in ours.values():
-            kept.setdefault(name, index)
+    for index, (name, given) in enumerate(zip(names, table.column_names, strict=True)):
+        if name not in kept or given in ours:
+            kept[name] = index
     return (
         table.select(list(kept.values())).rename_columns(list(kept)).replace_schema_metadata(None)
     )

@@ -102,6 +102,12 @@ class ReferenceRecord(Record, frozen=True, kw_only=True):
     near: dict[Modality, NearRecord] = {}
 
 
+def upgraded(reference: dict[str, Any]) -> dict[str, Any]:
+    """Return a raw reference record; schema 1 called the image modality ``img``."""
+    near = {"image" if m == "img" else m: record for m, record in reference["near"].items()}
+    return {**reference, "near": near}
+
+
 class ColumnRecord(Record, frozen=True, kw_only=True):
     """A measured column: see `clipdre.core.columns.Column`."""
 

@@ -6,11 +6,13 @@
     pool_image.npy, pool_text.npy     all vectors, cell by cell; pool_hash_image.npy, ...
     cells_image.npz, cells_text.npz   centroids, counts, variances
 
-A `sample` reference has no pool, an `exact` one no bulk and no cells.
+A `sample` reference has no pool, an `exact` one no bulk and no cells. Folders of schema 1 have
+``img`` in the place of ``image``; they can be read.
 """
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -28,9 +31,11 @@ from clipdre.core.moments import Moments
 from clipdre.errors import ScoresError
 from clipdre.formats.files.storage import committed
 from clipdre.formats.folders.embeddings import Half, map_array
-from clipdre.formats.folders.records import ReferenceRecord
+from clipdre.formats.folders.records import ReferenceRecord, upgraded
 
 RECORD = "reference.json"
+CURE = "score that pool again with `overwrite`"
+UNREADABLE = (OSError, EOFError, ValueError, zipfile.BadZipFile)
 Hashes = npt.NDArray[np.uint64]
 
 
@@ -43,12 +48,13 @@ class ReferenceFolder:
     def record(self) -> ReferenceRecord | None:
         """Return the record of a complete reference; None if there is none."""
         try:
-            return ReferenceRecord.decoded((self.path / RECORD).read_bytes())
+            raw = json.loads((self.path / RECORD).read_bytes())
+            return msgspec.convert(upgraded(raw), type=ReferenceRecord)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problem = f"{self.path / RECORD} is damaged or from another version ({error})"
-            raise ScoresError(problem, "score that pool again") from error
+            raise ScoresError(problem, CURE) from error
 
     def write_record(self, record: ReferenceRecord) -> None:
         """Write the record, last of all: the reference is complete."""
@@ -70,7 +76,10 @@ class ReferenceFolder:
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """Map one array."""
-        return map_array(self.path / f"{name}.npy")
+        try:
+            return map_array(self._found(f"{name}.npy"))
+        except UNREADABLE as error:
+            raise ScoresError(f"{self.path / name}.npy is damaged ({error})", CURE) from error
 
     def write_moments(self, moments: dict[Modality, Moments]) -> None:
         """Write the moments of both modalities."""
@@ -105,8 +114,16 @@ class ReferenceFolder:
 
     def _archive(self, name: str) -> dict[str, npt.NDArray[np.generic]]:
         try:
-            with np.load(self.path / name, allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            problem = f"{self.path / name} is damaged ({error})"
-            raise ScoresError(problem, "score that pool again") from error
+            # numpy leaves a file of that name open if it is not an archive
+            with (
+                open(self._found(name), "rb") as file,
+                np.load(file, allow_pickle=False) as archive,
+            ):
+                return {key.replace("img_", "image_"): archive[key] for key in archive.files}
+        except UNREADABLE as error:
+            raise ScoresError(f"{self.path / name} is damaged ({error})", CURE) from error
+
+    def _found(self, name: str) -> Path:
+        """Return the path of a file, which schema 1 may have named otherwise."""
+        path, older = self.path / name, self.path / name.replace("image", "img")
+        return older if older.exists() and not path.exists() else path

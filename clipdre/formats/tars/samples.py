@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 
-class Reason(str, Enum):
+class Reason(StrEnum):
     """Reasons why a sample has no scores."""
 
     BROKEN_TAR = "broken_tar"
@@ -32,7 +32,7 @@ class Reason(str, Enum):
     NON_FINITE_EMBEDDING = "non_finite_embedding"
 
 
-class Stage(str, Enum):
+class Stage(StrEnum):
     """Stage in which a sample failed."""
 
     READ = "read"

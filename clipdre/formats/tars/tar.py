@@ -8,12 +8,9 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from os import SEEK_END
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, Self
 
 from clipdre.formats.tars.samples import Reason
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 BLOCK = 512
 MAGIC, MAGIC_AT = b"ustar", 257

@@ -1,0 +1,229 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from clipdre.config import EstimateConfig, ReferenceMethod
+from clipdre.core.modality import Modality
+from clipdre.estimating.marginal import Bulk, Marginal, Places
+from tests.core.estimates import assert_matches, estimates
+from tests.core.oracle import clustered_pool, of_query
+from tests.estimating.stored import NaiveCells, store
+
+N, FOLDS = 400, 16
+CPU = torch.device("cpu")
+CONFIGS = {
+    "exact": EstimateConfig(ReferenceMethod.EXACT),
+    "stratified": EstimateConfig(ReferenceMethod.STRATIFIED, neighbors=40, bulk=96),
+    "sample": EstimateConfig(ReferenceMethod.SAMPLE, bulk=96),
+}
+# Queries whose partitions are computed.
+ROWS = np.arange(0, N, 5)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    images, texts = clustered_pool(seed=2, n=N, d=16, noise=0.5)
+    return store(tmp_path_factory.mktemp("marginal"), images, texts, (150, 0, 250))
+
+
+@pytest.fixture(scope="module")
+def references(stored):
+    return {name: stored.reference(config, name) for name, config in CONFIGS.items()}
+
+
+def marginal(references, method, modality, pool=None):
+    """The pool's vectors of a modality as counterparts."""
+    return Marginal(*references[method], modality, CPU, pool)
+
+
+def partition(stored, counterparts, queries, hashes=None, **options):
+    """Partition and mean logit of `ROWS` of a modality."""
+    vectors = stored.pool.take(queries, ROWS)
+    pairs = torch.from_numpy(np.diag(stored.logits(queries))[ROWS].copy())
+    own = stored.hashes[ROWS] if hashes is None else hashes
+    return counterparts.partition(vectors, own, pairs, **options)
+
+
+def others(stored, queries):
+    """Logits of each of `ROWS` with all counterparts but its own."""
+    logits = stored.logits(queries)
+    return [np.delete(logits[row], row) for row in ROWS]
+
+
+def naive(logits, near, bulk, left_out):
+    """Estimate one query from its near counterparts and a bulk that stands for the rest."""
+    near, bulk = near.copy(), [m for m in bulk if not near[m] and m != left_out]
+    near[left_out] = False
+    rest = N - 1 - near.sum()
+    s = np.concatenate([logits[near], logits[bulk]])
+    weights = np.concatenate([np.ones(near.sum()), np.full(len(bulk), rest / len(bulk))])
+    mass = weights * np.exp(s)
+    log_partition = np.log(mass.sum() / (N - 1))
+    kl = (mass / mass.sum() * s).sum() - log_partition
+    return {
+        "log_partition": log_partition,
+        "kl": kl,
+        "ess": mass.sum() ** 2 / (mass * np.exp(s)).sum(),
+    }
+
+
+def assert_estimates(found, expected):
+    for name, values in estimates(found.whole()).items():
+        wanted = [row[name] for row in expected]
+        np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def smallest(stored, size):
+    """Rows of the smallest hashes: the bulk."""
+    return np.argsort(stored.hashes)[:size]
+
+
+@pytest.mark.parametrize("queries", Modality)
+@pytest.mark.parametrize("blocks", [(1024, 2048), (7, 33)])
+def test_exact_matches_the_oracle(stored, references, queries, blocks, monkeypatch):
+    monkeypatch.setattr("clipdre.estimating.marginal.BLOCKS", {"cpu": blocks})
+    found, mean = partition(stored, marginal(references, "exact", queries.other), queries)
+    expected = others(stored, queries)
+    assert found.folds.weight.shape == (len(ROWS), 0)
+    assert found.rest.abs().max() == 0
+    assert_matches(found.whole(), expected, tolerance=2e-5)
+    np.testing.assert_allclose(mean, [row.mean() for row in expected], atol=1e-5)
+
+
+@pytest.mark.parametrize("queries", Modality)
+def test_queries_of_another_pool_meet_all_counterparts(stored, references, queries):
+    strangers = np.arange(len(ROWS), dtype=np.uint64)
+    assert not set(strangers.tolist()) & set(stored.hashes.tolist())
+    found, mean = partition(
+        stored, marginal(references, "exact", queries.other), queries, strangers
+    )
+    expected = stored.logits(queries)[ROWS]
+    assert_matches(found.whole(), expected, tolerance=2e-5)
+    np.testing.assert_allclose(mean, expected.mean(axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("queries", Modality)
+@pytest.mark.parametrize("blocks", [(1024, 2048), (7, 33)])
+def test_sample_matches_a_naive_estimate(stored, references, queries, blocks, monkeypatch):
+    monkeypatch.setattr("clipdre.estimating.marginal.BLOCKS", {"cpu": blocks})
+    found, mean = partition(stored, marginal(references, "sample", queries.other), queries)
+    logits, bulk = stored.logits(queries), smallest(stored, 96)
+    none = np.zeros(N, bool)
+    assert_estimates(found, [naive(logits[row], none, bulk, row) for row in ROWS])
+    # The bulk leaves out a query's own counterpart too.
+    inside = np.isin(ROWS, bulk)
+    assert 0 < inside.sum() < len(ROWS)
+    np.testing.assert_array_equal(found.folds.weight.sum(dim=1), 96 - inside)
+    assert found.folds.weight.shape == (len(ROWS), FOLDS)
+    np.testing.assert_array_equal(found.rest, np.full(len(ROWS), N - 1))
+    # The mean logit is known exactly.
+    np.testing.assert_allclose(mean, [row.mean() for row in others(stored, queries)], atol=1e-5)
+
+
+@pytest.mark.parametrize("queries", Modality)
+@pytest.mark.parametrize("margin", [None, 0.0, 1.5, 4.0])
+def test_stratified_matches_a_naive_estimate(stored, references, queries, margin):
+    counterparts = marginal(references, "stratified", queries.other)
+    found, _ = partition(stored, counterparts, queries, margin=margin)
+    folder, record = references["stratified"]
+    used = record.near[queries.other].margin if margin is None else margin
+    cells = NaiveCells.read(folder.path, queries.other, stored.hashes)
+    near = cells.near(stored.vectors[queries][ROWS], used)[:, cells.cell]
+    logits, bulk = stored.logits(queries), smallest(stored, 96)
+    expected = [naive(logits[row], near[n], bulk, row) for n, row in enumerate(ROWS)]
+    assert_estimates(found, expected)
+    sizes = near.sum(axis=1) - near[np.arange(len(ROWS)), ROWS]
+    np.testing.assert_array_equal(found.near.weight, sizes)
+    np.testing.assert_array_equal(found.rest, N - 1 - sizes)
+    assert sizes.max() < N - 1
+
+
+def test_a_wider_margin_evaluates_more(stored, references):
+    counterparts = marginal(references, "stratified", Modality.TEXT)
+    sizes = [
+        partition(stored, counterparts, Modality.IMAGE, margin=margin)[0].near.weight.mean()
+        for margin in (0.0, 1.5, 4.0, 12.0)
+    ]
+    assert sorted(sizes) == sizes
+    assert sizes[0] < sizes[-1]
+
+
+@pytest.mark.parametrize("queries", Modality)
+def test_everything_near_equals_exact(stored, references, queries):
+    counterparts = marginal(references, "stratified", queries.other)
+    found, mean = partition(stored, counterparts, queries, margin=1e6)
+    expected = others(stored, queries)
+    assert found.folds.weight.sum() == 0
+    assert found.rest.abs().max() == 0
+    assert_matches(found.whole(), expected, tolerance=2e-5)
+    np.testing.assert_allclose(mean, [row.mean() for row in expected], atol=1e-5)
+
+
+@pytest.mark.parametrize("queries", Modality)
+@pytest.mark.parametrize("method", ["stratified", "sample"])
+def test_an_infinite_margin_is_exact(stored, references, queries, method):
+    counterparts = marginal(references, method, queries.other, stored.pool)
+    found, _ = partition(stored, counterparts, queries, margin=math.inf)
+    assert found.folds.weight.shape == (len(ROWS), 0)
+    assert_matches(found.whole(), others(stored, queries), tolerance=2e-5)
+
+
+@pytest.mark.parametrize("queries", Modality)
+@pytest.mark.parametrize("method", ["stratified", "sample"])
+def test_another_bulk_takes_the_place_of_the_references(stored, references, queries, method):
+    rows = np.argsort(stored.hashes)[100:180]
+    vectors = stored.pool.take(queries.other, rows)
+    bulk = Bulk(vectors, stored.hashes[rows], folds=8)
+    counterparts = marginal(references, method, queries.other)
+    found, _ = partition(stored, counterparts, queries, bulk=bulk)
+    assert found.folds.weight.shape == (len(ROWS), 8)
+    near = np.zeros((len(ROWS), N), bool)
+    if method == "stratified":
+        folder, record = references[method]
+        cells = NaiveCells.read(folder.path, queries.other, stored.hashes)
+        margin = record.near[queries.other].margin
+        near = cells.near(stored.vectors[queries][ROWS], margin)[:, cells.cell]
+    logits = stored.logits(queries)
+    expected = [naive(logits[row], near[n], rows, row) for n, row in enumerate(ROWS)]
+    assert_estimates(found, expected)
+
+
+def test_folds_hold_the_members_of_the_bulk_in_order(stored, references):
+    found, _ = partition(stored, marginal(references, "sample", Modality.TEXT), Modality.IMAGE)
+    logits = stored.logits(Modality.IMAGE)
+    order = np.argsort(stored.hashes)[:96]
+    for k in (0, 5, FOLDS - 1):
+        members = order[k::FOLDS]  # every sixteenth of the smallest hashes
+        for n, row in enumerate(ROWS[:20]):
+            s = logits[row, [m for m in members if m != row]]
+            expected = of_query(s)["log_partition"]
+            value = found.folds.fold(k).log_mean_exp()[n]
+            assert float(value) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_no_queries_have_an_empty_partition(stored, references, method):
+    """The last shards of a pool may have no rows."""
+    nobody = stored.pool.read(Modality.IMAGE, 0, 0)
+    counterparts = marginal(references, method, Modality.TEXT)
+    found, mean = counterparts.partition(nobody, stored.hashes[:0], torch.empty(0).double())
+    assert found.whole().log_mean_exp().shape == mean.shape == (0,)
+    assert found.folds.weight.shape == (0, 0 if method == "exact" else FOLDS)
+
+
+def test_margins_are_those_of_the_reference(references):
+    _, record = references["stratified"]
+    for modality in Modality:
+        assert marginal(references, "exact", modality).margin == math.inf
+        assert marginal(references, "sample", modality).margin is None
+        assert marginal(references, "stratified", modality).margin == record.near[modality].margin
+
+
+def test_places_find_hashes():
+    places = Places(np.array([7, 3, 2**64 - 1, 0], np.uint64))
+    found = places(np.array([0, 2**64 - 1, 5, 7, 8, 3], np.uint64))
+    assert found.tolist() == [3, 2, -1, 0, -1, 1]
+    assert Places(np.array([], np.uint64))(np.array([1, 2], np.uint64)).tolist() == [-1, -1]
+    assert places(np.array([], np.uint64)).tolist() == []

@@ -1,0 +1,258 @@
+import msgspec
+import numpy as np
+import pytest
+
+from clipdre.config import EstimateConfig, ReferenceMethod
+from clipdre.core.modality import Modality
+from clipdre.errors import InputError
+from clipdre.estimating import reference as module
+from clipdre.estimating.reference import build_reference, bulk_rows
+from clipdre.formats.folders.reference import ReferenceFolder
+from tests.core.oracle import clustered_pool
+from tests.estimating.stored import SCALE, NaiveCells, model_of, store
+
+N, D = 500, 16
+EXACT = EstimateConfig(ReferenceMethod.EXACT)
+STRATIFIED = EstimateConfig(ReferenceMethod.STRATIFIED, neighbors=40, bulk=100)
+SAMPLE = EstimateConfig(ReferenceMethod.SAMPLE, bulk=100)
+HELD_OUT = 256
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    images, texts = clustered_pool(seed=2, n=N, d=D, noise=0.5)
+    return store(tmp_path_factory.mktemp("reference"), images, texts, (300, 200))
+
+
+@pytest.fixture(scope="module")
+def stratified(stored):
+    return stored.reference(STRATIFIED, "stratified")
+
+
+def modified(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.path.iterdir()}
+
+
+def test_records_what_it_was_made_from(stored):
+    _, record = stored.reference(SAMPLE, "recorded")
+    assert msgspec.structs.asdict(record) | {"digest": ""} == {
+        "method": "sample",
+        "pairs": N,
+        "bulk": 96,  # sixteen folds of six
+        "folds": 16,
+        "neighbors": 0,
+        "model_digest": "made-up",
+        "logit_scale": SCALE,
+        "logit_bias": stored.model.logit_bias,
+        "embedding_dim": D,
+        "digest": "",
+        "near": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "files"),
+    [
+        (EXACT, {"pool_image.npy", "pool_text.npy"}),
+        (SAMPLE, {"bulk_hash.npy", "bulk_image.npy", "bulk_text.npy"}),
+        (
+            STRATIFIED,
+            {
+                *("pool_image.npy", "pool_text.npy"),
+                *("bulk_hash.npy", "bulk_image.npy", "bulk_text.npy"),
+                *("cells_image.npz", "cells_text.npz"),
+            },
+        ),
+    ],
+)
+def test_writes_what_each_method_needs(stored, config, files):
+    folder, record = stored.reference(config, f"files-{config.method.value}")
+    always = {"reference.json", "moments.npz", "pool_hash_image.npy", "pool_hash_text.npy"}
+    assert {path.name for path in folder.path.iterdir()} == always | files
+    assert folder.record() == record
+
+
+@pytest.mark.parametrize("config", [EXACT, STRATIFIED, SAMPLE])
+def test_moments_are_those_of_the_pool(stored, config):
+    folder, _ = stored.reference(config, f"files-{config.method.value}")
+    for modality, vectors in stored.vectors.items():
+        moments = folder.moments(modality)
+        assert moments.count == N
+        np.testing.assert_allclose(moments.mean, vectors.mean(axis=0), atol=1e-6)
+        covariance = np.cov(vectors.T, bias=True)
+        np.testing.assert_allclose(moments.covariance, covariance, atol=1e-6)
+
+
+@pytest.mark.parametrize("modality", Modality)
+def test_holds_every_vector_once_cell_by_cell(stored, stratified, modality):
+    folder, record = stratified
+    hashes = np.load(folder.path / f"pool_hash_{modality}.npy")
+    assert sorted(hashes.tolist()) == sorted(stored.hashes.tolist())
+    row = {int(h): n for n, h in enumerate(stored.hashes)}
+    rows = [row[int(h)] for h in hashes]
+    vectors = np.load(folder.path / f"pool_{modality}.npy").astype(float)
+    np.testing.assert_allclose(vectors, stored.vectors[modality][rows], atol=1e-3)
+    cells = NaiveCells.read(folder.path, modality, stored.hashes)
+    assert cells.counts.sum() == N
+    assert len(cells.counts) == record.near[modality].cells
+    for n in np.flatnonzero(cells.counts):
+        members = stored.vectors[modality][cells.cell == n]
+        np.testing.assert_allclose(cells.centroids[n], members.mean(axis=0), atol=1e-3)
+        assert cells.variances[n] == pytest.approx(members.var(axis=0).mean(), abs=1e-3)
+
+
+class TestBulk:
+    def test_is_the_rows_of_smallest_hash(self, stored, stratified):
+        folder, _ = stratified
+        hashes = np.load(folder.path / "bulk_hash.npy")
+        assert sorted(hashes.tolist()) == np.sort(stored.hashes)[:96].tolist()
+        row = {int(h): n for n, h in enumerate(stored.hashes)}
+        rows = [row[int(h)] for h in hashes]
+        for modality, vectors in stored.vectors.items():
+            found = np.load(folder.path / f"bulk_{modality}.npy").astype(float)
+            np.testing.assert_allclose(found, vectors[rows], atol=1e-3)
+
+    def test_has_folds_that_are_uniform_samples(self):
+        order = np.random.default_rng(0).permutation(1000)
+        folds = bulk_rows(order, 96, 16).reshape(16, 6)
+        for k, fold in enumerate(folds):  # disjoint, and none holds the smallest hashes only
+            assert fold.tolist() == order[k:96:16].tolist()
+
+    def test_is_the_same_if_hashes_repeat(self, stored):
+        hashes = np.zeros(N, np.uint64)
+        names = ("repeat-1", "repeat-2")
+        for name in names:
+            folder = ReferenceFolder(stored.folder / name)
+            build_reference(stored.pool, hashes, stored.model, SAMPLE, folder)
+        first, second = (np.load(stored.folder / name / "bulk_image.npy") for name in names)
+        np.testing.assert_array_equal(first, second)
+        expected = stored.vectors[Modality.IMAGE][:96].reshape(6, 16, D).swapaxes(0, 1)
+        np.testing.assert_allclose(first.reshape(16, 6, D), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("modality", Modality)
+def test_near_share_and_mass_match_a_naive_measurement(stored, stratified, modality):
+    """The margin is the smallest for the mass, plus 2 nats, or the smallest for the neighbors."""
+    folder, record = stratified
+    near = record.near[modality]
+    cells = NaiveCells.read(folder.path, modality, stored.hashes)
+    held_out = np.argsort(stored.hashes)[-HELD_OUT:]
+    logits = stored.logits(modality.other)
+    np.fill_diagonal(logits, -np.inf)  # own counterparts
+    mass = np.exp(logits[held_out] - logits[held_out].max(axis=1, keepdims=True))
+    mass /= mass.sum(axis=1, keepdims=True)
+    queries = stored.vectors[modality.other][held_out]
+
+    def measured(margin):
+        chosen = cells.near(queries, margin)
+        share = (chosen @ cells.counts).mean() / N
+        missed = np.where(chosen[:, cells.cell], 0, mass).sum(axis=1)
+        return share, missed
+
+    share, missed = measured(near.margin)
+    assert near.share == pytest.approx(share, abs=1e-9)
+    assert near.mass == pytest.approx(1 - missed.mean(), abs=1e-6)
+    margins = range(2, 61)
+    enough = next(m for m in margins if np.sqrt((measured(m)[1] ** 2).mean()) <= 0.002)
+    asked = next(m for m in margins if measured(m)[0] * N >= record.neighbors)
+    assert near.margin == max(enough + 2, asked)
+    assert 40 <= near.share * N < N
+
+
+def test_more_neighbors_widen_the_margin(stored, stratified):
+    _, record = stratified
+    config = EstimateConfig(ReferenceMethod.STRATIFIED, neighbors=400, bulk=100)
+    _, wider = stored.reference(config, "wider")
+    for modality in Modality:
+        assert wider.near[modality].margin > record.near[modality].margin
+        assert wider.near[modality].share * N >= 400
+
+
+class TestAgain:
+    def test_keeps_an_equal_reference(self, stored, monkeypatch):
+        folder, record = stored.reference(STRATIFIED, "kept")
+        before = modified(folder)
+        again = build_reference(stored.pool, stored.hashes, stored.model, STRATIFIED, folder)
+        assert again == record
+        assert modified(folder) == before
+
+    @pytest.mark.parametrize("damage", ["{", '{"method": "exact"}', None])
+    def test_replaces_a_damaged_or_unfinished_one(self, stored, damage):
+        folder, record = stored.reference(SAMPLE, "damaged")
+        path = folder.path / "reference.json"
+        whole = path.read_bytes()
+        path.unlink()
+        if damage is not None:
+            path.write_text(damage)
+        (folder.path / "bulk_image.npy").write_bytes(b"half")
+        assert stored.reference(SAMPLE, "damaged")[1] == record
+        assert path.read_bytes() == whole
+        assert len(np.load(folder.path / "bulk_image.npy")) == 96
+
+    def test_other_inputs_make_another_reference(self, stored):
+        hashes = stored.hashes.copy()
+        hashes[0] += 1
+        other = msgspec.structs.replace(stored.model, digest="other")
+        changed = {
+            "as before": (stored.hashes, stored.model, SAMPLE),
+            "hashes": (hashes, stored.model, SAMPLE),
+            "model": (stored.hashes, other, SAMPLE),
+            "bulk": (stored.hashes, stored.model, EstimateConfig(SAMPLE.method, bulk=64)),
+            "method": (stored.hashes, stored.model, EXACT),
+        }
+        folder = ReferenceFolder(stored.folder / "changing")
+        digests = [
+            build_reference(stored.pool, *inputs, folder).digest for inputs in changed.values()
+        ]
+        assert len(set(digests)) == len(changed)
+        assert folder.record().method == "exact"
+        assert build_reference(stored.pool, *changed["as before"], folder).digest == digests[0]
+
+
+class TestChoice:
+    @pytest.mark.parametrize(("limit", "method"), [(N, "exact"), (N - 1, "stratified")])
+    def test_large_pools_are_stratified_by_default(self, stored, monkeypatch, limit, method):
+        monkeypatch.setattr(module, "EXACT_UP_TO", limit)
+        config = EstimateConfig(neighbors=40, bulk=100)
+        assert stored.reference(config, f"auto-{limit}")[1].method == method
+
+    def test_amounts_are_at_most_the_pool(self, stored):
+        config = EstimateConfig(ReferenceMethod.STRATIFIED, neighbors=10**6, bulk=10**6)
+        _, record = stored.reference(config, "large")
+        assert (record.neighbors, record.bulk) == (N, N // 16 * 16)
+
+
+@pytest.mark.parametrize("pairs", [0, 1])
+def test_a_pool_without_counterparts_is_refused(tmp_path, pairs):
+    images, texts = clustered_pool(seed=0, n=pairs, d=D, noise=0.5)
+    small = store(tmp_path, images, texts, (pairs,))
+    with pytest.raises(InputError, match=rf"the shards hold {pairs} usable pair\(s\)") as caught:
+        small.reference(EXACT, "one")
+    assert "score more shards together" in caught.value.cure
+    assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "bulk", "enough"),
+    [(100, 31, False), (100, 32, True), (31, 99, False), (32, 99, True)],
+)
+@pytest.mark.parametrize("method", [ReferenceMethod.SAMPLE, ReferenceMethod.STRATIFIED])
+def test_a_bulk_needs_two_members_per_fold(tmp_path, method, pairs, bulk, enough):
+    images, texts = clustered_pool(seed=0, n=pairs, d=D, noise=0.5)
+    small = store(tmp_path, images, texts, (pairs,))
+    config = EstimateConfig(method, neighbors=5, bulk=bulk)
+    if enough:
+        assert small.reference(config, "s")[1].bulk == 32
+        return
+    with pytest.raises(InputError) as caught:
+        small.reference(config, "s")
+    assert (
+        caught.value.problem == f"`bulk` {bulk} of {pairs} pairs is too small for 16 folds of two"
+    )
+    assert caught.value.cure == "use `bulk` 32 or more, or `reference` exact"
+
+
+def test_the_logit_scale_is_the_models(stored, tmp_path):
+    folder = ReferenceFolder(tmp_path)
+    model = model_of(D, scale=77.0)
+    assert build_reference(stored.pool, stored.hashes, model, EXACT, folder).logit_scale == 77
