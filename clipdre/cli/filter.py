@@ -87,6 +87,8 @@ def filter_scores(
         settings=_settings(settings or []),
         seed=seed,
     )
+    if recipe and len(set(recipe)) < len(recipe):
+        raise UsageError("a `recipe` is given twice", "drop one of them")
     if recipe and len(recipe) > 1 and not dry_run:
         raise UsageError("several `recipe` options can only be compared", "add `dry_run`")
     place = write.checked_output(output, format, given, needed=not dry_run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,9 @@ def _reliability(found: Summary, folder: Path) -> list[str]:
     if found.is_exact:
         return ["error of the reference: none, every score is exact for this pool"]
     name, reliability = found.least_reliable
+    least = math.floor(1000 * reliability) / 1000
     lines = [
-        f"reliability of the reference: {reliability:.3f} or more ({name}); "
+        f"reliability of the reference: at least {least:.3f} ({name}); "
         f"'clipdre reference {folder}' lists all columns and checks them against exact"
     ]
     if found.reference.method == "sample":

@@ -95,14 +95,14 @@ def test_a_file_is_replaced_only_if_asked(run, scored, tmp_path):
     assert len(pq.read_table(tmp_path / "top.parquet")) == 7
     error = error_of(run(command), 1)
     assert error == "top.parquet exists: choose another --output, or pass --overwrite"
-    assert printed(run(f"{command.replace('7', '8')} --overwrite")) == "top.parquet\n"
+    assert printed(run(f"{command.replace('top 7', 'top 8')} --overwrite")) == "top.parquet\n"
     assert len(pq.read_table(tmp_path / "top.parquet")) == 8
 
 
 def test_a_finished_subset_is_kept_and_another_is_refused(run, scored):
     command = f"filter {scored[0]} --by kl_text --top 7 -o kept"
     assert printed(run(command)) == printed(run(command)) == "kept\n"
-    error = error_of(run(command.replace("7", "8")), 1)
+    error = error_of(run(command.replace("top 7", "top 8")), 1)
     assert error.endswith("choose another --output, or pass --overwrite")
 
 
@@ -185,7 +185,7 @@ def test_a_folder_without_scores_is_refused(run, pool):
         ),
         (
             "--recipe dc --recipe dc --dry-run",
-            "two selections have the same name: give each a name of its own",
+            "a --recipe is given twice: drop one of them",
         ),
         ("--cap 0 --balance caption -o out", "use a value greater than or equal to 1"),
         ("--bins 0 --uniform -o out", "use a value greater than or equal to 1"),

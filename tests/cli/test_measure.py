@@ -1,7 +1,7 @@
 import json
 import shlex
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from tests.cli.running import error_of, printed
 PROMPT = "measure scores prompt-weight --prompt 'a red circle'"
 
 
-class Level(str, Enum):
+class Level(StrEnum):
     LOW = "low"
     HIGH = "high"
 
@@ -90,6 +90,14 @@ def test_the_columns_are_there_to_filter_by(run, scores):
     rows = [json.loads(line) for line in printed(run(command)).splitlines()]
     weights = column(scores, "prompt-weight", "prompt_weight")
     assert sorted(row["prompt_weight"] for row in rows) == sorted(weights)[-20:]
+
+
+def test_a_recipe_can_use_the_columns(run, scores):
+    recipe = "filter scores --recipe log-ratio-weighted --budget 10 --format keys -o -"
+    error = error_of(run(recipe), 1)
+    assert error.startswith("recipe log-ratio-weighted needs prompt_weight, which these scores")
+    printed(run(PROMPT))
+    assert len(printed(run(recipe)).splitlines()) == 10
 
 
 class TestOptions:

@@ -1,14 +1,9 @@
-import sys
+import tomllib
 
 import pytest
 
 from clipdre.selecting.recipes import read_recipe, recipe_names
 from tests.cli.running import error_of, printed, rows_of
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def test_lists_every_recipe_on_stdout(run):

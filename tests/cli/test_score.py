@@ -1,8 +1,10 @@
+import json
 import re
 
 import pyarrow.parquet as pq
 import pytest
 
+from clipdre.core.scores import MAIN_COLUMNS
 from clipdre.formats.folders.manifest import read_manifest
 from tests.cli.running import TINY, error_of, printed, rows_of
 from tests.helpers import pair, write_tar
@@ -63,7 +65,15 @@ def test_tau_adds_its_column(run, pool, tmp_path):
 def test_a_sample_reference_comes_with_its_reliability(run, pool, tmp_path):
     found = run(f"score {pool} -o s {TINY} --reference sample --bulk 64")
     printed(found)
-    assert "'clipdre reference s' lists all columns" in found.stderr
+    (line,) = [line for line in found.stderr.splitlines() if line.startswith("reliability of ")]
+    assert line.endswith("; 'clipdre reference s' lists all columns and checks them against exact")
+    least, column = re.match(
+        r"reliability of the reference: at least (\S+) \((\w+)\);", line
+    ).groups()
+    report = json.loads(printed(run("reference s --json")))
+    columns = {c["column"]: c["reliability"] for c in report["columns"]}
+    assert columns[column] == min(columns[name] for name in columns if name in MAIN_COLUMNS)
+    assert 0 <= columns[column] - float(least) < 0.001
     assert "use --reference stratified or exact" in found.stderr
 
 

@@ -64,11 +64,9 @@ def test_tables_fill_a_terminal_and_100_columns_elsewhere(monkeypatch, stream, w
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stdout", stream())
-    terminal.table("T", ("words",), [(100 * "word ",)], words=1, stdout=True)
-    assert max(len(line) for line in sys.stdout.getvalue().splitlines()) >= width - 6
-    assert max(len(line.replace("\x1b[1m", "")) for line in sys.stdout.getvalue().splitlines()) <= (
-        width
-    )
+    terminal.table("T", ("words",), [(100 * "word ",)], stdout=True)
+    lines = sys.stdout.getvalue().splitlines()[1:]  # the title is never wrapped
+    assert width - 6 <= max(map(len, lines)) <= width
 
 
 def test_counts_have_their_noun():
