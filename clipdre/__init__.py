@@ -1,6 +1,6 @@
 """clipdre: which image-text pairs are worth keeping, by the model's own density ratios.
 
-All public names can be imported from here; they load torch and the like when they are first used.
+All public names can be imported from here. Torch and DuckDB load only when a name is first used.
 """
 
 from __future__ import annotations

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow.dataset as ds
 
 from clipdre.config import (
     TIME_LIMIT,
+    Architecture,
     EmitConfig,
     EncodeConfig,
     EstimateConfig,
@@ -26,6 +28,7 @@ from clipdre.doctor import Diagnosis
 from clipdre.doctor import diagnose as _diagnose
 from clipdre.emitting.write import Written, write_subset
 from clipdre.encoding.ingest import open_embeddings
+from clipdre.errors import SelectionError, UsageError
 from clipdre.estimating import check as _check
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest, read_complete_manifest
@@ -44,6 +47,8 @@ from clipdre.selecting.select import Selection
 from clipdre.selecting.select import select as _select
 from clipdre.sql.query import ScoreQuery
 
+Choice = TypeVar("Choice", bound=Enum)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -52,16 +57,25 @@ class Scores:
     Attributes
     ----------
     folder : ScoreFolder
-        Where its files are.
+        Paths of its files.
     manifest : Manifest
-        What was run, on what, and what came of it.
+        Record of the run: model, settings, shards and counts.
+
+    Examples
+    --------
+    >>> import clipdre
+    >>> scores = clipdre.open_scores("demo/scores-clean")
+    >>> scores.manifest.model.name
+    'clipdre-tiny'
+    >>> "log_ratio" in scores.query().columns
+    True
     """
 
     folder: ScoreFolder
     manifest: Manifest
 
     def dataset(self) -> ds.Dataset:
-        """Return all score rows in pool order, as an Arrow dataset that is read when needed."""
+        """Return all score rows in pool order, as an Arrow dataset that reads on demand."""
         paths = [str(self.folder.scores(shard.name)) for shard in self.manifest.shards]
         return ds.dataset(paths, format="parquet")
 
@@ -98,6 +112,11 @@ def score(
     max_bad_fraction: float = 1.0,
 ) -> Scores:
     """Score folders, tars, globs, brace patterns or URLs; see `clipdre.pipelines.score.score`.
+
+    Parameters
+    ----------
+    read, encode, estimate : ReadConfig, EncodeConfig, EstimateConfig or None
+        Settings of `clipdre.config`; None for the defaults.
 
     Examples
     --------
@@ -140,7 +159,8 @@ def score_embeddings(
     architecture : {"l14", "b32"}
         Model of DataComp's metadata.
     logit_scale, logit_bias : float
-        Scale and bias of the model that produced the embeddings.
+        Scale and bias of the model that produced the embeddings. Only DataComp's metadata have a
+        default scale, 100.
 
     Examples
     --------
@@ -150,7 +170,8 @@ def score_embeddings(
     >>> scores.manifest.model.logit_scale
     30.0
     """
-    source = open_embeddings(Path(embeddings), architecture, logit_scale, logit_bias)
+    known = _chosen(Architecture, architecture, "architecture")
+    source = open_embeddings(Path(embeddings), known.value, logit_scale, logit_bias)
     manifest = _score.score_embeddings(
         source,
         Path(output),
@@ -162,20 +183,20 @@ def score_embeddings(
 
 
 def summarize(scores: Scores) -> _summary.Summary:
-    """Return what `clipdre info` shows: samples, failures, quantiles, columns.
+    """Count samples and failures, and compute quantiles, as `clipdre info` shows them.
 
     Examples
     --------
     >>> import clipdre
     >>> found = clipdre.summarize(clipdre.open_scores("demo/scores-pool"))
-    >>> found.failures
-    {'unreadable_image': 50}
+    >>> list(found.failures)
+    ['unreadable_image']
     """
     return _summary.summarize(scores.folder, scores.manifest)
 
 
 def check_reference(scores: Scores) -> _check.ReferenceCheck:
-    """Return what `clipdre reference` shows: claimed and measured errors per column.
+    """Compare claimed with measured errors of each column, as `clipdre reference` shows them.
 
     Examples
     --------
@@ -201,7 +222,7 @@ def measure(
     Parameters
     ----------
     scorer : str or Scorer
-        Name of a scorer, with its `settings`; or a scorer.
+        Name of a scorer, which takes `settings`, or a scorer with settings of its own.
 
     Examples
     --------
@@ -244,7 +265,7 @@ def select(
     top, bottom, sample, budget : int, float or str
         A count (int), or a share (float).
     joined : sequence of paths
-        Parquet files whose columns join by key.
+        Parquet files whose columns are joined to the rows by key.
 
     Examples
     --------
@@ -288,8 +309,13 @@ def select_listed(scores: Scores, names: str | Path) -> Listed:
     >>> len(clipdre.select_listed(scores, "demo/best.txt").selection)
     10
     """
-    with open(names, "rb") as file:
-        return _select_listed(scores.query(), read_names(file, str(names)), str(names))
+    try:
+        with open(names, "rb") as file:
+            listed = read_names(file, str(names))
+    except OSError as error:
+        problem = f"cannot read `names` {names} ({error.strerror})"
+        raise SelectionError(problem, "check the path") from error
+    return _select_listed(scores.query(), listed, str(names))
 
 
 def emit(
@@ -317,7 +343,7 @@ def emit(
     return write_subset(
         selection,
         output,
-        format=SubsetFormat(format),
+        format=_chosen(SubsetFormat, format, "format"),
         config=EmitConfig(shard_size, max_bytes, shuffle_seed, writers),
         shards=None if shards is None else expand_shards(list(shards)),
         overwrite=overwrite,
@@ -336,8 +362,17 @@ def diagnose(
     Examples
     --------
     >>> import clipdre
-    >>> clipdre.diagnose(["demo/pool"], decode=True).findings["unreadable_image"].samples
-    50
+    >>> list(clipdre.diagnose(["demo/pool"], decode=True).findings)
+    ['unreadable_image']
     """
     urls = expand_shards(list(shards))
     return _diagnose(urls, read or ReadConfig(), decode=decode, workers=workers)
+
+
+def _chosen(choices: type[Choice], value: str, name: str) -> Choice:
+    """Return a choice by its value; `UsageError` if there is no such choice."""
+    try:
+        return choices(value)
+    except ValueError:
+        known = ", ".join(choice.value for choice in choices)
+        raise UsageError(f"invalid `{name}` {value!r}", f"choose from {known}") from None

@@ -1,57 +1,124 @@
-"""The public names, and that every example in their docstrings runs as it stands."""
+"""The public names: their examples run as they stand, and the command line has the same names."""
 
 import doctest
-import types
+import inspect
+from dataclasses import fields
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import typer
 
 import clipdre
-from clipdre import api
-from clipdre.errors import ScoresError
-from clipdre.truth.pool import write_pool
+from clipdre.cli.main import app
+from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig
+from clipdre.errors import OutputError, ScoresError, SelectionError, UsageError
+from clipdre.scorers.prompt_weight import PromptWeight
+from clipdre.truth.pool import NOISE, write_pool
 from tests.core import oracle
-from tests.helpers import TINY, tiny_score
+from tests.helpers import TINY, read_scores, tiny_score
 
 NAMES = [
     "Scores",
+    "check_reference",
+    "compare",
     "density_ratio",
+    "diagnose",
     "effective_sample_size",
     "emit",
     "importance_weights",
     "kl_divergence",
+    "measure",
     "open_scores",
-    "reference_report",
+    "preview",
     "reverse_kl_divergence",
     "score",
     "score_embeddings",
     "select",
-    "weigh",
+    "select_listed",
+    "summarize",
 ]
+FUNCTIONS = [name for name in NAMES if name != "Scores"]
+GROUP = typer.main.get_command(app)
 
 
-def test_the_public_names_are_these():
-    assert clipdre.__all__ == NAMES
-    assert set(dir(clipdre)) >= {*NAMES, "__version__"}
-    with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
-        _ = clipdre.nosuch
+def parameters(name):
+    return list(inspect.signature(getattr(clipdre, name)).parameters.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_public_name_is_documented(name):
-    value = getattr(clipdre, name)
-    assert value.__doc__
-    if isinstance(value, types.FunctionType):
-        assert "Examples\n" in value.__doc__
+def options(command):
+    return {parameter.name for parameter in GROUP.commands[command].params}
+
+
+class TestNames:
+    def test_are_these(self):
+        assert clipdre.__all__ == NAMES
+        assert set(dir(clipdre)) == {*NAMES, "__version__"}
+        with pytest.raises(AttributeError, match="module 'clipdre' has no attribute 'nosuch'"):
+            _ = clipdre.nosuch
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_have_an_example(self, name):
+        doc = inspect.getdoc(getattr(clipdre, name))
+        assert ">>> import clipdre" in doc
+        assert ("clipdre.open_scores(" if name == "Scores" else f"clipdre.{name}(") in doc
+
+    @pytest.mark.parametrize("name", FUNCTIONS)
+    def test_have_explicit_parameters(self, name):
+        kinds = {parameter.kind for parameter in parameters(name)}
+        positional, keyword = (
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            inspect.Parameter.KEYWORD_ONLY,
+        )
+        assert kinds <= {positional, keyword}
+        for parameter in parameters(name):
+            is_required = parameter.default is inspect.Parameter.empty
+            assert is_required == (parameter.kind is positional) or parameter.name == "logit_scale"
+            assert parameter.annotation is not inspect.Parameter.empty
 
 
 def test_the_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_pool(tmp_path / "demo" / "clean", 200, seed=1, noise={})
-    tiny_score(tmp_path / "demo" / "clean", tmp_path / "demo" / "scores-clean", TINY)
-    outcome = doctest.testmod(api, raise_on_error=False)
-    assert outcome.failed == 0
-    assert outcome.attempted > 30
+    for name, noise in (("clean", {}), ("pool", NOISE)):
+        write_pool(tmp_path / "demo" / name, 400, seed=1, noise=noise)
+        tiny_score(tmp_path / "demo" / name, tmp_path / "demo" / f"scores-{name}", TINY)
+    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
+    for name in NAMES:
+        (example,) = finder.find(getattr(clipdre, name), name, globs={})
+        assert runner.run(example).failed == 0, name
+    assert runner.tries > 40
+
+
+class TestCommandLine:
+    """A command and its function have the same names for the same things."""
+
+    def test_select_and_emit_are_filter(self):
+        selecting = {parameter.name for parameter in parameters("select")[1:]}
+        writing = {parameter.name for parameter in parameters("emit")[1:]}
+        only_shell = {"scores", "help", "dry_run", "json", "shuffle"}
+        assert options("filter") - only_shell == (selecting | writing) - {"shuffle_seed"}
+        assert options("emit") - {"keys", *only_shell} == writing - {"shuffle_seed"} | {"seed"}
+
+    def test_score(self):
+        configs = {f.name for config in (ReadConfig, EncodeConfig) for f in fields(config)}
+        configs |= {f.name for f in fields(EstimateConfig)}
+        functions = {p.name for name in ("score", "score_embeddings") for p in parameters(name)}
+        only_shell = {"help", "reference", "normalize", "image_key", "text_key"}
+        assert options("score") - only_shell <= configs | functions
+        only_python = {"read", "encode", "estimate"}  # whose fields are the options
+        assert functions - only_python <= options("score")
+
+    def test_measure(self):
+        command = GROUP.commands["measure"].get_command(None, "prompt-weight")
+        settings = {field.name for field in fields(PromptWeight)}
+        common = {parameter.name for parameter in command.params} - settings - {"help"}
+        assert common == {p.name for p in parameters("measure")} - {"scores", "scorer", "settings"}
+
+    def test_diagnose_is_doctor(self):
+        reading = {"image_key", "text_key"} | {f.name for f in fields(ReadConfig)}
+        found = options("doctor") - {"help", "json"} - reading | {"decode", "read"}
+        assert found == {parameter.name for parameter in parameters("diagnose")}
 
 
 @pytest.mark.parametrize("bias", [0.0, -10.0])
@@ -67,29 +134,160 @@ def test_arrays_against_the_oracle(bias):
         (clipdre.reverse_kl_divergence, "klr"),
         (clipdre.effective_sample_size, "ess"),
     ):
-        for found, side in zip(function(*given, **model), ("image", "text"), strict=True):
-            np.testing.assert_allclose(found, expected[f"{name}_{side}"], atol=1e-9)
+        for found, modality in zip(function(*given, **model), ("image", "text"), strict=True):
+            np.testing.assert_allclose(found, expected[f"{name}_{modality}"], atol=1e-9)
+
+
+def test_importance_weights_against_their_formula():
+    rng = np.random.default_rng(0)
+    images, prompts = oracle.unit_rows(rng, 50, 8), oracle.unit_rows(rng, 3, 8)
+    weights = np.exp(4.0 * images @ prompts.T).mean(axis=1)
+    found = clipdre.importance_weights(3 * images, prompts, logit_scale=4.0)
+    np.testing.assert_allclose(found, weights / weights.mean())
 
 
 @pytest.mark.parametrize(
     ("images", "texts", "message"),
     [
-        ([[1.0, 0.0]], [[1.0, 0.0]], "give 2 pairs or more, not 1"),
+        ([[1.0, 0.0]], [[1.0, 0.0]], "must hold at least 2 pairs to compare. Got 1"),
         ([[1.0, 0.0]] * 3, [[1.0, 0.0]] * 2, "must have the same shape"),
-        ([[1.0, 0.0]] * 2, [[0.0, 0.0]] * 2, "without zero rows"),
-        ([[1.0, np.nan]] * 2, [[0.0, 1.0]] * 2, "finite"),
-        ([1.0, 2.0], [1.0, 2.0], "must be of shape"),
+        ([[1.0, 0.0]] * 2, [[0.0, 0.0]] * 2, "The 'texts' must be .* without zero rows"),
+        ([[1.0, np.nan]] * 2, [[0.0, 1.0]] * 2, "The 'images' must be .* finite"),
+        ([1.0, 2.0], [1.0, 2.0], r"must be of shape \(n, d\)"),
     ],
 )
-def test_arrays_that_are_no_pairs_are_refused(images, texts, message):
+def test_arrays_that_do_not_pair_are_refused(images, texts, message):
     with pytest.raises(ValueError, match=message):
         clipdre.density_ratio(images, texts, logit_scale=1.0)
 
 
-def test_a_dataset_reads_only_what_is_asked(scored):
+def test_a_dataset_reads_the_requested_columns(scored):
     scores = clipdre.open_scores(scored[0])
     table = scores.dataset().to_table(columns=["key", "kl_text"])
-    assert table.column_names == ["key", "kl_text"]
-    assert table.num_rows == 300
-    with pytest.raises(ScoresError):
+    assert table.equals(read_scores(*scored).select(["key", "kl_text"]))
+    with pytest.raises(ScoresError, match="not a score folder"):
         clipdre.open_scores(scored[0] / "scores")
+
+
+def test_a_query_joins_files(scored, tmp_path):
+    table = read_scores(*scored)
+    extra = pa.table({"key_hash": table["key_hash"], "extra": range(300)})
+    pq.write_table(extra, tmp_path / "extra.parquet")
+    scores = clipdre.open_scores(scored[0])
+    found = clipdre.select(scores, by="extra", bottom=7, joined=[tmp_path / "extra.parquet"])
+    shard, row = found.places
+    assert (shard * 100 + row).tolist() == list(range(7))
+
+
+class TestUnusedParameters:
+    @pytest.mark.parametrize(
+        ("request_", "message"),
+        [
+            (
+                {"recipe": "dc", "by": "width", "top": 5},
+                "`top` cannot be used with `recipe`, which says how to rank: "
+                "drop `top` or `recipe`",
+            ),
+            (
+                {"recipe": "dc", "by": "width"},
+                "`by` cannot be used with `recipe`, which says how to rank: drop `by` or `recipe`",
+            ),
+            (
+                {"bins": 5},
+                "`bins` can only be used with `uniform`: add `uniform`, or drop `bins`",
+            ),
+            (
+                {"budget": 5},
+                "`budget` can only be used with `recipe`, whose size it sets: "
+                "add `recipe`, or drop `budget`",
+            ),
+        ],
+    )
+    def test_of_select_are_refused(self, scored, request_, message):
+        with pytest.raises(UsageError) as caught:
+            clipdre.select(clipdre.open_scores(scored[0]), **request_)
+        assert str(caught.value) == message
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            (
+                {"format": "keys", "shuffle_seed": 1},
+                "`shuffle_seed` can only be used with `format` tar: "
+                "set `format` to tar, or drop `shuffle_seed`",
+            ),
+            (
+                {"format": "csv", "shard_size": 5},
+                "`shard_size` can only be used with `format` tar: "
+                "set `format` to tar, or drop `shard_size`",
+            ),
+        ],
+    )
+    def test_of_emit_are_refused(self, scored, tmp_path, settings, message):
+        selection = clipdre.select(clipdre.open_scores(scored[0]), sample=3)
+        with pytest.raises(UsageError) as caught:
+            clipdre.emit(selection, tmp_path / "out", **settings)
+        assert str(caught.value) == message
+        assert not (tmp_path / "out").exists()
+
+
+class TestCompare:
+    def test_selections_made_apart(self, scored):
+        scores = clipdre.open_scores(scored[0])
+        a = clipdre.select(scores, by="log_ratio", top=90)
+        b = clipdre.select(scores, where="shard = '00001'", by="kl_text", top=60)
+        sets = [set(zip(*selection.places, strict=True)) for selection in (a, b)]
+        found = clipdre.compare({"a": a, "b": b})
+        assert found.jaccard == {("a", "b"): len(sets[0] & sets[1]) / len(sets[0] | sets[1])}
+        counts = {name: count for name, (count, _) in found.only.items()}
+        assert counts == {"a": len(sets[0] - sets[1]), "b": len(sets[1] - sets[0])}
+        captions = read_scores(*scored)["caption"].to_pylist()
+        alone = {captions[100 * shard + row] for shard, row in sets[1] - sets[0]}
+        assert len(found.only["b"][1]) == 3
+        assert set(found.only["b"][1]) <= alone
+
+    def test_recipes_have_names(self, scored):
+        scores = clipdre.open_scores(scored[0])
+        selections = [clipdre.select(scores, recipe=name) for name in ("dc", "kl-text")]
+        assert list(clipdre.compare(selections).jaccard) == [("dc", "kl-text")]
+
+    def test_what_cannot_be_compared_is_refused(self, scored, pool, tmp_path):
+        scores = clipdre.open_scores(scored[0])
+        one = clipdre.select(scores, sample=3)
+        tiny_score(pool, tmp_path / "other")
+        other = clipdre.select(clipdre.open_scores(tmp_path / "other"), sample=3)
+        with pytest.raises(UsageError, match="have the same name: give each a name of its own"):
+            clipdre.compare([one, clipdre.select(scores, sample=5)])
+        with pytest.raises(UsageError, match="fewer than two selections"):
+            clipdre.compare([one])
+        with pytest.raises(UsageError, match="of one score folder"):
+            clipdre.compare({"a": one, "b": other})
+
+
+class TestChoices:
+    """Values that Python passes as text."""
+
+    def test_unknown_ones_are_refused(self, scored, tmp_path):
+        scores = clipdre.open_scores(scored[0])
+        selection = clipdre.select(scores, sample=3)
+        with pytest.raises(UsageError, match="invalid `format` 'tsv': choose from tar, keys, "):
+            clipdre.emit(selection, tmp_path / "out", format="tsv")
+        with pytest.raises(UsageError, match="invalid `architecture` 'l15': choose from b32, l14"):
+            clipdre.score_embeddings(tmp_path, tmp_path / "out", architecture="l15")
+        with pytest.raises(UsageError, match="unknown scorer norm: did you mean normsim"):
+            clipdre.measure(scores, "norm")
+        with pytest.raises(SelectionError, match=r"cannot read `names` nowhere \(No such file"):
+            clipdre.select_listed(scores, "nowhere")
+        with pytest.raises(OutputError, match="exists: choose another `output`, or pass `overw"):
+            clipdre.emit(selection, __file__, format="keys")
+
+    def test_a_scorer_may_be_an_object(self, scored, tmp_path):
+        import shutil
+
+        folder = shutil.copytree(scored[0], tmp_path / "scores")
+        scores = clipdre.open_scores(folder)
+        record = clipdre.measure(scores, PromptWeight(("square",)), device="cpu", suffix="a")
+        settings = {"prompt": ("square",)}
+        again = clipdre.measure(scores, "prompt-weight", settings=settings, suffix="a")
+        assert record == again
+        assert [c.name for c in record.columns] == ["prompt_weight_a", "prompt_log_weight_a"]

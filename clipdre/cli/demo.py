@@ -16,15 +16,22 @@ PLOT = "estimated-against-true.png"
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="New folder for the pools, scores and subset.")],
-    pairs: Annotated[int, typer.Option(min=500, help="Pairs in the noisy pool.")] = 10_000,
+    folder: Annotated[
+        Path,
+        typer.Argument(help="New folder for the pools, scores and subset.", metavar="FOLDER"),
+    ],
+    pairs: Annotated[
+        int, typer.Option(min=500, help="Pairs in the noisy pool.", metavar="N")
+    ] = 10_000,
     seed: Annotated[int, typer.Option(help="Random seed of the pools.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto (all GPUs, else the cpu), cpu, cuda, cuda:1, ...")
+    ] = "auto",
 ) -> None:
     """Score and filter two pools whose true density ratios are known.
 
-    Draws two pools of simple scenes with captions: a clean one, to compare estimates with the
-    truth, and one with planted noise, to see what each rule keeps.
+    Draws two pools of simple scenes with captions: a clean one to compare estimates with the truth,
+    and one with planted noise to see what each rule keeps. Prints the path of the folder.
     """
     from clipdre.demo import demo_encode_config, run_demo
     from clipdre.reporting.figures import Panel, plot_agreement
@@ -72,15 +79,15 @@ def _print_report(report: DemoReport) -> None:
     note(
         "mismatched: the caption of another image; uninformative: a caption without content; "
         "blank: an image of one colour; duplicate: a copy of a clean pair, which no pairwise score "
-        "can detect; pure: clean pairs and copies among the kept; nats: true log ratio per kept "
-        "pair."
+        "can detect; pure: share of clean pairs and copies among the kept; nats: mean true log "
+        "ratio of the kept."
     )
+    note(f"{failed} planted files are not images: see {folder}/scores-pool/failures/ for reasons.")
     note(
-        f"{failed} planted files are not images: see {folder}/scores-pool/failures/ for the reasons."
+        f"The pools and scores are in {folder}, the kept shards in {folder}/subset. "
+        f"A picture of the first table is in {folder}/{PLOT}."
     )
-    note(f"the pools and scores are in {folder}, the kept shards in {folder}/subset,")
-    note(f"a picture of the first table in {folder}/{PLOT}.")
-    note("next, on your own shards:")
+    note("Next, on your own shards:")
     note(
         "    clipdre filter $(clipdre score YOUR/SHARDS -o scores) --by log_ratio --top 30% -o kept"
     )

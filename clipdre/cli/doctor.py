@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipdre.cli import score_options as take
+from clipdre.cli.common_options import Json
 from clipdre.cli.read_options import IMAGE_KEY, read_config
 from clipdre.config import ReadConfig
 
@@ -22,7 +23,10 @@ SHOWN = 70
 def doctor(
     shards: Annotated[
         list[str],
-        typer.Argument(help="Folders, tars, globs, {00..99} patterns, URLs, or '-' for a list."),
+        typer.Argument(
+            help="Folders, tars, globs, {00..99} patterns, URLs, or '-' for a list on stdin.",
+            metavar="SHARDS",
+        ),
     ],
     image_key: take.ImageKey = IMAGE_KEY,
     text_key: take.TextKey = ReadConfig.caption_suffix,
@@ -32,14 +36,17 @@ def doctor(
     max_pixels: take.MaxPixels = ReadConfig.max_pixels,
     decode: Annotated[
         bool,
-        typer.Option("--decode", help="Decode images to the last pixel: slower, finds everything."),
+        typer.Option(
+            "--decode",
+            help="Decode images to the last pixel, which is slower but finds everything.",
+        ),
     ] = False,
     workers: take.Workers = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Check shards before you pay for a GPU.
 
-    Reads as 'clipdre score' does, without a model. Exits with 1 if samples would be lost.
+    Reads shards as 'clipdre score' does, but loads no model. Exits with 1 if samples would be lost.
     """
     from clipdre.doctor import diagnose
     from clipdre.formats.tars.shards import expand_shards
@@ -71,24 +78,28 @@ def _machine(found: Diagnosis) -> dict[str, Any]:
 
 
 def _print(found: Diagnosis, *, decode: bool) -> None:
-    from clipdre.cli.terminal import as_options, note, table
+    from clipdre.cli.terminal import as_options, count, note, table
     from clipdre.doctor import ADVICE
 
-    title = f"{found.samples:,} samples in {found.shards:,} shards, {found.good:,} good"
+    title = (
+        f"{count(found.samples, 'sample')} in {count(found.shards, 'shard')}, {found.good:,} good"
+    )
     rows = [
         (name, "yes" if f.lost else "no", f"{f.samples:,}", f"{f.shards:,}")
         for name, f in found.findings.items()
     ]
     if rows:
-        table(title, ("finding", "lost", "samples", "shards"), rows, words=2)
+        table(title, ("finding", "lost", "samples", "shards"), rows, words=2, stdout=True)
     else:
-        note(title)
+        note(title, stdout=True)
     for name, finding in found.findings.items():
         does, cure = ADVICE[name]
-        note(as_options(f"{name}: {does}; {cure}", None))
+        note(f"{name}: {does}", stdout=True)
+        note(as_options(f"    cure: {cure}", None), stdout=True)
         for example in finding.examples:
             where = f"{example.shard}/{example.key}" if example.key else example.shard
-            note(f"    {where} at byte {example.offset}: {example.message[:SHOWN]}")
+            message = example.message[:SHOWN]
+            note(f"    e.g. {where} at byte {example.offset}: {message}", stdout=True)
     if not decode:
         note("only the headers of images were checked; --decode reads them to the last pixel")
     if not found.loses:

@@ -8,22 +8,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdre.cli import emit_options as write
+from clipdre.cli.common_options import Scores
+from clipdre.cli.terminal import given_options
 from clipdre.config import EmitConfig, SubsetFormat
 from clipdre.errors import SelectionError
+from clipdre.only_with import OnlyWith, check
 
 if TYPE_CHECKING:
     from clipdre.formats.name_lists import NameList
 
 EXAMPLE = "Example:  grep -v watermark keys.txt | clipdre emit scores --keys - -o kept"
+PAIRINGS = (OnlyWith("seed", ("shuffle",)),)
 
 
 def emit(
-    scores: write.Scores,
+    context: typer.Context,
+    scores: Scores,
     keys: Annotated[
         str,
         typer.Option(
             help="List of samples, - for stdin: lines (shard/key, key or uid), JSON lines, "
-            "Parquet, or DataComp's .npy."
+            "Parquet, or DataComp's .npy.",
+            metavar="FILE",
         ),
     ],
     output: write.Output = None,
@@ -38,25 +44,27 @@ def emit(
 ) -> None:
     """Write the samples named in a list, from any tool.
 
-    Samples come in pool order; a name that several samples share takes them all. Prints the path
-    it wrote.
+    Writes samples in pool order. A name that several samples share selects all of them. Prints the
+    path it wrote.
     """
-    from clipdre.cli.terminal import note
+    from clipdre.cli.terminal import count, note
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.selecting.listed import select_listed
     from clipdre.sql.query import ScoreQuery
 
-    place = write.output_or_refuse(output)
+    given = given_options(context)
+    check(given, PAIRINGS)
+    place = write.checked_output(output, format, given)
     manifest = read_complete_manifest(scores)
     source = "stdin" if keys == write.STDOUT else keys
     query = ScoreQuery(ScoreFolder(scores), manifest)
     found = select_listed(query, _names(keys, source), source)
-    note(f"keeping {len(found.selection):,} of {found.selection.pool:,} pairs")
+    note(f"keeping {len(found.selection):,} of {count(found.selection.pool, 'pair')}")
     if found.missing:
         note(
-            f"{found.missing:,} of the {found.names:,} names are not in these scores "
-            f"(e.g. {found.first_missing})"
+            f"not in these scores: {found.missing:,} of {count(found.names, 'name')}, "
+            f"such as {found.first_missing!r}"
         )
     config = write.emit_config(shard_size, max_bytes, shuffle, seed, writers)
     write.write_and_print(found.selection, place, format, config, shards, overwrite)

@@ -8,6 +8,7 @@ import typer
 
 from clipdre.cli import emit_options as write
 from clipdre.cli import select_options as keep
+from clipdre.cli.common_options import Scores
 from clipdre.cli.terminal import given_options
 from clipdre.config import TIME_LIMIT, EmitConfig, SubsetFormat
 from clipdre.errors import UsageError
@@ -17,13 +18,19 @@ if TYPE_CHECKING:
     from clipdre.selecting.select import Selection
 
 EXAMPLE = "Example:  clipdre filter scores --where 'width >= 200' --by log_ratio --top 30% -o kept"
-PAIRINGS = (OnlyWith("json", ("dry_run",)),)
+PAIRINGS = (
+    OnlyWith("json", ("dry_run",)),
+    OnlyWith(
+        "seed",
+        ("sample", "uniform", "balance", "recipe", "shuffle"),
+        because="which draw at random",
+    ),
+)
 
 
 def filter_scores(
     context: typer.Context,
-    scores: write.Scores,
-    output: write.Output = None,
+    scores: Scores,
     where: keep.Where = None,
     by: keep.By = None,
     top: keep.Top = None,
@@ -37,32 +44,34 @@ def filter_scores(
     budget: keep.Budget = None,
     settings: keep.Settings = None,
     joined: keep.Joined = None,
-    seed: write.Seed = 0,
+    time_limit: keep.TimeLimit = TIME_LIMIT,
+    dry_run: keep.DryRun = False,
+    json: keep.Json = False,
+    output: write.Output = None,
     format: write.Format = SubsetFormat.TAR,
     shards: write.Shards = None,
     shard_size: write.ShardSize = EmitConfig.shard_size,
     max_bytes: write.MaxBytes = None,
     shuffle: write.Shuffle = False,
+    seed: write.Seed = 0,
     writers: write.Writers = EmitConfig.writers,
-    time_limit: keep.TimeLimit = TIME_LIMIT,
     overwrite: write.Overwrite = False,
-    dry_run: keep.DryRun = False,
-    json: keep.Json = False,
 ) -> None:
     """Keep the best pairs: by a condition, by rank, at random, or by a published recipe.
 
     Keeps exactly the number asked for; ties are broken by key hash. In expressions,
-    quantile(column, q), rank(column) and zscore(column) are over the whole pool. Kept samples are
-    copied byte for byte from the source shards. Prints the path it wrote.
+    quantile(column, q), rank(column) and zscore(column) cover the whole pool. Copies kept samples
+    byte for byte from the source shards. Prints the path it wrote.
     """
     from clipdre.cli.preview import show
+    from clipdre.cli.query import MeasurableQuery
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.selecting.request import Request
     from clipdre.selecting.select import select
-    from clipdre.sql.query import ScoreQuery
 
-    check(given_options(context), PAIRINGS)
+    given = given_options(context)
+    check(given, PAIRINGS)
     request = Request(
         where=where,
         by=by,
@@ -78,11 +87,13 @@ def filter_scores(
         settings=_settings(settings or []),
         seed=seed,
     )
+    if recipe and len(set(recipe)) < len(recipe):
+        raise UsageError("a `recipe` is given twice", "drop one of them")
     if recipe and len(recipe) > 1 and not dry_run:
         raise UsageError("several `recipe` options can only be compared", "add `dry_run`")
-    place = "" if dry_run else write.output_or_refuse(output)
+    place = write.checked_output(output, format, given, needed=not dry_run)
     manifest = read_complete_manifest(scores)
-    query = ScoreQuery(ScoreFolder(scores), manifest, joined or (), time_limit)
+    query = MeasurableQuery(ScoreFolder(scores), manifest, joined or (), time_limit)
     selections = [select(query, rule) for rule in request.rules(query)]
     for selection in selections:
         _note_selection(selection, dry_run)
@@ -103,16 +114,16 @@ def _settings(given: list[str]) -> dict[str, str | int | float]:
 
 def _note_selection(selection: Selection, dry_run: bool) -> None:
     """Print how many pairs are kept, and anything a curator would not expect."""
-    from clipdre.cli.terminal import note
+    from clipdre.cli.terminal import count, note
 
     share = len(selection) / max(1, selection.pool)
     verb = "would keep" if dry_run else "keeping"
     name = f"{selection.rule.name}: " if selection.rule.name else ""
-    note(f"{name}{verb} {len(selection):,} of {selection.pool:,} pairs ({share:.1%})")
+    note(f"{name}{verb} {len(selection):,} of {count(selection.pool, 'pair')} ({share:.1%})")
     for counted in selection.steps:
         step = counted.step
         if counted.unranked:
             what = " or ".join(text for text in (step.by, step.balance) if text)
-            note(f"{counted.unranked:,} rows have no value of {what} (null or NaN): never kept")
+            note(f"not kept: {count(counted.unranked, 'row')} without a value of {what}")
         if counted.kept < counted.asked:
-            note(f"asked for {counted.asked:,}, but no more rows have a value to rank by")
+            note(f"asked for {counted.asked:,}, but only {counted.kept:,} are left to choose from")

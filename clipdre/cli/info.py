@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from clipdre.cli.common_options import Json, Scores
 
 if TYPE_CHECKING:
     from clipdre.reporting.summary import Summary
@@ -14,8 +15,8 @@ EXAMPLE = "Example:  clipdre info scores"
 
 
 def info(
-    scores: Annotated[Path, typer.Argument(help="Score folder, as 'clipdre score' printed it.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    scores: Scores,
+    json: Json = False,
 ) -> None:
     """Show what a score folder holds: samples, failures, scores, and what each column means."""
     from clipdre.cli.summary import show_summary
@@ -31,10 +32,14 @@ def info(
         typer.echo(encoder.dumps(_machine(found), indent=2))
         return
     show_summary(found, scores, stdout=True)
+    typer.echo()
     table(
         "Columns",
         ("column", "unit", "better", "meaning"),
-        [(c.name, c.unit, c.better, c.meaning) for c in found.columns],
+        [
+            (c.name, c.unit, "" if c.better == "neither" else c.better, c.meaning)
+            for c in found.columns
+        ],
         words=4,
         stdout=True,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 import warnings
@@ -26,6 +25,7 @@ from clipdre.cli import (
     signals,
 )
 from clipdre.cli import filter as filter_command
+from clipdre.cli.usage import ParserError, help_text, parser_message
 from clipdre.errors import ClipdreError, UsageError
 
 USAGE = 2
@@ -34,6 +34,18 @@ ORDER: list[str] = []
 
 class Commands(TyperGroup):
     """All commands; anything a user can cause ends as one line on stderr, exit 1 or 2."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line; show the parser's errors as our own."""
+        from clipdre.cli.terminal import strip_controls
+
+        try:
+            code = super().main(*args, **{**options, "standalone_mode": False})
+        except ParserError as error:
+            if message := parser_message(error):
+                typer.echo(f"clipdre: error: {strip_controls(message)}", err=True)
+            code = USAGE
+        sys.exit(code)
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         """Return the commands in the order in which they are added below."""
@@ -47,7 +59,7 @@ class Commands(TyperGroup):
             return self.commands.get(ctx.invoked_subcommand or "")
 
         def shown(message: object) -> str:
-            return strip_controls(as_options(str(message), command()))
+            return strip_controls(as_options(str(message), command())).replace("\n", " ")
 
         warnings.formatwarning = lambda message, *_, **__: f"clipdre: warning: {shown(message)}\n"
         try:
@@ -55,6 +67,9 @@ class Commands(TyperGroup):
         except ClipdreError as error:
             typer.echo(f"clipdre: error: {shown(error)}", err=True)
             raise typer.Exit(USAGE if isinstance(error, UsageError) else 1) from None
+        except BrokenPipeError:
+            _discard_stdout()
+            raise typer.Exit from None
 
 
 app = typer.Typer(
@@ -71,10 +86,7 @@ app = typer.Typer(
 
 
 def _add(name: str, command: Callable[..., None], example: str) -> None:
-    # Rich keeps the line breaks of a docstring, wherever the terminal's own fall.
-    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
-    text = "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
-    app.command(name, help=text, epilog=example)(command)
+    app.command(name, help=help_text(command), epilog=example)(command)
     ORDER.append(name)
 
 
@@ -110,11 +122,18 @@ def main() -> None:
     """Run the command line."""
     signals.install()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has what it wanted; say nothing at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         sys.exit(0)
     except signals.Interrupted as error:
         signals.announce()
         sys.exit(128 + error.number)
+
+
+def _discard_stdout() -> None:
+    """Make way for what is still buffered: the reader has all it wanted, such as ``head``."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,24 +13,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from clipdre.cli.common_options import Scores
+from clipdre.cli.usage import help_text
 from clipdre.config import MeasureConfig
 
 if TYPE_CHECKING:
-    from clipdre.formats.folders.records import MeasureRecord
     from clipdre.scorers.base import Scorer
 
 EXAMPLE = "Example:  clipdre measure scores prompt-weight --prompt 'a photo of food'"
+PANEL = "Scorers"
+# What stands for a score folder in a scorer's example, and in that of its command.
+SCORES, TARGET = "SCORES", "target-scores"
 Suffix = Annotated[
-    str, typer.Option(help="Added to the columns' names, to keep several settings side by side.")
+    str, typer.Option(help="Suffix of the column names, to keep several settings side by side.")
 ]
-Device = Annotated[str, typer.Option(help="auto (all GPUs, else the cpu), cpu, cuda, cuda:1, ...")]
+Device = Annotated[
+    str,
+    typer.Option(help="auto (all GPUs, else the cpu), cpu, cuda, cuda:1, ...", metavar="DEVICE"),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace columns measured with other settings.")
 ]
 
 
 class ScorerCommands(TyperGroup):
-    """Subcommands that are made when they are asked for: loading scorers takes a moment."""
+    """Subcommands, made only when needed: loading scorers takes a moment."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         """Return the names of all scorers."""
@@ -56,17 +63,16 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def measure(
-    context: typer.Context,
-    scores: Annotated[Path, typer.Argument(help="Score folder, as 'clipdre score' printed it.")],
-) -> None:
+def measure(context: typer.Context, scores: Scores) -> None:
     """Add columns to a score folder: a scorer over its captions, embeddings or samples.
 
-    The columns can be used wherever those of 'clipdre score' can. A run that was stopped resumes
-    when the same command is given again. Prints the folder of the columns.
+    The columns can be used wherever those of 'clipdre score' can. A stopped run resumes when the
+    same command is run again. Prints the folder of the columns.
     """
     context.obj = scores
+
+
+app.callback(help=help_text(measure))(measure)
 
 
 def scorer_command(scorer: type[Scorer]) -> Any:
@@ -90,13 +96,13 @@ def scorer_command(scorer: type[Scorer]) -> Any:
     function.__annotations__ = {p.name: p.annotation for p in parameters}
     function.__doc__ = f"{scorer.title}.\n\nSource: {scorer.source}."
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    single.command(scorer.name, epilog=_example(scorer))(function)
+    single.command(scorer.name, epilog=_example(scorer), rich_help_panel=PANEL)(function)
     return typer.main.get_command(single)
 
 
 def _example(scorer: type[Scorer]) -> str:
     options = [
-        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+        f"--{name.replace('_', '-')} {TARGET if value == SCORES else shlex.quote(str(value))}"
         for name, given in scorer.example.items()
         for value in (given if isinstance(given, tuple) else (given,))
     ]
@@ -114,15 +120,14 @@ def _settings(scorer: type[Scorer]) -> list[inspect.Parameter]:
         default: Any = inspect.Parameter.empty
         if field.default is not dataclasses.MISSING:
             default = list(field.default) if isinstance(field.default, tuple) else field.default
-        option = typer.Option(help=field.metadata.get("help", ""))
-        annotation: Any = Annotated[kind, option]
+        annotation: Any = Annotated[kind, typer.Option(help=field.metadata.get("help", ""))]
         keyword = inspect.Parameter.KEYWORD_ONLY
         found.append(inspect.Parameter(field.name, keyword, default=default, annotation=annotation))
     return found
 
 
 def _measure(folder: Path, scorer: Scorer, *, suffix: str, device: str, overwrite: bool) -> None:
-    from clipdre.cli.terminal import note
+    from clipdre.cli.terminal import count, note
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.pipelines.measure import measure as run
@@ -130,13 +135,8 @@ def _measure(folder: Path, scorer: Scorer, *, suffix: str, device: str, overwrit
     scores = ScoreFolder(folder)
     config = MeasureConfig(suffix, device, overwrite)
     record = run(scores, read_complete_manifest(folder), scorer, config)
-    _note_record(record, note)
-    name = f"{scorer.name}-{suffix}" if suffix else scorer.name
-    typer.echo(str(scores.columns / name))
-
-
-def _note_record(record: MeasureRecord, note: Callable[[str], None]) -> None:
     names = ", ".join(column.name for column in record.columns)
-    note(f"measured {names} for {record.rows:,} rows")
+    note(f"measured {names} for {count(record.rows, 'row')}")
     for name, value in record.figures.items():
         note(f"{name}: {value:,.6g}")
+    typer.echo(str(scores.columns / (f"{scorer.name}-{suffix}" if suffix else scorer.name)))

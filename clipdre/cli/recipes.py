@@ -10,7 +10,10 @@ EXAMPLE = "Example:  clipdre recipes log-ratio-then-kl > mine.toml"
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Recipe to print, to copy and change.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Recipe to print, so that you can copy and change it.", metavar="NAME"),
+    ] = None,
 ) -> None:
     """List the published rules that 'clipdre filter --recipe' knows, or print one."""
     from clipdre.cli.terminal import table
@@ -20,14 +23,13 @@ def recipes(
         typer.echo(recipe_text(name), nl=False)
         return
     found = [read_recipe(known) for known in recipe_names()]
-    for recipe in found:
-        typer.echo(recipe.name)
     table(
-        "recipes",
+        "Recipes",
         ("name", "keeps", "options"),
         [
             (r.name, r.title, ", ".join(f"{name}={value}" for name, value in r.options.items()))
             for r in found
         ],
         words=3,
+        stdout=True,
     )

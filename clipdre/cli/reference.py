@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipdre.cli.common_options import Json, Scores
+
 if TYPE_CHECKING:
     from clipdre.estimating.check import ReferenceCheck
 
@@ -16,16 +18,18 @@ PLOTTED = ("log_ratio", "kl_image", "kl_text")
 
 
 def reference(
-    scores: Annotated[Path, typer.Argument(help="Score folder, as 'clipdre score' printed it.")],
+    scores: Scores,
     plot: Annotated[
-        Path | None, typer.Option(help="Picture (.png, .svg) of estimated against exact.")
+        Path | None,
+        typer.Option(help="Draw estimated against exact scores to this file (.png, .svg)."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
-    """Check the reference: how each score was computed, how reliable it is, what would improve it.
+    """Check the reference: how reliable each score is, and what would improve it.
 
-    Claimed errors come from the folds of the bulk. If embeddings are kept, some rows are compared
-    with exact as well: as scored, with twice the near counterparts, with twice the bulk.
+    Claimed errors come from the folds of the bulk. If embeddings are kept, a sample of rows is also
+    compared with exact scores: as scored, with twice the near counterparts, and with twice the
+    bulk.
     """
     from clipdre.cli.terminal import note
     from clipdre.errors import OutputError, UsageError
@@ -75,11 +79,12 @@ def _machine(found: ReferenceCheck) -> dict[str, Any]:
 
 
 def _show(found: ReferenceCheck) -> None:
-    from clipdre.cli.terminal import as_options, note, table
+    from clipdre.cli.terminal import as_options, count, note, table
 
     record = found.record
     table(
-        f"{record.method} reference of {record.pairs:,} pairs for {found.rows:,} rows (nats)",
+        f"{record.method.capitalize()} reference of {count(record.pairs, 'pair')} "
+        f"for {count(found.rows, 'row')} (nats)",
         ("column", "mean", "spread", "mean se", "reliability", "near log N"),
         [
             (
@@ -92,26 +97,30 @@ def _show(found: ReferenceCheck) -> None:
             )
             for c in found.columns
         ],
+        stdout=True,
     )
     if found.checked:
         checked = len(next(iter(found.checked.values()))[0])
         table(
-            f"Measured on {checked:,} rows: root mean square error against exact (nats)",
+            f"Measured on {count(checked, 'row')}: root mean square error against exact (nats)",
             ("column", "as scored", "twice near", "twice bulk"),
             [
                 (c.column, *(_number(v) for v in (c.rmse, c.rmse_near, c.rmse_bulk)))
                 for c in found.columns
             ],
+            stdout=True,
         )
     for modality, near in record.near.items():
         note(
-            f"{modality}: {near.cells:,} cells; {near.share:.2%} of the pool is near a query and "
-            f"carries {near.mass:.2%} of its mass (on held-out queries)"
+            f"{modality}: {count(near.cells, 'cell')}; {near.share:.2%} of the pool is near a "
+            f"query and carries {near.mass:.2%} of its mass (on held-out queries)",
+            stdout=True,
         )
-    bulk = f", a bulk of {record.bulk:,} in {record.folds} folds" if record.bulk else ""
-    note(f"cost: {found.cost:.1%} of the products of exact{bulk}")
-    note(f"log N = {math.log(max(record.pairs - 1, 1)):.2f} nats: the largest KL in this pool")
-    note(as_options(found.advice, None))
+    bulk = f"; bulk: {record.bulk:,} pairs in {record.folds} folds" if record.bulk else ""
+    note(f"cost: {found.cost:.1%} of the products that an exact reference takes{bulk}", stdout=True)
+    log_n = math.log(max(record.pairs - 1, 1))
+    note(f"log N = {log_n:.2f} nats: the largest KL in this pool", stdout=True)
+    note(as_options(found.advice, None), stdout=True)
 
 
 def _number(value: float | None) -> str:

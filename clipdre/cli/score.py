@@ -31,13 +31,13 @@ from clipdre.only_with import NotWith, OnlyWith, check
 if TYPE_CHECKING:
     from clipdre.formats.folders.manifest import Manifest
 
-# How messages name the value of a reference that is a path.
+# Name in messages of a reference that is a path.
 SAVED = "PATH"
 EXAMPLE = (
     "Example:  find pool -name '*.tar' | clipdre score - -o scores --model ViT-B-32 "
     "--pretrained laion2b_s34b_b79k"
 )
-# Options that the embeddings replace.
+# Options that have no effect on finished embeddings.
 ENCODING = (
     "shards",
     "model",
@@ -55,7 +55,7 @@ ENCODING = (
 )
 RULES: tuple[OnlyWith | NotWith, ...] = (
     *(NotWith(option, ("embeddings",), because="which are encoded already") for option in ENCODING),
-    OnlyWith("arch", ("embeddings",)),
+    OnlyWith("architecture", ("embeddings",)),
     OnlyWith("logit_scale", ("embeddings",), because="since a model has its own"),
     OnlyWith("logit_bias", ("embeddings",), because="since a model has its own"),
     NotWith("neighbors", ("reference",), "exact"),
@@ -72,7 +72,7 @@ def score(
     output: take.Output,
     shards: take.Shards = None,
     embeddings: take.Embeddings = None,
-    arch: take.Arch = Architecture.L14,
+    architecture: take.Architectures = Architecture.L14,
     logit_scale: take.LogitScale = None,
     logit_bias: take.LogitBias = 0.0,
     model: take.Model = DEFAULT_MODEL,
@@ -99,8 +99,7 @@ def score(
 ) -> None:
     """Score image-text pairs: alignment and information in nats, from one encoding pass.
 
-    Prints the score folder's path. A run that was stopped resumes when the same command is given
-    again.
+    A stopped run resumes when the same command is run again. Prints the path of the score folder.
     """
     given = given_options(context)
     methods = [method.value for method in ReferenceMethod]
@@ -113,7 +112,12 @@ def score(
     run_config = RunConfig(overwrite, discard_embeddings, max_bad_fraction)
     if embeddings is not None:
         manifest = _score_embeddings(
-            embeddings, output, estimate, run_config, (arch, logit_scale, logit_bias), device
+            embeddings,
+            output,
+            estimate,
+            run_config,
+            (architecture, logit_scale, logit_bias),
+            device,
         )
     else:
         read = read_config(

@@ -10,6 +10,7 @@ import typer
 from clipdre.config import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
+    IMAGE_SUFFIXES,
     TINY_MODEL,
     Architecture,
     Decode,
@@ -20,12 +21,16 @@ from clipdre.config import (
 MODEL, READING, REFERENCE, RUN = "Model", "Reading", "Reference", "Run"
 
 Output = Annotated[
-    Path, typer.Option("--output", "-o", help="Score folder to write.", rich_help_panel=RUN)
+    Path,
+    typer.Option(
+        "--output", "-o", help="Score folder to write.", metavar="SCORES", rich_help_panel=RUN
+    ),
 ]
 Shards = Annotated[
     list[str] | None,
     typer.Argument(
         help="Folders, tars, globs, {00..99} patterns, URLs, or '-' for a list on stdin.",
+        metavar="SHARDS",
         show_default=False,
     ),
 ]
@@ -34,12 +39,14 @@ Embeddings = Annotated[
     typer.Option(
         help="Folder of DataComp metadata (parquet and npz) or clip-retrieval output, scored "
         "without encoding; instead of SHARDS.",
+        metavar="FOLDER",
         rich_help_panel=MODEL,
     ),
 ]
-Arch = Annotated[
+Architectures = Annotated[
     Architecture,
     typer.Option(
+        "--arch",
         help="Model of DataComp's metadata; only with --embeddings.",
         rich_help_panel=MODEL,
     ),
@@ -48,6 +55,7 @@ LogitScale = Annotated[
     float | None,
     typer.Option(
         help="Logit scale of the model that produced --embeddings.  (DataComp: 100)",
+        metavar="SCALE",
         rich_help_panel=MODEL,
     ),
 ]
@@ -55,6 +63,7 @@ LogitBias = Annotated[
     float,
     typer.Option(
         help="Logit bias of the model that produced --embeddings, for SigLIP.",
+        metavar="BIAS",
         rich_help_panel=MODEL,
     ),
 ]
@@ -62,6 +71,7 @@ Model = Annotated[
     str,
     typer.Option(
         help=f"open_clip model, local-dir:PATH, hf-hub:NAME, or {TINY_MODEL} (demos and tests).",
+        metavar="NAME",
         rich_help_panel=MODEL,
     ),
 ]
@@ -70,6 +80,7 @@ Pretrained = Annotated[
     typer.Option(
         help="Registry tag or checkpoint file.  "
         f"(default for {DEFAULT_MODEL}: {DEFAULT_PRETRAINED})",
+        metavar="TAG",
         show_default=False,
         rich_help_panel=MODEL,
     ),
@@ -77,23 +88,26 @@ Pretrained = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        help="auto (all GPUs, else the cpu), cpu, cuda (all GPUs), cuda:1, or several with commas, "
-        "each a process that takes the next shard.",
+        help="auto (all GPUs, else the cpu), cpu, cuda (all GPUs), cuda:1, or several, separated "
+        "by commas; each is a process that takes the next shard.",
+        metavar="DEVICE",
         rich_help_panel=RUN,
     ),
 ]
 Precisions = Annotated[
     Precision,
     typer.Option(
-        help="Arithmetic of the encoder; auto: fp16 on cuda, else fp32.",
+        help="Arithmetic of the encoder: fp32, bf16, fp16, or auto (fp16 on cuda, else fp32).",
+        metavar="TYPE",
         rich_help_panel=MODEL,
     ),
 ]
 DecodeWay = Annotated[
     Decode,
     typer.Option(
-        help="fast: JPEG decoders scale large images down, in half the time; the model's pixels "
-        "change by less than 1 % of full scale.",
+        help="Decoding of JPEGs: exact, or fast, which scales large images down in half the time; "
+        "the model's pixels change by less than 1% of full scale.",
+        metavar="MODE",
         rich_help_panel=READING,
     ),
 ]
@@ -104,6 +118,7 @@ BatchSize = Annotated[
         "-b",
         min=1,
         help="Pairs encoded together.",
+        metavar="N",
         rich_help_panel=RUN,
     ),
 ]
@@ -112,6 +127,7 @@ Workers = Annotated[
     typer.Option(
         min=1,
         help="Decoding threads.  (default: one per core)",
+        metavar="N",
         show_default=False,
         rich_help_panel=RUN,
     ),
@@ -122,6 +138,7 @@ ReferenceWay = Annotated[
         help="exact: the whole pool; stratified: near counterparts exactly, a sample for the "
         "rest; sample: a uniform sample; auto: exact up to 32,768 pairs, else stratified; or "
         "the PATH of another run's score folder, whose pool is the reference.",
+        metavar="METHOD",
         rich_help_panel=REFERENCE,
     ),
 ]
@@ -129,7 +146,8 @@ Neighbors = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Near counterparts that stratified evaluates exactly, at least.",
+        help="Least number of near counterparts that stratified evaluates exactly.",
+        metavar="N",
         rich_help_panel=REFERENCE,
     ),
 ]
@@ -137,27 +155,36 @@ Bulk = Annotated[
     int,
     typer.Option(
         min=2,
-        help="Pairs of the uniform sample of stratified and sample.",
+        help="Pairs in the uniform sample of stratified and sample.",
+        metavar="N",
         rich_help_panel=REFERENCE,
     ),
 ]
 Normalize = Annotated[
     Normalization,
     typer.Option(
-        help="tau: also write log_ratio_tau = logit + log tau, as SigLIP was trained.",
+        help="reference, or tau, which also writes log_ratio_tau = logit + log tau, as SigLIP was "
+        "trained.",
+        metavar="BY",
         rich_help_panel=REFERENCE,
     ),
 ]
 Tau = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Negatives per positive in the model's training.", rich_help_panel=REFERENCE
+        min=1,
+        help="Negatives per positive in the model's training.",
+        metavar="N",
+        rich_help_panel=REFERENCE,
     ),
 ]
 ImageKey = Annotated[
     str,
     typer.Option(
-        help="Suffixes of image members, comma-separated.",
+        help="Suffixes of image members, separated by commas.  "
+        f"(default: {', '.join(IMAGE_SUFFIXES)})",
+        metavar="SUFFIXES",
+        show_default=False,
         rich_help_panel=READING,
     ),
 ]
@@ -165,6 +192,7 @@ TextKey = Annotated[
     str,
     typer.Option(
         help="Suffix of the caption member, or json:FIELD.",
+        metavar="SUFFIX",
         rich_help_panel=READING,
     ),
 ]
@@ -172,14 +200,18 @@ DiscardEmbeddings = Annotated[
     bool,
     typer.Option(
         "--discard-embeddings",
-        help="Delete the embeddings once all is scored.",
+        help="Delete the embeddings once everything is scored.",
         rich_help_panel=RUN,
     ),
 ]
 MaxBadFraction = Annotated[
     float,
     typer.Option(
-        min=0, max=1, help="Fail if a larger share of the samples is bad.", rich_help_panel=READING
+        min=0,
+        max=1,
+        help="Fail if a larger share of the samples is bad.",
+        metavar="SHARE",
+        rich_help_panel=READING,
     ),
 ]
 MaxMemberBytes = Annotated[
@@ -187,6 +219,7 @@ MaxMemberBytes = Annotated[
     typer.Option(
         min=1,
         help="Reject members larger than this.",
+        metavar="BYTES",
         rich_help_panel=READING,
     ),
 ]
@@ -195,6 +228,7 @@ MaxJsonBytes = Annotated[
     typer.Option(
         min=1,
         help="Reject json members larger than this.",
+        metavar="BYTES",
         rich_help_panel=READING,
     ),
 ]
@@ -203,6 +237,7 @@ MaxCaptionBytes = Annotated[
     typer.Option(
         min=1,
         help="Reject captions longer than this.",
+        metavar="BYTES",
         rich_help_panel=READING,
     ),
 ]
@@ -211,12 +246,13 @@ MaxPixels = Annotated[
     typer.Option(
         min=1,
         help="Reject images with more pixels than this.",
+        metavar="N",
         rich_help_panel=READING,
     ),
 ]
 Overwrite = Annotated[
     bool,
     typer.Option(
-        "--overwrite", help="Drop what another run left in the output.", rich_help_panel=RUN
+        "--overwrite", help="Replace what another run left in the output.", rich_help_panel=RUN
     ),
 ]

@@ -9,77 +9,102 @@ import typer
 
 from clipdre.core.scores import MAIN_COLUMNS
 
-RANK, RECIPE = "Selection", "Recipes"
+RANK, RECIPE, PREVIEW = "Selection", "Recipes", "Preview"
 
 Where = Annotated[
     str | None,
-    typer.Option(help="SQL condition over the columns; applied first.", rich_help_panel=RANK),
+    typer.Option(
+        help="SQL condition over the columns; applied first.", metavar="SQL", rich_help_panel=RANK
+    ),
 ]
 By = Annotated[
     str | None,
     typer.Option(
         help="Column or SQL expression to rank by; with --sample, the weight of a row. "
         f"Columns: {', '.join(MAIN_COLUMNS)}, ...; 'clipdre info SCORES' lists all.",
+        metavar="SQL",
         rich_help_panel=RANK,
     ),
 ]
 Top = Annotated[
     str | None,
     typer.Option(
-        help="Keep the largest: 25%, 0.25 (of what --where left), or a count.",
+        help="Keep the largest: a share of what --where leaves (25% or 0.25), or a count.",
+        metavar="AMOUNT",
         rich_help_panel=RANK,
     ),
 ]
 Bottom = Annotated[
-    str | None, typer.Option(help="Keep the smallest: a share or a count.", rich_help_panel=RANK)
+    str | None,
+    typer.Option(
+        help="Keep the smallest: a share or a count.", metavar="AMOUNT", rich_help_panel=RANK
+    ),
 ]
 Uniform = Annotated[
     bool,
     typer.Option(
         "--uniform",
-        help="Spread the number that --top asks for evenly over --bins bins of equal width.",
+        help="Spread the amount of --top evenly over --bins bins of equal width.",
         rich_help_panel=RANK,
     ),
 ]
 Bins = Annotated[
     int | None,
-    typer.Option(min=1, help="Number of bins of --uniform.  (default: 100)", rich_help_panel=RANK),
+    typer.Option(
+        min=1,
+        help="Number of bins of --uniform.  (default: 100)",
+        metavar="N",
+        rich_help_panel=RANK,
+    ),
 ]
 Sample = Annotated[
     str | None,
     typer.Option(
-        help="Draw a share or a count at random, without replacement.", rich_help_panel=RANK
+        help="Draw a share or a count at random, without replacement.",
+        metavar="AMOUNT",
+        rich_help_panel=RANK,
     ),
 ]
 Balance = Annotated[
     str | None,
     typer.Option(
-        help="SQL expression; each of its values keeps at most --cap rows.", rich_help_panel=RANK
+        help="SQL expression; each of its values keeps at most --cap rows.",
+        metavar="SQL",
+        rich_help_panel=RANK,
     ),
 ]
 Cap = Annotated[
     int | None,
     typer.Option(
-        help="Rows per value of --balance: the best by --by, or random ones.", rich_help_panel=RANK
+        min=1,
+        help="Rows per value of --balance: the best by --by, or random ones.",
+        metavar="N",
+        rich_help_panel=RANK,
     ),
 ]
 Recipes = Annotated[
     list[str] | None,
     typer.Option(
         help="Published rule ('clipdre recipes') or a .toml file; several with --dry-run.",
+        metavar="NAME",
         show_default=False,
         rich_help_panel=RECIPE,
     ),
 ]
 Budget = Annotated[
     str | None,
-    typer.Option(help="Size of a recipe's subset: a share or a count.", rich_help_panel=RECIPE),
+    typer.Option(
+        help="Size of a recipe's subset: a share or a count.",
+        metavar="AMOUNT",
+        rich_help_panel=RECIPE,
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="NAME=VALUE: an option of the recipe.",
+        help="Value for an option of the recipe, as NAME=VALUE.",
+        metavar="NAME=VALUE",
         show_default=False,
         rich_help_panel=RECIPE,
     ),
@@ -88,13 +113,30 @@ Joined = Annotated[
     list[Path] | None,
     typer.Option(
         "--with",
+        exists=True,
+        dir_okay=False,
         help="Parquet file whose columns are joined by key_hash, shard and key, uid, or key.",
+        metavar="FILE",
         show_default=False,
         rich_help_panel=RANK,
     ),
 ]
 TimeLimit = Annotated[
-    float, typer.Option(min=0, help="Seconds that one pass over the scores may take.")
+    float,
+    typer.Option(
+        min=0,
+        help="Seconds that one pass over the scores may take.",
+        metavar="SECONDS",
+        rich_help_panel=RANK,
+    ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be kept; write nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the dry run as JSON on stdout.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Show what would be kept; write nothing.", rich_help_panel=PREVIEW
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the dry run as JSON on stdout.", rich_help_panel=PREVIEW),
+]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipdre.cli.terminal import note, table
+from clipdre.cli.terminal import count, note, table
 
 if TYPE_CHECKING:
     from clipdre.reporting.summary import Summary
@@ -19,7 +20,7 @@ def show_summary(found: Summary, folder: Path, *, stdout: bool = False) -> None:
     failed = sum(found.failures.values())
     reasons = [(f"  {reason}", f"{count:,}") for reason, count in found.failures.items()]
     table(
-        f"{manifest.samples:,} samples in {len(manifest.shards):,} shards",
+        f"{count(manifest.samples, 'sample')} in {count(len(manifest.shards), 'shard')}",
         ("", "samples"),
         [("scored", f"{manifest.rows:,}"), ("failed", f"{failed:,}"), *reasons],
         stdout=stdout,
@@ -33,24 +34,28 @@ def show_summary(found: Summary, folder: Path, *, stdout: bool = False) -> None:
     note(
         f"mean log ratio of the pool: {found.mean_log_ratio:.3f} nats ({model.name}, "
         f"{model.precision}, logit scale {model.logit_scale:.1f}; {found.reference.method} "
-        f"reference of {found.reference.pairs:,} pairs)"
+        f"reference of {count(found.reference.pairs, 'pair')})",
+        stdout=stdout,
     )
-    _note_reliability(found, folder)
+    for line in _reliability(found, folder):
+        note(line, stdout=stdout)
     if failed:
-        note(f"reasons for each failed sample: {folder}/failures/")
+        note(f"reasons for each failed sample: {folder}/failures/", stdout=stdout)
 
 
-def _note_reliability(found: Summary, folder: Path) -> None:
+def _reliability(found: Summary, folder: Path) -> list[str]:
+    """Return what the reference leaves uncertain, in one or two lines."""
     if found.is_exact:
-        note("error of the reference: none, every score is exact for this pool")
-        return
+        return ["error of the reference: none, every score is exact for this pool"]
     name, reliability = found.least_reliable
-    note(
-        f"reliability of the reference: {reliability:.3f} or more ({name}); "
+    least = math.floor(1000 * reliability) / 1000
+    lines = [
+        f"reliability of the reference: at least {least:.3f} ({name}); "
         f"'clipdre reference {folder}' lists all columns and checks them against exact"
-    )
+    ]
     if found.reference.method == "sample":
-        note(
+        lines.append(
             "the claimed errors of a uniform sample are not reliable: another draw would give "
             "other scores; use --reference stratified or exact"
         )
+    return lines

@@ -13,16 +13,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Width of what is written to a file or a pipe.
+# Width of tables in a file or a pipe.
 FILE_WIDTH = 100
-# Parameters of Python whose option has another name.
+# Parameters of the Python API whose option has another name.
 ALIASES = {"shuffle_seed": "--shuffle"}
 PARAMETER = re.compile(r"`([a-z_]+)`")
 
 
-def note(message: str) -> None:
-    """Print one line on stderr."""
-    _console(stderr=True).print(Text(strip_controls(message)), soft_wrap=True)
+def note(message: str, *, stdout: bool = False) -> None:
+    """Print one line."""
+    _console(stderr=not stdout).print(Text(strip_controls(message)), soft_wrap=True)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 shard", "1,200 shards"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def table(
@@ -33,7 +38,7 @@ def table(
     words: int = 1,
     stdout: bool = False,
 ) -> None:
-    """Print a table: the first `words` columns, which hold text, to the left, numbers right."""
+    """Print a table whose first `words` columns hold text, and the others numbers."""
     drawn = Table(box=SIMPLE_HEAD, header_style="", pad_edge=False)
     for n, name in enumerate(header):
         drawn.add_column(name, justify="left" if n < words else "right", overflow="fold")
@@ -45,12 +50,12 @@ def table(
 
 
 def strip_controls(text: str) -> str:
-    """Replace control and format characters: what strangers wrote must not steer a terminal."""
+    """Replace control and format characters: text from a shard must not steer the terminal."""
     return "".join("\N{REPLACEMENT CHARACTER}" if _is_control(c) else c for c in text)
 
 
 def as_options(message: str, command: Any) -> str:
-    """Show parameters that a message names in backticks as options of `command` (or None)."""
+    """Replace parameters in backticks by the options of `command`, or by plain flags if None."""
     names = {**ALIASES, **(dict(_options(command)) if command is not None else {})}
     return PARAMETER.sub(
         lambda found: names.get(found[1]) or f"--{found[1].replace('_', '-')}", message
@@ -58,7 +63,7 @@ def as_options(message: str, command: Any) -> str:
 
 
 def given_options(context: typer.Context) -> dict[str, Any]:
-    """Return the parameters that the user gave, defaults left out."""
+    """Return the parameters that the user gave, even if they equal the defaults."""
     source = context.get_parameter_source
     return {
         name: value
@@ -77,8 +82,13 @@ def _is_control(character: str) -> bool:
     return character != "\n" and unicodedata.category(character) in ("Cc", "Cf")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # Rich would exit with 1
+
+
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False)
+    console = _Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH
     return console

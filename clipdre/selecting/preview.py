@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import pyarrow as pa
+
 from clipdre.core.scores import SCORE_COLUMNS
+from clipdre.errors import UsageError
 from clipdre.selecting.select import Counted, Selection
 from clipdre.sql.expressions import FILE, ROW
+from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet
 
 EXAMPLES = 3
@@ -67,7 +71,17 @@ class Comparison:
 
 
 def preview(selection: Selection) -> Preview:
-    """Preview `selection`."""
+    """Preview `selection`.
+
+    Examples
+    --------
+    >>> import clipdre
+    >>> scores = clipdre.open_scores("demo/scores-clean")
+    >>> found = clipdre.preview(clipdre.select(scores, by="log_ratio", top=10))
+    >>> before, after = found.mean_log_ratio
+    >>> found.kept, before < after
+    (10, True)
+    """
     rows, query = selection.rows, selection.query
     scores = [name for name in SCORE_COLUMNS if not name.endswith("_se") and name in query.columns]
     averages = [f"avg({name}::DOUBLE) FILTER (isfinite({name}))" for name in scores]
@@ -92,26 +106,76 @@ def preview(selection: Selection) -> Preview:
     )
 
 
-def compare(selections: Sequence[Selection]) -> Comparison:
-    """Compare selections made with the same `ScoreQuery`."""
-    by_name = {selection.rule.name: selection for selection in selections}
+def compare(selections: Mapping[str, Selection] | Sequence[Selection]) -> Comparison:
+    """Compare selections of one score folder.
+
+    Parameters
+    ----------
+    selections : mapping or sequence of Selection
+        By name; a sequence takes the names of their rules, such as those of recipes.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than two selections, two have the same name, or they belong to
+        different score folders.
+
+    Examples
+    --------
+    >>> import clipdre
+    >>> scores = clipdre.open_scores("demo/scores-clean")
+    >>> a = clipdre.select(scores, by="log_ratio", top=0.5)
+    >>> b = clipdre.select(scores, by="log_ratio", top=0.25)
+    >>> clipdre.compare({"half": a, "quarter": b}).jaccard
+    {('half', 'quarter'): 0.5}
+    """
+    by_name = _named(selections)
+    query = next(iter(by_name.values())).query
+    rows = {name: _rows_in(query, selection) for name, selection in by_name.items()}
     jaccard = {}
-    for a, b in combinations(by_name, 2):
-        both = _matching(by_name[a], "SEMI", [by_name[b]]).count()
+    for a, b in combinations(rows, 2):
+        both = _matching(rows[a], "SEMI", [rows[b]]).count()
         either = len(by_name[a]) + len(by_name[b]) - both
         jaccard[a, b] = both / either if either else 1.0
     only = {}
-    for name, selection in by_name.items():
-        alone = _matching(selection, "ANTI", [s for n, s in by_name.items() if n != name]).wide()
+    for name, own in rows.items():
+        others = [rows[other] for other in rows if other != name]
+        alone = _matching(own, "ANTI", others).wide()
         captions = alone.all(f"SELECT caption FROM {{rows}} ORDER BY key_hash LIMIT {EXAMPLES}")
         only[name] = alone.count(), [caption or "" for (caption,) in captions]
-    return Comparison(list(by_name), jaccard, only)
+    return Comparison(list(rows), jaccard, only)
 
 
-def _matching(selection: Selection, join: str, others: Sequence[Selection]) -> RowSet:
-    """Return the rows of a selection that are (SEMI) or are not (ANTI) in any of the others."""
-    rows = selection.rows
-    every = " UNION ALL ".join(f"SELECT {FILE}, {ROW} FROM {other.rows.name}" for other in others)
+def _named(selections: Mapping[str, Selection] | Sequence[Selection]) -> dict[str, Selection]:
+    if isinstance(selections, Mapping):
+        by_name = dict(selections)
+    else:
+        by_name = {selection.rule.name: selection for selection in selections}
+    if len(selections) < 2:
+        raise UsageError("there are fewer than two selections to compare", "pass at least two")
+    if len(by_name) < len(selections):
+        raise UsageError("two selections have the same name", "give each a name of its own")
+    if len({selection.query.folder.path.resolve() for selection in by_name.values()}) > 1:
+        raise UsageError(
+            "only selections of one score folder can be compared", "select from the same scores"
+        )
+    return by_name
+
+
+def _rows_in(query: ScoreQuery, selection: Selection) -> RowSet:
+    """Return the rows of a selection in `query`, which need not be its own."""
+    if selection.query is query:
+        return selection.rows
+    columns = (FILE, ROW, "key_hash")
+    arrays = selection.rows.arrays(*columns)
+    name = query.new_name()
+    query.register(name, pa.table(dict(zip(columns, arrays, strict=True))))
+    return RowSet(query, name, narrow=True)
+
+
+def _matching(rows: RowSet, join: str, others: Sequence[RowSet]) -> RowSet:
+    """Return the rows that are (SEMI) or are not (ANTI) in any of the others."""
+    every = " UNION ALL ".join(f"SELECT {FILE}, {ROW} FROM {other.name}" for other in others)
     table = rows.query.table(
         f"SELECT {FILE}, {ROW}, key_hash FROM {rows.name} {join} JOIN ({every}) "
         f"USING ({FILE}, {ROW})",

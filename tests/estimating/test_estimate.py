@@ -18,7 +18,7 @@ from clipdre.estimating.estimate import (
     query_rows,
     usable_reference,
 )
-from clipdre.estimating.marginal import Bulk
+from clipdre.estimating.marginal import Bulk, Reading
 from clipdre.estimating.reference import build_reference
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.truth.embeddings import EmbeddingWorld
@@ -132,9 +132,8 @@ class TestEstimator:
     def test_infinite_margins_are_exact(self, small, expected, method):
         estimator = estimator_of(small, method, pool=small.pool)
         vectors = [small.pool.read(modality, 0, N) for modality in Modality]
-        pairs = estimator.pairs(
-            *vectors, small.hashes, N, margins=dict.fromkeys(Modality, math.inf)
-        )
+        readings = dict.fromkeys(Modality, Reading(margin=math.inf))
+        pairs = estimator.pairs(*vectors, small.hashes, N, readings)
         for modality in Modality:
             found = pairs.sides[modality].kl
             np.testing.assert_allclose(found, expected[f"kl_{modality}"], atol=1e-4)
@@ -145,13 +144,8 @@ class TestEstimator:
         estimator = estimator_of(small, "sample", pool=small.pool)
         vectors = [small.pool.read(modality, 0, N) for modality in Modality]
         bulk = Bulk(small.pool.take(Modality.IMAGE, np.arange(80)), small.hashes[:80], 8)
-        pairs = estimator.pairs(
-            *vectors,
-            small.hashes,
-            N,
-            margins={Modality.TEXT: math.inf},
-            bulks={Modality.IMAGE: bulk},
-        )
+        readings = {Modality.TEXT: Reading(margin=math.inf), Modality.IMAGE: Reading(bulk=bulk)}
+        pairs = estimator.pairs(*vectors, small.hashes, N, readings)
         assert pairs.image.kl_se.abs().max() == 0
         np.testing.assert_allclose(pairs.image.kl, expected["kl_image"], atol=1e-4)
         assert pairs.text.partition.folds.weight.shape == (N, 8)

@@ -1,0 +1,264 @@
+import json
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cli.running import error_of, printed
+from tests.helpers import read_scores
+
+
+@pytest.fixture
+def table(scored):
+    return read_scores(*scored)
+
+
+def best(table, column, n):
+    """Keys of the n largest, in pool order; the columns of this pool have no ties there."""
+    places = np.sort(np.argsort(-table[column].to_numpy(), kind="stable")[:n])
+    shards, keys = table["shard"].to_pylist(), table["key"].to_pylist()
+    return [f"{shards[n]}/{keys[n]}" for n in places.tolist()]
+
+
+def test_writes_tars_and_prints_their_folder(run, scored, tmp_path):
+    found = run(f"filter {scored[0]} --by log_ratio --top 30% -o kept")
+    assert printed(found) == "kept\n"
+    assert found.stderr == "keeping 90 of 300 pairs (30.0%)\n"
+    with tarfile.open(tmp_path / "kept" / "00000000.tar") as tar:
+        assert len(tar.getmembers()) == 3 * 90
+
+
+def test_keys_on_stdout_are_those_of_a_plain_sort(run, scored, table):
+    found = run(f"filter {scored[0]} --by kl_text --top 12 --format keys -o -")
+    assert printed(found).splitlines() == best(table, "kl_text", 12)
+
+
+def test_conditions_and_amounts_combine(run, scored, table):
+    command = f"filter {scored[0]} --where 'similarity > 0.55' --sample 50% --seed 3"
+    keys = printed(run(f"{command} --format keys -o -")).splitlines()
+    passing = [
+        f"{shard}/{key}"
+        for shard, key, similarity in zip(
+            *(table[name].to_pylist() for name in ("shard", "key", "similarity")), strict=True
+        )
+        if similarity > 0.55
+    ]
+    assert 100 < len(passing) < 300
+    assert len(keys) == (len(passing) + 1) // 2
+    assert set(keys) < set(passing)
+    other = command.replace("--seed 3", "--seed 4")
+    assert printed(run(f"{other} --format keys -o -")).splitlines() != keys
+
+
+def test_balance_caps_each_value(run, scored, table):
+    command = f"filter {scored[0]} --balance caption --cap 1 --by log_ratio --format jsonl -o -"
+    rows = [json.loads(line) for line in printed(run(command)).splitlines()]
+    largest = {}
+    for row in table.to_pylist():
+        largest[row["caption"]] = max(largest.get(row["caption"], -1e9), row["log_ratio"])
+    assert {row["caption"]: row["log_ratio"] for row in rows} == largest
+    assert len(rows) == len(largest)
+
+
+def test_a_joined_file_adds_columns(run, scored, table, tmp_path):
+    extra = {"key_hash": table["key_hash"], "extra": np.arange(300)[::-1]}
+    pq.write_table(pa.table(extra), tmp_path / "extra.parquet")
+    options = "--with extra.parquet --by extra --top 3 --format keys -o -"
+    keys = printed(run(f"filter {scored[0]} {options}")).splitlines()
+    assert keys == [f"00000/{key}" for key in table["key"].to_pylist()[:3]]
+
+
+def test_shuffled_tars_hold_the_same_samples_in_another_order(run, scored, tmp_path):
+    command = f"filter {scored[0]} --by log_ratio --top 40"
+    printed(run(f"{command} -o plain"))
+    printed(run(f"{command} -o shuffled --shuffle --seed 5"))
+    names = []
+    for folder in ("plain", "shuffled"):
+        with tarfile.open(tmp_path / folder / "00000000.tar") as tar:
+            names.append(tar.getnames())
+    assert sorted(names[0]) == sorted(names[1])
+    assert names[0] != names[1]
+
+
+def test_size_of_tars(run, scored, tmp_path):
+    printed(run(f"filter {scored[0]} --sample 10 -o kept --shard-size 4 --writers 1"))
+    assert len(list((tmp_path / "kept").glob("*.tar"))) == 3
+    printed(run(f"filter {scored[0]} --sample 10 -o small --max-bytes 10kB"))
+    assert len(list((tmp_path / "small").glob("*.tar"))) > 3
+
+
+def test_a_file_is_replaced_only_if_asked(run, scored, tmp_path):
+    command = f"filter {scored[0]} --by kl_text --top 7 --format parquet -o top.parquet"
+    assert printed(run(command)) == "top.parquet\n"
+    assert len(pq.read_table(tmp_path / "top.parquet")) == 7
+    error = error_of(run(command), 1)
+    assert error == "top.parquet exists: choose another --output, or pass --overwrite"
+    assert printed(run(f"{command.replace('top 7', 'top 8')} --overwrite")) == "top.parquet\n"
+    assert len(pq.read_table(tmp_path / "top.parquet")) == 8
+
+
+def test_a_finished_subset_is_kept_and_another_is_refused(run, scored):
+    command = f"filter {scored[0]} --by kl_text --top 7 -o kept"
+    assert printed(run(command)) == printed(run(command)) == "kept\n"
+    error = error_of(run(command.replace("top 7", "top 8")), 1)
+    assert error.endswith("choose another --output, or pass --overwrite")
+
+
+def test_rows_without_a_value_are_counted(run, scored):
+    by = "CASE WHEN shard = '00001' THEN kl_text END"
+    found = run(f'filter {scored[0]} --by "{by}" --top 150 --format keys -o -')
+    assert len(printed(found).splitlines()) == 100
+    assert found.stderr.splitlines() == [
+        "keeping 100 of 300 pairs (33.3%)",
+        f"not kept: 200 rows without a value of {by}",
+        "asked for 150, but only 100 are left to choose from",
+    ]
+
+
+class TestRecipes:
+    def test_a_recipe_keeps_what_its_file_says(self, run, scored, table):
+        command = f"filter {scored[0]} --recipe kl-text --budget 10% --format keys -o -"
+        found = run(command)
+        assert printed(found).splitlines() == best(table, "kl_text", 30)
+        assert found.stderr == "kl-text: keeping 30 of 300 pairs (10.0%)\n"
+
+    def test_a_copy_can_be_changed(self, run, scored, tmp_path):
+        text = printed(run("recipes log-ratio-then-kl"))
+        (tmp_path / "mine.toml").write_text(text.replace("25%", "10%"))
+        keys = printed(run(f"filter {scored[0]} --recipe mine.toml --format keys -o -"))
+        assert len(keys.splitlines()) == 30
+
+    def test_settings_replace_options(self, run, scored, table):
+        command = f"filter {scored[0]} --recipe laion --set threshold=0.55 --format jsonl -o -"
+        rows = [json.loads(line) for line in printed(run(command)).splitlines()]
+        assert len(rows) == (table["similarity"].to_numpy() >= 0.55).sum()
+        assert all(row["similarity"] >= 0.55 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--where 'simlarity > 1'", "did you mean similarity?"),
+        ("--by nosuch --top 3", "cannot use --by 'nosuch': there is no column nosuch: see "),
+        ("--by caption --top 3", "cannot use --by 'caption': it has type VARCHAR: use a number"),
+        ("--by width --top 150%", "--top 150% is above 100%: use a count such as 1000, or a "),
+        ("--by width --top some", "--top 'some' is not a number: use a count such as 1000, or a "),
+        ("--sample 0", "--sample 0 keeps nothing: use a count such as 1000, or a share such as"),
+        ("--where 'width < 0'", "nothing is kept, so there is nothing to write: loosen the "),
+        ("--recipe kl-txt", "clipdre has no recipe 'kl-txt': did you mean kl-text?"),
+        ("--recipe none.toml", "there is no recipe file none.toml: check the path"),
+        ("--recipe laion", "pass --set threshold=NUMBER, or rank with --by and --top"),
+        ("--recipe dc --set sides=text", "recipe dc has no option 'sides': did you mean side?"),
+        ("--recipe dc --budget 300%", "--budget 300% is above 100%: use a count such as 1000"),
+        ("--with text.txt --by x --top 3", "cannot read --with {tmp}/text.txt as Parquet: "),
+    ],
+)
+def test_a_selection_that_cannot_be_met_is_refused(run, scored, tmp_path, options, message):
+    (tmp_path / "text.txt").write_text("not parquet")
+    error = error_of(run(f"filter {scored[0]} {options} -o out"), 1)
+    assert message.format(tmp=tmp_path) in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_scores_is_refused(run, pool):
+    error = error_of(run(f"filter {pool} --sample 3 -o out"), 1)
+    assert (
+        error == f"{pool} is not a score folder (no manifest.json): make one with 'clipdre score'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--sample 3", "no --output: name a folder or file, or - for stdout"),
+        (
+            "--with none.parquet -o out",
+            "invalid value for --with: file 'none.parquet' does not exist",
+        ),
+        ("--max-bytes lots -o out", "invalid size 'lots': use bytes or a suffix, e.g. 500MB"),
+        ("--recipe dc --set side -o out", "invalid --set side: use NAME=VALUE"),
+        (
+            "--recipe dc --recipe laion -o out",
+            "several --recipe options can only be compared: add --dry-run",
+        ),
+        (
+            "--recipe dc --recipe dc --dry-run",
+            "a --recipe is given twice: drop one of them",
+        ),
+        ("--cap 0 --balance caption -o out", "use a value greater than or equal to 1"),
+        ("--bins 0 --uniform -o out", "use a value greater than or equal to 1"),
+    ],
+)
+def test_wrong_usage(run, scored, tmp_path, options, message):
+    assert message in error_of(run(f"filter {scored[0]} {options}"), 2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "unused", "needs"),
+    [
+        ("--by width --top 3 --bins 5", "--bins", "--uniform"),
+        ("--by width --sample 3 --uniform", "--uniform", "--top"),
+        ("--top 3", "--top", "--by"),
+        ("--bottom 3", "--bottom", "--by"),
+        ("--by width", "--by", "--top, --bottom, --sample or --balance"),
+        ("--cap 3", "--cap", "--balance"),
+        ("--balance caption", "--balance", "--cap"),
+        ("--sample 3 --json", "--json", "--dry-run"),
+        ("--sample 3 --budget 10%", "--budget", "--recipe"),
+        ("--sample 3 --set a=1", "--set", "--recipe"),
+        ("--by width --top 3 --seed 0", "--seed", "--sample, --uniform, --balance, --recipe or "),
+        ("--sample 3 --shuffle --format keys", "--shuffle", "--format tar"),
+        ("--sample 3 --shard-size 5 --format keys", "--shard-size", "--format tar"),
+        ("--sample 3 --max-bytes 5 --format csv", "--max-bytes", "--format tar"),
+        ("--sample 3 --writers 2 --format uids", "--writers", "--format tar"),
+    ],
+)
+def test_an_option_without_the_one_it_needs_is_refused(
+    run, scored, tmp_path, options, unused, needs
+):
+    error = error_of(run(f"filter {scored[0]} {options} -o out"), 2)
+    assert error.startswith(f"{unused} can only be used with {needs}")
+    assert error.endswith(f", or drop {unused}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "unused", "other"),
+    [
+        ("--by width --top 3 --bottom 3", "--top", "--bottom"),
+        ("--by width --top 3 --sample 3", "--top", "--sample"),
+        ("--by width --bottom 3 --sample 3", "--bottom", "--sample"),
+        *(
+            (f"--recipe dc {option}", option.split()[0], "--recipe")
+            for option in (
+                "--top 3",
+                "--bottom 3",
+                "--sample 3",
+                "--by width",
+                "--uniform",
+                "--bins 5",
+                "--balance caption",
+                "--cap 3",
+            )
+        ),
+        ("--sample 3 --shuffle -o -", "--shuffle", "--output -"),
+        ("--sample 3 --shard-size 5 -o -", "--shard-size", "--output -"),
+        ("--sample 3 --max-bytes 5 -o -", "--max-bytes", "--output -"),
+        ("--sample 3 --writers 2 -o -", "--writers", "--output -"),
+        ("--sample 3 --overwrite -o -", "--overwrite", "--output -"),
+    ],
+)
+def test_an_option_that_another_rules_out_is_refused(run, scored, tmp_path, options, unused, other):
+    output = "" if " -o " in options else "-o out"
+    error = error_of(run(f"filter {scored[0]} {options} {output}"), 2)
+    assert error.startswith(f"{unused} cannot be used with {other}")
+    assert f"drop {unused}" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_usage_is_checked_before_the_scores_are_read(run):
+    error = error_of(run("filter nowhere --sample 3 --shuffle --format keys -o out"), 2)
+    assert error.startswith("--shuffle can only be used with --format tar")

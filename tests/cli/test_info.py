@@ -1,0 +1,80 @@
+import json
+
+import numpy as np
+import pytest
+
+from clipdre.core.scores import SCORES
+from tests.cli.running import TINY, error_of, printed, rows_of
+from tests.helpers import pair, read_scores, write_tar
+
+
+def test_shows_counts_quantiles_and_columns_on_stdout(run, scored):
+    found = run(f"info {scored[0]}")
+    assert found.stderr == ""
+    lines = printed(found).splitlines()
+    assert lines[0] == "300 samples in 3 shards"
+    assert "Columns" in lines
+    rows = rows_of(found.stdout)
+    assert (rows["scored"], rows["failed"]) == (["300"], ["0"])
+    values = read_scores(*scored)["kl_text"].to_numpy()
+    shares = (0.05, 0.25, 0.5, 0.75, 0.95)
+    assert rows["kl_text"][0] == "nats"  # the last table, of columns, has a row of that name too
+    quantiles = next(line.split() for line in lines if line.startswith(" kl_text"))[1:]
+    assert [float(q) for q in quantiles] == pytest.approx(np.quantile(values, shares), abs=6e-4)
+    mean = read_scores(*scored)["log_ratio"].to_numpy().mean()
+    assert f"mean log ratio of the pool: {mean:.3f} nats" in found.stdout
+    assert "every score is exact for this pool" in found.stdout
+
+
+def test_explains_every_column(run, scored):
+    text = " ".join(printed(run(f"info {scored[0]}")).split())
+    for score in SCORES:
+        if not score.needs_tau:
+            assert score.column.name in text
+            assert score.column.meaning.split()[0] in text
+    assert "neither" not in text
+
+
+def test_failures_are_counted_by_reason(run, tmp_path):
+    write_tar(
+        tmp_path / "a.tar", [*pair("x"), *pair("w", seed=1), ("y.png", b"<"), ("y.txt", b"y")]
+    )
+    printed(run(f"score a.tar -o s {TINY}"))
+    found = run("info s")
+    assert "3 samples in 1 shard" in printed(found).splitlines()
+    assert rows_of(found.stdout)["unreadable_image"] == ["1"]
+    assert "reasons for each failed sample: s/failures/" in found.stdout.splitlines()
+    assert json.loads(printed(run("info s --json")))["failures"] == {"unreadable_image": 1}
+
+
+def test_json_is_for_machines(run, scored):
+    found = json.loads(printed(run(f"info {scored[0]} --json")))
+    table = read_scores(*scored)
+    assert (found["shards"], found["samples"], found["rows"]) == (3, 300, 300)
+    assert found["model"]["name"] == "clipdre-tiny"
+    assert found["reference"]["method"] == "exact"
+    assert found["least_reliable"]["reliability"] == 1
+    assert [column["name"] for column in found["columns"]] == table.column_names
+    middle = found["probabilities"].index(0.5)
+    expected = np.median(table["log_ratio"].to_numpy())
+    assert found["quantiles"]["log_ratio"][middle] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_measured_column_is_described(run, scores):
+    printed(run("measure scores prompt-weight --prompt 'a red circle'"))
+    columns = json.loads(printed(run("info scores --json")))["columns"]
+    (weight,) = [column for column in columns if column["name"] == "prompt_weight"]
+    assert weight["meaning"] == "importance weight for a red circle; mean 1"
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "{pool}"])
+def test_a_folder_without_scores_is_refused(run, pool, folder):
+    folder = folder.format(pool=pool)
+    error = error_of(run(f"info {folder}"), 1)
+    assert error == (
+        f"{folder} is not a score folder (no manifest.json): make one with 'clipdre score'"
+    )
+
+
+def test_wrong_usage(run):
+    assert error_of(run("info"), 2) == "missing argument SCORES: see 'clipdre info --help'"

@@ -1,0 +1,234 @@
+import json
+import re
+
+import pyarrow.parquet as pq
+import pytest
+
+from clipdre.core.scores import MAIN_COLUMNS
+from clipdre.formats.folders.manifest import read_manifest
+from tests.cli.running import TINY, error_of, printed, rows_of
+from tests.helpers import pair, write_tar
+
+
+def columns_of(folder):
+    return pq.read_schema(next((folder / "scores").glob("*.parquet"))).names
+
+
+def test_prints_the_folder_and_on_stderr_a_summary(run, pool, tmp_path):
+    write_tar(tmp_path / "bad.tar", [*pair("x"), ("y.png", b"<html>"), ("y.txt", b"y")])
+    found = run(f"score {pool} bad.tar -o s {TINY}")
+    assert printed(found) == "s\n"
+    assert "302 samples in 4 shards" in found.stderr
+    rows = rows_of(found.stderr)
+    assert rows["scored"] == ["301"]
+    assert rows["failed"] == rows["unreadable_image"] == ["1"]
+    assert rows["score"] == ["5%", "25%", "50%", "75%", "95%"]
+    quantiles = [float(value) for value in rows["kl_text"]]
+    assert quantiles == sorted(quantiles)
+    assert re.search(
+        r"mean log ratio of the pool: -?\d+\.\d{3} nats \(clipdre-tiny, ", found.stderr
+    )
+    for line in (
+        "clipdre-tiny knows drawn shapes only: its scores of real images mean nothing",
+        "--precision auto: fp32 for this device",
+        "error of the reference: none, every score is exact for this pool",
+        "reasons for each failed sample: s/failures/",
+    ):
+        assert line in found.stderr.splitlines()
+    assert "samples/s" not in found.stderr  # no progress bar without a terminal
+
+
+def test_reads_a_list_of_shards_from_stdin(run, pool, tmp_path):
+    urls = [f"{path}\n" for path in sorted(pool.glob("*.tar"))[:2]]
+    assert printed(run(f"score - -o s {TINY}", stdin="".join(urls))) == "s\n"
+    assert read_manifest(tmp_path / "s").rows == 200
+
+
+def test_scores_embeddings_without_encoding(run, scored, tmp_path):
+    options = f"--embeddings {scored[0]}/embeddings --logit-scale 30 --logit-bias -1"
+    assert printed(run(f"score {options} -o s")) == "s\n"
+    model = read_manifest(tmp_path / "s").model
+    assert (model.logit_scale, model.logit_bias) == (30.0, -1.0)
+
+
+def test_scores_against_another_pool(run, pool, scored, tmp_path):
+    found = run(f"score {pool}/00000.tar -o s {TINY} --reference {scored[0]}")
+    assert printed(found) == "s\n"
+    assert "exact reference of 300 pairs" in found.stderr
+
+
+def test_tau_adds_its_column(run, pool, tmp_path):
+    printed(run(f"score {pool}/00000.tar -o s {TINY} --normalize tau --tau 100"))
+    assert "log_ratio_tau" in columns_of(tmp_path / "s")
+
+
+def test_a_sample_reference_comes_with_its_reliability(run, pool, tmp_path):
+    found = run(f"score {pool} -o s {TINY} --reference sample --bulk 64")
+    printed(found)
+    (line,) = [line for line in found.stderr.splitlines() if line.startswith("reliability of ")]
+    assert line.endswith("; 'clipdre reference s' lists all columns and checks them against exact")
+    least, column = re.match(
+        r"reliability of the reference: at least (\S+) \((\w+)\);", line
+    ).groups()
+    report = json.loads(printed(run("reference s --json")))
+    columns = {c["column"]: c["reliability"] for c in report["columns"]}
+    assert columns[column] == min(columns[name] for name in columns if name in MAIN_COLUMNS)
+    assert 0 <= columns[column] - float(least) < 0.001
+    assert "use --reference stratified or exact" in found.stderr
+
+
+def test_discards_embeddings(run, pool, tmp_path):
+    printed(run(f"score {pool}/00000.tar -o s {TINY} --discard-embeddings"))
+    assert not (tmp_path / "s" / "embeddings").exists()
+
+
+def test_runs_again_only_with_the_same_settings_or_overwrite(run, pool, tmp_path):
+    write_tar(tmp_path / "a.tar", [*pair("x", title="one"), *pair("y", seed=1, title="two")])
+    command = f"score a.tar -o s {TINY}"
+    assert printed(run(command)) == printed(run(command)) == "s\n"
+    error = error_of(run(f"{command} --text-key json:title"), 1)
+    assert "differs in read caption_field" in error
+    assert error.endswith("choose another --output, or pass --overwrite")
+    assert printed(run(f"{command} --text-key json:title --overwrite")) == "s\n"
+    (table,) = [pq.read_table(path) for path in (tmp_path / "s" / "scores").glob("*.parquet")]
+    assert table["caption"].to_pylist() == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{empty}", "no .tar files in {empty}: pass the folder that holds the shards"),
+        ("nowhere.tar", "no such shard or folder: nowhere.tar: check the path"),
+        ("{pool} --model ViT-B-33", "unknown model ViT-B-33: did you mean ViT-B-32"),
+        ("{pool} --model ViT-B-32 --pretrained a/b.pt", "a/b.pt"),
+        ("{pool} {tiny} --reference {pool}", "is not a score folder (no manifest.json): make one"),
+        ("--embeddings {pool}", "holds no embeddings in a known layout: expected "),
+        ("--embeddings {scores}/embeddings", "pass --logit-scale (100 for most CLIP models)"),
+        ("{bad} {tiny} --max-bad-fraction 0.4", "--max-bad-fraction"),
+    ],
+)
+def test_input_that_cannot_be_scored_is_refused(run, pool, scored, tmp_path, options, message):
+    (tmp_path / "empty").mkdir()
+    write_tar(tmp_path / "bad.tar", [*pair("x"), ("y.png", b"<html>"), ("y.txt", b"y")])
+    names = {
+        "empty": tmp_path / "empty",
+        "pool": pool,
+        "scores": scored[0],
+        "bad": tmp_path / "bad.tar",
+        "tiny": TINY,
+    }
+    error = error_of(run(f"score {options.format(**names)} -o out"), 1)
+    assert message.format(**names) in error
+
+
+def test_an_output_that_is_something_else_is_refused(run, pool):
+    error = error_of(run(f"score {pool} -o {pool} {TINY}"), 1)
+    assert error == f"{pool} exists and is not a score folder: choose another --output"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("x.tar", "missing option --output: see 'clipdre score --help'"),
+        ("-o out", "nothing to score: name shards, or --embeddings"),
+        (
+            "x.tar -o out --reference nowhere",
+            "--reference nowhere is neither a method nor a folder: use auto, exact, stratified, "
+            "sample, or the path of a score folder",
+        ),
+        (
+            "x.tar -o out --normalize tau",
+            "--normalize tau needs a number of negatives: add --tau",
+        ),
+    ],
+)
+def test_wrong_usage(run, tmp_path, options, message):
+    assert error_of(run(f"score {options}"), 2) == message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            "x.tar --logit-scale 5",
+            "--logit-scale can only be used with --embeddings, since a model has its own: "
+            "add --embeddings, or drop --logit-scale",
+        ),
+        (
+            "x.tar --logit-bias 0",
+            "--logit-bias can only be used with --embeddings, since a model has its own: "
+            "add --embeddings, or drop --logit-bias",
+        ),
+        (
+            "x.tar --arch l14",
+            "--arch can only be used with --embeddings: add --embeddings, or drop --arch",
+        ),
+        (
+            "x.tar --reference exact --neighbors 5",
+            "--neighbors cannot be used with --reference exact: "
+            "drop --neighbors, or change --reference",
+        ),
+        (
+            "x.tar --reference sample --neighbors 5",
+            "--neighbors cannot be used with --reference sample: "
+            "drop --neighbors, or change --reference",
+        ),
+        (
+            "x.tar --reference folder --neighbors 5",
+            "--neighbors cannot be used with --reference PATH: "
+            "drop --neighbors, or change --reference",
+        ),
+        (
+            "x.tar --reference exact --bulk 64",
+            "--bulk cannot be used with --reference exact: drop --bulk, or change --reference",
+        ),
+        (
+            "x.tar --reference folder --bulk 64",
+            "--bulk cannot be used with --reference PATH: drop --bulk, or change --reference",
+        ),
+        (
+            "x.tar --tau 5",
+            "--tau can only be used with --normalize tau: set --normalize to tau, or drop --tau",
+        ),
+        (
+            "x.tar --tau 5 --normalize reference",
+            "--tau can only be used with --normalize tau: set --normalize to tau, or drop --tau",
+        ),
+        *(
+            (
+                f"--embeddings folder {option}",
+                f"{option.split()[0]} cannot be used with --embeddings, which are encoded already: "
+                f"drop {option.split()[0]} or --embeddings",
+            )
+            for option in (
+                "--model ViT-L-14",
+                "--pretrained openai",
+                "--precision fp16",
+                "--decode fast",
+                "--batch-size 256",
+                "--workers 4",
+                "--image-key jpg",
+                "--text-key txt",
+                "--max-member-bytes 5",
+                "--max-json-bytes 5",
+                "--max-caption-bytes 5",
+                "--max-pixels 5",
+            )
+        ),
+        (
+            "x.tar --embeddings folder",
+            "SHARDS cannot be used with --embeddings, which are encoded already: "
+            "drop SHARDS or --embeddings",
+        ),
+    ],
+)
+def test_an_option_that_would_not_be_used_is_refused(run, tmp_path, option, message):
+    (tmp_path / "folder").mkdir()
+    assert error_of(run(f"score {option} -o out"), 2) == message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--neighbors 64 --bulk 64", "--reference stratified --bulk 64"])
+def test_options_of_the_reference_in_use_are_accepted(run, option):
+    assert error_of(run(f"score nowhere.tar -o out {option}"), 1).startswith("no such shard")
