@@ -35,12 +35,15 @@ ORDER: list[str] = []
 class Commands(TyperGroup):
     """All commands; anything a user can cause ends as one line on stderr, exit 1 or 2."""
 
-    def main(self, *args: Any, **options: Any) -> Any:
-        """Run the command line; show the parser's errors as our own."""
+    def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
+        """Run the command line; show the parser's errors as our own, unless the caller does."""
         from clipdre.cli.terminal import strip_controls
 
+        options["standalone_mode"] = False
+        if not standalone_mode:
+            return super().main(*args, **options)
         try:
-            code = super().main(*args, **{**options, "standalone_mode": False})
+            code = super().main(*args, **options)
         except ParserError as error:
             if message := parser_message(error):
                 typer.echo(f"clipdre: error: {strip_controls(message)}", err=True)

@@ -10,6 +10,7 @@ import typer
 
 import clipdre
 from clipdre.cli.main import ORDER, app
+from clipdre.cli.usage import ParserError
 from clipdre.scorers.registry import scorers
 from tests.cli.running import CLIPDRE, TINY, error_of, printed, shell, succeeded
 
@@ -123,6 +124,14 @@ def test_the_parsers_errors_are_one_line(run, command, message):
     error = error_of(run(command), 2)
     assert error.startswith(message)
     assert len(run(command).stderr.splitlines()) == 1
+
+
+def test_a_program_that_runs_the_command_line_gets_its_outcome(capsys):
+    assert app(["--version"], standalone_mode=False) == 0
+    assert app(["info", "nowhere"], standalone_mode=False) == 1
+    with pytest.raises(ParserError):
+        app(["info"], standalone_mode=False)
+    assert capsys.readouterr().err.count("\n") == 1  # of the second
 
 
 def test_an_error_names_options_as_flags(run, scored):
