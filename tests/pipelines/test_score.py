@@ -25,6 +25,7 @@ from clipdre.encoding.ingest import open_embeddings
 from clipdre.errors import InputError, ModelError, OutputError, ScoresError
 from clipdre.estimating import jobs as estimating_jobs
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
+from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import MANIFEST, read_manifest
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA
 from clipdre.pipelines.score import score_embeddings
@@ -385,6 +386,37 @@ class TestAgain:
         manifest = tiny_score(tmp_path / "p", tmp_path / "s", overwrite=True)
         assert manifest.samples == 60
         assert (tmp_path / "s" / "notes.txt").read_text() == "mine"
+
+    def test_a_killed_overwrite_does_not_use_old_embeddings(self, tmp_path, monkeypatch):
+        write_pool(tmp_path / "p", 60, seed=1, noise={}, shard_size=30)
+        tiny_score(tmp_path / "p", tmp_path / "s")
+        write_pool(tmp_path / "p", 60, seed=2, noise={}, shard_size=30)
+
+        def killed(self):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ScoreFolder, "clear", killed)
+            with pytest.raises(KeyboardInterrupt):
+                tiny_score(tmp_path / "p", tmp_path / "s", overwrite=True)
+        resumed = tiny_score(tmp_path / "p", tmp_path / "s")
+        expected = tiny_score(tmp_path / "p", tmp_path / "new")
+        assert_same_scores(
+            read_scores(tmp_path / "s", resumed), read_scores(tmp_path / "new", expected)
+        )
+
+    @pytest.mark.parametrize("content", ["{", '{"schema_version": 99}', None])
+    def test_overwrite_replaces_a_damaged_manifest(self, tmp_path, content):
+        write_tar(tmp_path / "a.tar", [*pair("a", seed=1), *pair("b", "blue star", seed=2)])
+        tiny_score(tmp_path, tmp_path / "s")
+        manifest = tmp_path / "s" / MANIFEST
+        if content is None:
+            content = manifest.read_text().replace('"complete": true', '"complete": "no"')
+        manifest.write_text(content)
+        with pytest.raises(ScoresError, match="score again with `overwrite`"):
+            tiny_score(tmp_path, tmp_path / "s")
+        assert tiny_score(tmp_path, tmp_path / "s", overwrite=True).complete
+        assert read_manifest(tmp_path / "s").complete
 
 
 class TestRefusals:
