@@ -4,6 +4,7 @@ import json
 import shutil
 import tarfile
 
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -387,23 +388,51 @@ class TestAgain:
         assert manifest.samples == 60
         assert (tmp_path / "s" / "notes.txt").read_text() == "mine"
 
-    def test_a_killed_overwrite_does_not_use_old_embeddings(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("cleared", [False, True])
+    def test_a_killed_overwrite_leaves_no_old_scores_to_the_new_run(
+        self, tmp_path, monkeypatch, cleared
+    ):
         write_pool(tmp_path / "p", 60, seed=1, noise={}, shard_size=30)
         tiny_score(tmp_path / "p", tmp_path / "s")
-        write_pool(tmp_path / "p", 60, seed=2, noise={}, shard_size=30)
+        write_pool(tmp_path / "p", 60, seed=2, noise={}, shard_size=30)  # the same keys
+        clear = ScoreFolder.clear
 
         def killed(self):
+            if cleared:
+                clear(self)
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
             patched.setattr(ScoreFolder, "clear", killed)
             with pytest.raises(KeyboardInterrupt):
                 tiny_score(tmp_path / "p", tmp_path / "s", overwrite=True)
-        resumed = tiny_score(tmp_path / "p", tmp_path / "s")
+        assert not read_manifest(tmp_path / "s").complete
+        with pytest.raises(ScoresError, match="shard 00000"):
+            tiny_score(tmp_path / "p", tmp_path / "s")
+        again = tiny_score(tmp_path / "p", tmp_path / "s", overwrite=True)
         expected = tiny_score(tmp_path / "p", tmp_path / "new")
         assert_same_scores(
-            read_scores(tmp_path / "s", resumed), read_scores(tmp_path / "new", expected)
+            read_scores(tmp_path / "s", again), read_scores(tmp_path / "new", expected)
         )
+
+    def test_only_shards_with_a_wrong_stamp_are_encoded_again(
+        self, scored, pool, tmp_path, monkeypatch
+    ):
+        shutil.copytree(scored[0], tmp_path / "s")
+        msgspec.structs.replace(scored[1], complete=False).write(tmp_path / "s")
+        metadata = tmp_path / "s" / "embeddings" / "metadata" / "metadata_1.parquet"
+        stamp = {"clipdre.encoded": "of other settings"}
+        pq.write_table(pq.read_table(metadata).replace_schema_metadata(stamp), metadata)
+        original, names = encoding_jobs.encode_shard, []
+
+        def recording(shard, *args):
+            names.append(shard.name)
+            return original(shard, *args)
+
+        monkeypatch.setattr(encoding_jobs, "encode_shard", recording)
+        manifest = tiny_score(pool, tmp_path / "s")
+        assert names == ["00001"]
+        assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
 
     @pytest.mark.parametrize("content", ["{", '{"schema_version": 99}', None])
     def test_overwrite_replaces_a_damaged_manifest(self, tmp_path, content):
