@@ -1,4 +1,4 @@
-# Needs Python 3.11 or newer and make; everything else is set up here.
+# Requires Python 3.11 or newer; `make install` sets up everything else.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,48 +7,48 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format bench docs torture fuzz clean
 
-help: ## Show what there is to make
+help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-install: $(READY) ## Set up the environment (.venv) with clipdre and its tools
+install: $(READY) ## Create .venv with clipdre and its development tools
 
 $(READY): pyproject.toml
-	@echo "clipdre: setting up $(VENV); torch and its kin are several GB, this takes minutes"
+	@echo "clipdre: setting up $(VENV); torch and its dependencies take several GB and a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## Score and filter pools whose truth is known (writes ./demo)
-	@echo "clipdre: drawing, scoring and filtering two pools into ./demo, under two minutes"
+demo: $(READY) ## Score and filter two pools with known truth (writes ./demo)
+	@echo "clipdre: drawing, scoring and filtering two pools in ./demo, in under two minutes"
 	@rm -rf demo
 	@$(BIN)/clipdre demo demo
 
 test: $(READY) ## Run the tests
 	@$(BIN)/python -m pytest
 
-lint: $(READY) ## Check style, types, floors and the generated documents
+lint: $(READY) ## Check style, types, imports and generated documents
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python scripts/make_docs.py --check
 
-format: $(READY) ## Put the code into the house's format
+format: $(READY) ## Format the code and fix lint errors
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 bench: $(READY) ## Measure speed against baselines in the same run
 	@for script in scripts/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-torture: $(READY) ## Kill score, filter and emit hundreds of times and compare with unbroken runs
+torture: $(READY) ## Kill score, filter and emit hundreds of times; compare with unbroken runs
 	@$(BIN)/python scripts/torture.py --kills 200
 
-fuzz: $(READY) ## Feed the tar reader and the caption path what a fuzzer thinks of, for minutes
+fuzz: $(READY) ## Fuzz the tar reader and the caption path for five minutes
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
 	@PYTHONPATH=. $(BIN)/python scripts/fuzz_shards.py -max_total_time=300
 
-docs: $(READY) ## Write the generated documents
+docs: $(READY) ## Generate docs/cli.md, docs/columns.md and README's table
 	@$(BIN)/python scripts/make_docs.py
 
-clean: ## Remove the environment and what the demo wrote
+clean: ## Remove .venv and ./demo
 	rm -rf $(VENV) demo

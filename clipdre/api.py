@@ -17,7 +17,9 @@ from clipdre.config import (
     EmitConfig,
     EncodeConfig,
     EstimateConfig,
+    MeasureConfig,
     ReadConfig,
+    RunConfig,
     SubsetFormat,
 )
 from clipdre.doctor import Diagnosis
@@ -113,9 +115,7 @@ def score(
         expand_shards(list(shards)),
         Path(output),
         config,
-        overwrite=overwrite,
-        discard_embeddings=discard_embeddings,
-        max_bad_fraction=max_bad_fraction,
+        RunConfig(overwrite, discard_embeddings, max_bad_fraction),
     )
     return Scores(ScoreFolder(Path(output)), manifest)
 
@@ -156,9 +156,7 @@ def score_embeddings(
         Path(output),
         estimate or EstimateConfig(),
         device=device,
-        overwrite=overwrite,
-        discard_embeddings=discard_embeddings,
-        max_bad_fraction=max_bad_fraction,
+        run=RunConfig(overwrite, discard_embeddings, max_bad_fraction),
     )
     return Scores(ScoreFolder(Path(output)), manifest)
 
@@ -216,14 +214,8 @@ def measure(
     """
     if isinstance(scorer, str):
         scorer = find_scorer(scorer)(**(settings or {}))
-    return _measure.measure(
-        scores.folder,
-        scores.manifest,
-        scorer,
-        suffix=suffix,
-        device=device,
-        overwrite=overwrite,
-    )
+    config = MeasureConfig(suffix, device, overwrite)
+    return _measure.measure(scores.folder, scores.manifest, scorer, config)
 
 
 def select(

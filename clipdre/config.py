@@ -130,6 +130,48 @@ class EstimateConfig:
 
 
 @dataclass(frozen=True)
+class RunConfig:
+    """What a scoring run does with its folder; it does not decide any score.
+
+    Attributes
+    ----------
+    overwrite : bool
+        Drop what another run left in the output.
+    discard_embeddings : bool
+        Keep no embeddings of the pool once it is scored.
+    max_bad_fraction : float
+        Share of samples that may fail.
+    """
+
+    overwrite: bool = False
+    discard_embeddings: bool = False
+    max_bad_fraction: float = 1.0
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """How a scorer's columns are measured; only the suffix shows in the result.
+
+    Attributes
+    ----------
+    suffix : str
+        Added to the names of the columns and of their folder, so that one scorer can be measured
+        with several settings.
+    device : str
+        As for `clipdre score`.
+    overwrite : bool
+        Replace columns that were measured with other settings, once the new ones are complete.
+    rows_at_once : int
+        Rows that are read together; bounds memory.
+    """
+
+    suffix: str = ""
+    device: str = "auto"
+    overwrite: bool = False
+    rows_at_once: int = 8192
+
+
+@dataclass(frozen=True)
 class EmitConfig:
     """How kept samples become shards. The number of writers does not change results.
 

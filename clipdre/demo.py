@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -96,8 +97,9 @@ def run_demo(folder: Path, pairs: int, seed: int, encode: EncodeConfig) -> DemoR
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is not empty", "choose a new folder for the demo")
     config = ScoreConfig(encode=encode)
-    clean = _scored_pool(folder, "clean", round(CLEAN_SHARE * pairs), seed, {}, config)
-    pool = _scored_pool(folder, "pool", pairs, seed + 1, NOISE, config)
+    clean_plan = _Plan("clean", round(CLEAN_SHARE * pairs), seed, {})
+    clean = _scored_pool(folder, clean_plan, config)
+    pool = _scored_pool(folder, _Plan("pool", pairs, seed + 1, NOISE), config)
     everything = _columns(select(pool, Rule()), ["kind"])["kind"].to_numpy()
     kept = {name: select(pool, rule) for name, rule in _rules(pool, seed).items()}
     kinds, true = {}, {}
@@ -121,11 +123,17 @@ def run_demo(folder: Path, pairs: int, seed: int, encode: EncodeConfig) -> DemoR
     )
 
 
-def _scored_pool(
-    folder: Path, name: str, n: int, seed: int, noise: dict[str, float], config: ScoreConfig
-) -> ScoreQuery:
+class _Plan(NamedTuple):
+    name: str
+    pairs: int
+    seed: int
+    noise: dict[str, float]
+
+
+def _scored_pool(folder: Path, plan: _Plan, config: ScoreConfig) -> ScoreQuery:
     """Write and score one pool; return its scores joined with the truth about each pair."""
-    planted = write_pool(folder / name, n, seed, noise=noise)
+    name = plan.name
+    planted = write_pool(folder / name, plan.pairs, plan.seed, noise=plan.noise)
     truth = pa.table(
         {"shard": planted.shard, "key": planted.key, "kind": planted.kind, **planted.truths}
     )

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipdre.config import MeasureConfig
 from clipdre.core.columns import Column
 from clipdre.formats.folders.columns import RECORD, ColumnFolder
 from clipdre.formats.folders.folder import ScoreFolder
@@ -65,13 +66,14 @@ class _Measured:
 
     def __init__(self, scores: Path, copy: Path, scorer: Scorer, **options: Any) -> None:
         shutil.copytree(scores, copy, ignore=shutil.ignore_patterns("columns"))
-        self.folder, self.scorer, self.options = ScoreFolder(copy), scorer, options
+        self.folder, self.scorer = ScoreFolder(copy), scorer
+        self.config = MeasureConfig(device="cpu", **options)
         self.manifest = read_complete_manifest(copy)
         self.columns = ColumnFolder(self.folder.columns / scorer.name)
         self.record = self.measure()
 
     def measure(self) -> MeasureRecord:
-        return measure(self.folder, self.manifest, self.scorer, device="cpu", **self.options)
+        return measure(self.folder, self.manifest, self.scorer, self.config)
 
     @property
     def files(self) -> list[Path]:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import typer
 from made_up import finished_manifest
 
+from clipdre.config import MeasureConfig
 from clipdre.core.columns import Column
 from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.formats.folders.folder import ScoreFolder
@@ -77,7 +78,7 @@ def write_scores(
     manifest = finished_manifest(shards)
     manifest.write(folder)
     if with_measured:
-        measure(ScoreFolder(folder), manifest, Scattered(), device="cpu")
+        measure(ScoreFolder(folder), manifest, Scattered(), MeasureConfig(device="cpu"))
 
 
 @dataclass(frozen=True)

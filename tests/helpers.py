@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from clipdre.config import TINY_MODEL, EncodeConfig
+from clipdre.config import TINY_MODEL, EncodeConfig, RunConfig
 from clipdre.emitting.subset import Subset
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -68,9 +68,11 @@ def read_failures(folder: Path, manifest: Manifest) -> list[Mapping[str, object]
 TINY = ScoreConfig(encode=EncodeConfig(model=TINY_MODEL, device="cpu", batch_size=64, workers=2))
 
 
-def tiny_score(pool: Path, output: Path, config: ScoreConfig = TINY, **options: bool) -> Manifest:
+def tiny_score(
+    pool: Path, output: Path, config: ScoreConfig = TINY, **options: bool | float
+) -> Manifest:
     """Score all shards of a folder with the embedded model."""
-    return score(expand_shards([str(pool)]), output, config, **options)
+    return score(expand_shards([str(pool)]), output, config, RunConfig(**options))
 
 
 def chosen(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from clipdre.config import MeasureConfig
+
 if TYPE_CHECKING:
     from clipdre.formats.folders.records import MeasureRecord
     from clipdre.scorers.base import Scorer
@@ -126,14 +128,8 @@ def _measure(folder: Path, scorer: Scorer, *, suffix: str, device: str, overwrit
     from clipdre.pipelines.measure import measure as run
 
     scores = ScoreFolder(folder)
-    record = run(
-        scores,
-        read_complete_manifest(folder),
-        scorer,
-        suffix=suffix,
-        device=device,
-        overwrite=overwrite,
-    )
+    config = MeasureConfig(suffix, device, overwrite)
+    record = run(scores, read_complete_manifest(folder), scorer, config)
     _note_record(record, note)
     name = f"{scorer.name}-{suffix}" if suffix else scorer.name
     typer.echo(str(scores.columns / name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -23,6 +23,7 @@ from clipdre.config import (
     Precision,
     ReadConfig,
     ReferenceMethod,
+    RunConfig,
 )
 from clipdre.errors import UsageError
 from clipdre.only_with import NotWith, OnlyWith, check
@@ -109,10 +110,10 @@ def score(
     if normalize is Normalization.TAU and tau is None:
         raise UsageError("`normalize` tau needs a number of negatives", "add `tau`")
     estimate = _estimate_config(reference, neighbors, bulk, tau)
-    options = _RunOptions(overwrite, discard_embeddings, max_bad_fraction)
+    run_config = RunConfig(overwrite, discard_embeddings, max_bad_fraction)
     if embeddings is not None:
         manifest = _score_embeddings(
-            embeddings, output, estimate, options, (arch, logit_scale, logit_bias), device
+            embeddings, output, estimate, run_config, (arch, logit_scale, logit_bias), device
         )
     else:
         read = read_config(
@@ -125,15 +126,9 @@ def score(
             decode,
         )
         encode = _encode_config(model, pretrained, device, precision, batch_size, workers)
-        manifest = _score_shards(shards or [], output, read, encode, estimate, options)
+        manifest = _score_shards(shards or [], output, read, encode, estimate, run_config)
     _show(manifest, output)
     typer.echo(str(output))
-
-
-class _RunOptions(NamedTuple):
-    overwrite: bool
-    discard_embeddings: bool
-    max_bad_fraction: float
 
 
 def _score_shards(
@@ -142,7 +137,7 @@ def _score_shards(
     read: ReadConfig,
     encode: EncodeConfig,
     estimate: EstimateConfig,
-    options: _RunOptions,
+    run_config: RunConfig,
 ) -> Manifest:
     from clipdre.cli.terminal import note
     from clipdre.formats.tars.shards import expand_shards
@@ -152,7 +147,7 @@ def _score_shards(
     if encode.model == TINY_MODEL:
         note(f"{TINY_MODEL} knows drawn shapes only: its scores of real images mean nothing")
     urls = expand_shards(shards, sys.stdin)
-    manifest = run(urls, output, ScoreConfig(read, encode, estimate), **options._asdict())
+    manifest = run(urls, output, ScoreConfig(read, encode, estimate), run=run_config)
     if encode.precision is Precision.AUTO:
         note(f"--precision auto: {manifest.model.precision} for this device")
     return manifest
@@ -162,7 +157,7 @@ def _score_embeddings(
     embeddings: Path,
     output: Path,
     estimate: EstimateConfig,
-    options: _RunOptions,
+    run_config: RunConfig,
     model: tuple[Architecture, float | None, float],
     device: str,
 ) -> Manifest:
@@ -171,7 +166,7 @@ def _score_embeddings(
 
     architecture, logit_scale, logit_bias = model
     source = open_embeddings(embeddings, architecture.value, logit_scale, logit_bias)
-    return score_embeddings(source, output, estimate, device=device, **options._asdict())
+    return score_embeddings(source, output, estimate, device=device, run=run_config)
 
 
 def _encode_config(

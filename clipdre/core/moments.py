@@ -59,7 +59,7 @@ class Moments:
         )
 
 
-def mean_logit(
+def mean_logit(  # noqa: PLR0913 (the symbols of a formula)
     queries: Tensor, other: Moments, scale: float, bias: float, own: Tensor, left_out: Tensor
 ) -> Tensor:
     """Compute the mean logit ``a <x, mean_Y> + b`` without own counterparts; float64 of shape (n,).

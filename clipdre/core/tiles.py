@@ -40,7 +40,7 @@ def tile_partition(
     return RunningPartition.counting(logits, absent)
 
 
-def accumulate(
+def accumulate(  # noqa: PLR0913 (the symbols of a formula)
     queries: Tensor,
     tiles: Iterable[tuple[int, Tensor]],
     *,

@@ -55,7 +55,7 @@ class Written:
     renamed: int = 0
 
 
-def write_subset(
+def write_subset(  # noqa: PLR0913 (one door for every format and place)
     selection: Selection,
     output: str | Path | BinaryIO,
     *,

@@ -16,7 +16,7 @@ from clipdre.core.reliability import TRUSTED
 from clipdre.core.scores import ERROR_COLUMNS, SE, score_columns
 from clipdre.errors import ScoresError
 from clipdre.estimating.estimate import Estimator
-from clipdre.estimating.marginal import Bulk, Marginal
+from clipdre.estimating.marginal import Bulk, Marginal, Reading
 from clipdre.estimating.reference import MARGINS, bulk_rows
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
@@ -176,34 +176,24 @@ class _Checked:
 
     def ways(self) -> Iterator[tuple[str, Pairs]]:
         record = self.estimator.record
-        yield "exact", self._pairs(margins=dict.fromkeys(Modality, math.inf))
+        yield "exact", self._pairs(dict.fromkeys(Modality, Reading(margin=math.inf)))
         yield "now", self._pairs()
         if record.method == "exact":
             return
         if record.method == "stratified":
-            yield "near", self._pairs(margins={m: self._doubled(m) for m in Modality})
+            yield "near", self._pairs({m: Reading(margin=self._doubled(m)) for m in Modality})
         bulk = min(2 * record.bulk, len(self.order) // record.folds * record.folds)
         twice = bulk_rows(self.order, bulk, record.folds)
         bulks = {
             modality: Bulk(self.pool.take(modality, twice), self.hashes[twice], record.folds)
             for modality in Modality
         }
-        yield "bulk", self._pairs(bulks=bulks)
+        yield "bulk", self._pairs({m: Reading(bulk=bulk) for m, bulk in bulks.items()})
 
-    def _pairs(
-        self,
-        margins: dict[Modality, float] | None = None,
-        bulks: dict[Modality, Bulk] | None = None,
-    ) -> Pairs:
+    def _pairs(self, readings: dict[Modality, Reading] | None = None) -> Pairs:
         images, texts = (self.pool.take(modality, self.rows) for modality in Modality)
-        return self.estimator.pairs(
-            images,
-            texts,
-            self.hashes[self.rows],
-            len(self.pool),
-            margins=margins,
-            bulks=bulks,
-        )
+        hashes = self.hashes[self.rows]
+        return self.estimator.pairs(images, texts, hashes, len(self.pool), readings)
 
     def _doubled(self, modality: Modality) -> float:
         """Return the margin at which twice as many counterparts of `modality` are near."""

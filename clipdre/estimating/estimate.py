@@ -15,7 +15,7 @@ from clipdre.core.modality import Modality
 from clipdre.core.pairs import Pairs, Side
 from clipdre.core.scores import score_columns
 from clipdre.errors import ScoresError
-from clipdre.estimating.marginal import Bulk, Marginal
+from clipdre.estimating.marginal import AS_SCORED, Marginal, Reading
 from clipdre.formats.folders.embeddings import StoredPool
 from clipdre.formats.folders.records import ModelRecord, ReferenceRecord
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder
@@ -48,7 +48,15 @@ def usable_reference(path: Path, model: ModelRecord) -> ReferenceRecord:
 
 
 class Estimator:
-    """Scores of pairs under one model, against one reference, on a CPU or CUDA device."""
+    """Scores of pairs under one model, against one reference, on a CPU or CUDA device.
+
+    Parameters
+    ----------
+    pool : StoredPool, optional
+        Needed to evaluate every counterpart of a `sample` reference.
+    tau : int, optional
+        Negatives per positive in the model's training: adds `log_ratio_tau`.
+    """
 
     def __init__(
         self,
@@ -56,7 +64,9 @@ class Estimator:
         model: ModelRecord,
         device: torch.device = CPU,
         pool: StoredPool | None = None,
+        tau: int | None = None,
     ) -> None:
+        self._tau = tau
         self.record = usable_reference(folder.path, model)
         self._model = model
         # Sums are kept in float64, which accelerators other than CUDA's do not have.
@@ -71,9 +81,7 @@ class Estimator:
         """Pairs to pass to `columns` together."""
         return query_rows(self.record, self._device)
 
-    def columns(
-        self, images: Tensor, texts: Tensor, hashes: Hashes, pool_size: int, tau: int | None = None
-    ) -> Columns:
+    def columns(self, images: Tensor, texts: Tensor, hashes: Hashes, pool_size: int) -> Columns:
         """Compute all score columns of some pairs.
 
         Parameters
@@ -83,10 +91,8 @@ class Estimator:
             Key hashes of the pairs.
         pool_size : int
             Pairs of the pool that is scored.
-        tau : int, optional
-            Negatives per positive in the model's training: adds `log_ratio_tau`.
         """
-        computed = score_columns(self.pairs(images, texts, hashes, pool_size, tau))
+        computed = score_columns(self.pairs(images, texts, hashes, pool_size))
         return {name: column.cpu().numpy() for name, column in computed.items()}
 
     def pairs(
@@ -95,17 +101,14 @@ class Estimator:
         texts: Tensor,
         hashes: Hashes,
         pool_size: int,
-        tau: int | None = None,
-        *,
-        margins: Mapping[Modality, float] | None = None,
-        bulks: Mapping[Modality, Bulk] | None = None,
+        readings: Mapping[Modality, Reading] | None = None,
     ) -> Pairs:
         """Return what the columns of some pairs are read from; see `columns`.
 
         Parameters
         ----------
-        margins, bulks : mapping of Modality, optional
-            Margin and bulk of the counterparts of that modality, instead of the reference's.
+        readings : mapping of Modality to Reading, optional
+            How to read the counterparts of that modality; as scored by default.
         """
         vectors = {
             Modality.IMAGE: images.to(self._device),
@@ -116,12 +119,9 @@ class Estimator:
         sides = {}
         for modality, queries in vectors.items():
             other = modality.other
+            reading = (readings or {}).get(other, AS_SCORED)
             partition, mean_logit = self.marginals[other].partition(
-                queries,
-                hashes,
-                logits,
-                margin=(margins or {}).get(other),
-                bulk=(bulks or {}).get(other),
+                queries, hashes, logits, reading
             )
             own_moments, other_moments = self.marginals[modality], self.marginals[other]
             sides[modality] = Side(
@@ -132,7 +132,7 @@ class Estimator:
                 other_moments.moments,
                 scale,
             )
-        return Pairs(logits, sides, pool_size, tau)
+        return Pairs(logits, sides, pool_size, self._tau)
 
 
 def query_rows(record: ReferenceRecord, device: torch.device) -> int:
@@ -142,7 +142,7 @@ def query_rows(record: ReferenceRecord, device: torch.device) -> int:
 
 
 def estimate_rows(
-    pool: StoredPool, hashes: Hashes, estimator: Estimator, start: int, stop: int, tau: int | None
+    pool: StoredPool, hashes: Hashes, estimator: Estimator, start: int, stop: int
 ) -> Columns:
     """Compute the score columns of the pool's rows `start` to `stop`."""
     blocks = []
@@ -150,5 +150,5 @@ def estimate_rows(
         high = min(low + estimator.query_rows, stop)
         images = pool.read(Modality.IMAGE, low, high)
         texts = pool.read(Modality.TEXT, low, high)
-        blocks.append(estimator.columns(images, texts, hashes[low:high], len(pool), tau))
+        blocks.append(estimator.columns(images, texts, hashes[low:high], len(pool)))
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}

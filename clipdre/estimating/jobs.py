@@ -48,7 +48,8 @@ class EstimateWork:
         files = embedding_files(self.folder.embeddings, len(self.manifest.shards))
         pool, hashes = StoredPool(files), np.concatenate([file.hashes() for file in files])
         reference = ReferenceFolder(self.reference)
-        estimator = Estimator(reference, self.manifest.model, torch.device(device))
+        model = self.manifest.model
+        estimator = Estimator(reference, model, torch.device(device), tau=self.tau)
 
         def do(shards: range) -> None:
             start, stop = pool.starts[shards.start], pool.starts[shards.stop]
@@ -62,7 +63,7 @@ class EstimateWork:
             }
             paths = {n: self.folder.scores(self.manifest.shards[n].name) for n in shards}
             if not all(stamps[n].items() <= read_stamp(paths[n]).items() for n in shards):
-                columns = estimate_rows(pool, hashes, estimator, start, stop, self.tau)
+                columns = estimate_rows(pool, hashes, estimator, start, stop)
                 for n in shards:
                     rows = slice(pool.starts[n] - start, pool.starts[n + 1] - start)
                     part = {name: column[rows] for name, column in columns.items()}

@@ -63,6 +63,25 @@ class Bulk:
         return Places(self.hashes)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How to read a marginal, if not as it was scored.
+
+    Attributes
+    ----------
+    margin : float or None
+        Another margin than the calibrated one; infinite evaluates every counterpart.
+    bulk : Bulk or None
+        Another bulk than the reference's.
+    """
+
+    margin: float | None = None
+    bulk: Bulk | None = None
+
+
+AS_SCORED = Reading()
+
+
 class Marginal:
     """The pool's images, or its texts, as counterparts of the other modality's queries.
 
@@ -118,9 +137,7 @@ class Marginal:
         queries: Tensor,
         hashes: Hashes,
         pair_logits: Tensor,
-        *,
-        margin: float | None = None,
-        bulk: Bulk | None = None,
+        reading: Reading = AS_SCORED,
     ) -> tuple[StratifiedPartition, Tensor]:
         """Return each query's partition over the pool without its own counterpart, and mean logit.
 
@@ -132,12 +149,9 @@ class Marginal:
             Their key hashes.
         pair_logits : float64 Tensor of shape (n,)
             Logit of each query with its own counterpart.
-        margin : float, optional
-            Another margin than the calibrated one; infinite evaluates every counterpart.
-        bulk : Bulk, optional
-            Another bulk than the reference's.
+        reading : Reading
         """
-        margin = self.margin if margin is None else margin
+        margin = self.margin if reading.margin is None else reading.margin
         own = self._places(hashes).to(self._device)
         others = self._record.pairs - (own >= 0).double()
         chosen = None
@@ -149,7 +163,7 @@ class Marginal:
             chosen = self._chosen(queries, margin)
             near = self._near(queries, own, chosen)
         everything = margin is not None and math.isinf(margin)
-        sampled = None if everything else bulk or self._bulk
+        sampled = None if everything else reading.bulk or self._bulk
         folds = self._folds(queries, hashes, chosen, sampled)
         scale, bias = self._record.logit_scale, self._record.logit_bias
         mean = mean_logit(queries, self.moments, scale, bias, pair_logits, own >= 0)

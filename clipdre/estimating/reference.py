@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -65,29 +66,8 @@ def build_reference(
         found = folder.record()
         if found is not None and found.digest == record.digest:
             return found
-    order = np.argsort(hashes, kind="stable")  # stable: the same draw where hashes repeat
-    folder.write_moments({modality: _moments(pool, modality) for modality in Modality})
-    if record.bulk:
-        rows = bulk_rows(order, record.bulk, record.folds)
-        folder.write("bulk_hash", hashes[rows])
-        for modality in Modality:
-            folder.write(f"bulk_{modality}", pool.take(modality, rows).numpy().astype(np.float16))
-    near: dict[Modality, NearRecord] = {}
-    if method is ReferenceMethod.SAMPLE:
-        for modality in Modality:
-            folder.write(f"pool_hash_{modality}", hashes)
-    else:
-        with Progress("reference", 4 * len(pool)) as progress:
-            for modality in Modality:
-                cells, sorted_rows = _sorted_into_cells(pool, modality, order, method, progress)
-                _write_pool(pool, modality, sorted_rows, hashes, folder, progress)
-                if cells is not None:
-                    folder.write_cells(modality, cells)
-                    held_out = order[-HELD_OUT:]
-                    near[modality] = _calibrated(
-                        pool, modality, cells, sorted_rows, held_out, record
-                    )
-    finished = msgspec.structs.replace(record, near=near)
+    builder = _Builder(pool, hashes, np.argsort(hashes, kind="stable"), record, folder)
+    finished = msgspec.structs.replace(record, near=builder.build())
     folder.write_record(finished)
     return finished
 
@@ -145,67 +125,99 @@ def bulk_rows(order: Rows, bulk: int, folds: int) -> Rows:
     return np.ascontiguousarray(order[:bulk].reshape(-1, folds).T).ravel()
 
 
-def _sorted_into_cells(
-    pool: StoredPool, modality: Modality, order: Rows, method: ReferenceMethod, progress: Progress
-) -> tuple[Cells | None, Rows]:
-    """Return the cells and the pool's rows cell by cell; no cells and pool order if exact."""
-    if method is ReferenceMethod.EXACT:
-        progress.advance(len(pool))
-        return None, np.arange(len(pool))
-    # faiss takes long to load, and exact runs do not need it
-    from clipdre.clusters.kmeans import TRAINING_PER_CELL, cluster  # noqa: PLC0415
+@dataclass(frozen=True)
+class _Builder:
+    """Writes the files of one reference.
 
-    count = max(1, min(len(pool) // 8, round(CELLS_PER_ROOT * len(pool) ** 0.5)))
+    Attributes
+    ----------
+    order : int64 array of shape (n,)
+        The pool's rows by key hash; a stable order, so that repeated hashes give the same draw.
+    record : ReferenceRecord
+        Everything but how near counterparts are chosen.
+    """
 
-    def tiles() -> Iterator[tuple[int, Tensor]]:
-        for start, tile in pool.tiles(modality, TILE_ROWS):
-            yield start, tile
-            progress.advance(len(tile))
+    pool: StoredPool
+    hashes: Hashes
+    order: Rows
+    record: ReferenceRecord
+    folder: ReferenceFolder
 
-    training = pool.take(modality, order[: TRAINING_PER_CELL * count])
-    cells, assigned = cluster(training, count, tiles)
-    return cells, np.argsort(assigned, kind="stable")
+    def build(self) -> dict[Modality, NearRecord]:
+        """Write all files but the record; return how near counterparts are chosen."""
+        self.folder.write_moments({m: _moments(self.pool, m) for m in Modality})
+        if self.record.bulk:
+            self._write_bulk()
+        if self.record.method == ReferenceMethod.SAMPLE:
+            for modality in Modality:
+                self.folder.write(f"pool_hash_{modality}", self.hashes)
+            return {}
+        near: dict[Modality, NearRecord] = {}
+        with Progress("reference", 4 * len(self.pool)) as progress:
+            for modality in Modality:
+                cells, rows = self._sorted_into_cells(modality, progress)
+                self._write_pool(modality, rows, progress)
+                if cells is not None:
+                    self.folder.write_cells(modality, cells)
+                    near[modality] = self._calibrated(modality, cells, rows)
+        return near
 
+    def _write_bulk(self) -> None:
+        rows = bulk_rows(self.order, self.record.bulk, self.record.folds)
+        self.folder.write("bulk_hash", self.hashes[rows])
+        for modality in Modality:
+            vectors = self.pool.take(modality, rows).numpy().astype(np.float16)
+            self.folder.write(f"bulk_{modality}", vectors)
 
-def _write_pool(
-    pool: StoredPool,
-    modality: Modality,
-    sorted_rows: Rows,
-    hashes: Hashes,
-    folder: ReferenceFolder,
-    progress: Progress,
-) -> None:
-    place = np.empty_like(sorted_rows)
-    place[sorted_rows] = np.arange(len(sorted_rows))
-    folder.write(f"pool_hash_{modality}", hashes[sorted_rows])
-    with folder.writing(f"pool_{modality}", (len(pool), pool.dim)) as vectors:
-        for start, tile in pool.tiles(modality, TILE_ROWS):
-            vectors[place[start : start + len(tile)]] = tile.numpy().astype(np.float16)
-            progress.advance(len(tile))
+    def _sorted_into_cells(
+        self, modality: Modality, progress: Progress
+    ) -> tuple[Cells | None, Rows]:
+        """Return the cells and the pool's rows cell by cell; no cells and pool order if exact."""
+        pairs = len(self.pool)
+        if self.record.method == ReferenceMethod.EXACT:
+            progress.advance(pairs)
+            return None, np.arange(pairs)
+        # faiss takes long to load, and exact runs do not need it
+        from clipdre.clusters.kmeans import TRAINING_PER_CELL, cluster  # noqa: PLC0415
 
+        count = max(1, min(pairs // 8, round(CELLS_PER_ROOT * pairs**0.5)))
 
-def _calibrated(
-    pool: StoredPool,
-    modality: Modality,
-    cells: Cells,
-    sorted_rows: Rows,
-    held_out: Rows,
-    record: ReferenceRecord,
-) -> NearRecord:
-    """Return the smallest margin at which held-out queries have their mass and `neighbors` near."""
-    queries = pool.take(modality.other, held_out)
-    own = torch.from_numpy(np.argsort(sorted_rows)[held_out])
-    masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
-    start = 0
-    for cell, count in enumerate(cells.counts.tolist()):
-        if count:
-            members = pool.take(modality, sorted_rows[start : start + count])
-            logits = logits_of(queries * record.logit_scale, members, record.logit_bias)
-            leave_out_own(logits, own - start)
-            masses[:, cell] = logits.double().logsumexp(dim=1)
-        start += count
-    pool.release(modality)
-    return _smallest_margin(queries, cells, torch.softmax(masses, dim=1), record)
+        def tiles() -> Iterator[tuple[int, Tensor]]:
+            for start, tile in self.pool.tiles(modality, TILE_ROWS):
+                yield start, tile
+                progress.advance(len(tile))
+
+        training = self.pool.take(modality, self.order[: TRAINING_PER_CELL * count])
+        cells, assigned = cluster(training, count, tiles)
+        return cells, np.argsort(assigned, kind="stable")
+
+    def _write_pool(self, modality: Modality, rows: Rows, progress: Progress) -> None:
+        """Write all vectors in the order of `rows`."""
+        place = np.empty_like(rows)
+        place[rows] = np.arange(len(rows))
+        self.folder.write(f"pool_hash_{modality}", self.hashes[rows])
+        shape = len(self.pool), self.pool.dim
+        with self.folder.writing(f"pool_{modality}", shape) as vectors:
+            for start, tile in self.pool.tiles(modality, TILE_ROWS):
+                vectors[place[start : start + len(tile)]] = tile.numpy().astype(np.float16)
+                progress.advance(len(tile))
+
+    def _calibrated(self, modality: Modality, cells: Cells, rows: Rows) -> NearRecord:
+        """Return the smallest margin at which held-out queries have enough near."""
+        record, held_out = self.record, self.order[-HELD_OUT:]
+        queries = self.pool.take(modality.other, held_out)
+        own = torch.from_numpy(np.argsort(rows)[held_out])
+        masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
+        start = 0
+        for cell, count in enumerate(cells.counts.tolist()):
+            if count:
+                members = self.pool.take(modality, rows[start : start + count])
+                logits = logits_of(queries * record.logit_scale, members, record.logit_bias)
+                leave_out_own(logits, own - start)
+                masses[:, cell] = logits.double().logsumexp(dim=1)
+            start += count
+        self.pool.release(modality)
+        return _smallest_margin(queries, cells, torch.softmax(masses, dim=1), record)
 
 
 def _smallest_margin(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipdre.config import MeasureConfig
 from clipdre.core.columns import Column
 from clipdre.core.scores import SCORES
 from clipdre.engines.base import Advance, Engine
@@ -26,7 +27,7 @@ from clipdre.formats.folders.records import ColumnRecord, MeasureRecord, builtin
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA
 from clipdre.models.load import usable_devices
 from clipdre.pipelines.fit import FitPool, digest_of
-from clipdre.pipelines.rows import ROWS_AT_ONCE, PoolReader
+from clipdre.pipelines.rows import PoolReader
 from clipdre.progress import Progress
 from clipdre.scorers.base import Arrays, Scorer
 
@@ -39,26 +40,9 @@ def measure(
     folder: ScoreFolder,
     manifest: Manifest,
     scorer: Scorer,
-    *,
-    suffix: str = "",
-    device: str = "auto",
-    overwrite: bool = False,
-    rows_at_once: int = ROWS_AT_ONCE,
+    config: MeasureConfig | None = None,
 ) -> MeasureRecord:
     """Measure a scorer's columns; a run that was stopped resumes, a finished one is kept.
-
-    Parameters
-    ----------
-    scorer : Scorer
-    suffix : str
-        Added to the names of the columns and of their folder, so that one scorer can be measured
-        with several settings.
-    device : str
-        As for `clipdre score`.
-    overwrite : bool
-        Replace columns that were measured with other settings, once the new ones are complete.
-    rows_at_once : int
-        Rows that are read together; bounds memory, changes no result.
 
     Raises
     ------
@@ -68,17 +52,18 @@ def measure(
     UsageError
         When the suffix is not a name, or a column would have the name of another one.
     """
-    columns = _named(scorer, suffix)
-    name = f"{scorer.name}-{suffix}" if suffix else scorer.name
+    config = config or MeasureConfig()
+    columns = _named(scorer, config.suffix)
+    name = f"{scorer.name}-{config.suffix}" if config.suffix else scorer.name
     final = ColumnFolder(folder.columns / name)
     _check_names(folder, name, columns)
-    replacing = _is_replaced(final, scorer, overwrite)
+    replacing = _is_replaced(final, scorer, config.overwrite)
     written = ColumnFolder(folder.columns / f".{name}") if replacing else final
     with shared(folder.path), exclusive(written.path):
         remove_unfinished(written.path, f"{FIT}/*", everyone=True)
-        engine = local_engine(usable_devices(device))
+        engine = local_engine(usable_devices(config.device))
         identity = {"scorer": scorer.name, "version": scorer.version, "settings": builtins(scorer)}
-        reader = PoolReader(folder, manifest, engine.devices[0], rows_at_once)
+        reader = PoolReader(folder, manifest, engine.devices[0], config.rows_at_once)
         pool = FitPool(reader, engine, identity, written.path / FIT)
         learned = scorer.fit(pool)
         stamp = digest_of([identity, pool.inputs, [column.name for column in columns]])
@@ -95,7 +80,9 @@ def measure(
             rows=manifest.rows,
         )
         if written.record() != record or not is_current(written, record, folder, manifest):
-            work = MeasureWork(folder, manifest, rows_at_once, scorer, columns, learned, written)
+            work = MeasureWork(
+                folder, manifest, config.rows_at_once, scorer, columns, learned, written
+            )
             _measure_shards(work, engine, stamp)
             written.write_record(record)
         shutil.rmtree(written.path / FIT, ignore_errors=True)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from clipdre.config import EncodeConfig, Precision, ReadConfig
+from clipdre.config import EncodeConfig, MeasureConfig, Precision, ReadConfig
 from clipdre.core.modality import Modality
 from clipdre.errors import InputError, ModelError, ScoresError
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
@@ -26,7 +26,6 @@ from clipdre.formats.tars.spans import Source, checked
 from clipdre.models.encoder import Encoder
 from clipdre.models.load import load_encoder
 
-ROWS_AT_ONCE = 8192
 SAMPLE_COLUMNS = ["key", "offset", "nbytes", "caption", "key_hash"]
 
 
@@ -37,7 +36,7 @@ class PoolReader:
     folder: ScoreFolder
     manifest: Manifest
     device: str
-    rows_at_once: int = ROWS_AT_ONCE
+    rows_at_once: int = MeasureConfig.rows_at_once
 
     @cached_property
     def pool(self) -> StoredPool:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from clipdre import __version__
-from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig
+from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig, RunConfig
 from clipdre.encoding.ingest import EmbeddingSource
 from clipdre.encoding.jobs import EncodeWork, IngestWork, ShardJob, workers_per_device
 from clipdre.engines.base import Engine, Work
@@ -55,23 +55,11 @@ def score(
     urls: Sequence[str],
     output: Path,
     config: ScoreConfig,
-    *,
-    overwrite: bool = False,
-    discard_embeddings: bool = False,
-    max_bad_fraction: float = 1.0,
+    run: RunConfig | None = None,
 ) -> Manifest:
     """Score the pairs of the shards `urls` against their own pool.
 
     A run that was killed resumes; a finished one is not run again.
-
-    Parameters
-    ----------
-    overwrite : bool
-        Drop what another run left in `output`.
-    discard_embeddings : bool
-        Keep no embeddings of the pool once it is scored.
-    max_bad_fraction : float
-        Share of samples that may fail.
 
     Returns
     -------
@@ -96,8 +84,8 @@ def score(
     work = EncodeWork(config.read, encode, encoder if len(devices) == 1 else None)
     planned = _planned(encoder.record, builtins(config.read), config.estimate, shards)
     del encoder
-    run = _Run(folder, config.estimate, local_engine(devices), work)
-    return run.finished(planned, overwrite, discard_embeddings, max_bad_fraction)
+    stages = _Stages(folder, config.estimate, local_engine(devices), work)
+    return stages.run(planned, run or RunConfig())
 
 
 def score_embeddings(
@@ -106,9 +94,7 @@ def score_embeddings(
     config: EstimateConfig,
     *,
     device: str = "auto",
-    overwrite: bool = False,
-    discard_embeddings: bool = False,
-    max_bad_fraction: float = 1.0,
+    run: RunConfig | None = None,
 ) -> Manifest:
     """Score pairs whose embeddings were made elsewhere; nothing is encoded.
 
@@ -119,8 +105,8 @@ def score_embeddings(
     shards = tuple(_shard_record(url) for url in source.files())
     planned = _planned(source.model, {"embeddings": source.layout}, config, shards)
     engine = InProcess(str(usable_device(device)))
-    run = _Run(folder, config, engine, IngestWork(source))
-    return run.finished(planned, overwrite, discard_embeddings, max_bad_fraction)
+    stages = _Stages(folder, config, engine, IngestWork(source))
+    return stages.run(planned, run or RunConfig())
 
 
 def _refuse_foreign(folder: ScoreFolder) -> None:
@@ -145,7 +131,7 @@ def _planned(
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Stages:
     """What a run needs besides its plan.
 
     Attributes
@@ -159,31 +145,25 @@ class _Run:
     engine: Engine
     work: Work[ShardJob, ShardRecord]
 
-    def finished(
-        self,
-        planned: Manifest,
-        overwrite: bool,
-        discard_embeddings: bool,
-        max_bad_fraction: float,
-    ) -> Manifest:
+    def run(self, planned: Manifest, run: RunConfig) -> Manifest:
         """Run the plan, or what is left of it; return the finished manifest."""
         folder = self.folder
         _check_saved(self.config, planned.model)
         with exclusive(folder.path):
             remove_unfinished(folder.path, *WRITTEN, everyone=True)
-            found = None if overwrite else _same_run(folder, planned)
+            found = None if run.overwrite else _same_run(folder, planned)
             if found is not None and found.complete and not _has_transient(found):
                 return found
-            if overwrite:
+            if run.overwrite:
                 _clear(folder)
             planned.write(folder.path)  # first: if this run is killed, it is still this run
             shards = self._encoded(planned)
             encoded = msgspec.structs.replace(planned, shards=shards)
-            _check_share(folder, encoded, max_bad_fraction)
+            _check_share(folder, encoded, run.max_bad_fraction)
             finished = self._estimated(encoded)
             _check_whole(folder, finished)
             finished.write(folder.path)
-            if discard_embeddings:
+            if run.discard_embeddings:
                 shutil.rmtree(folder.embeddings)
             return finished
 

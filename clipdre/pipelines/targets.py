@@ -18,7 +18,8 @@ from clipdre.formats.folders.embeddings import StoredPool, embedding_files, map_
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import MANIFEST, read_complete_manifest
 from clipdre.formats.folders.precomputed import UnreadableError, find_layout
-from clipdre.pipelines.rows import ROWS_AT_ONCE
+
+ROWS_AT_ONCE = 8192
 
 
 def target_tiles(place: Path, modality: Modality) -> Iterator[Tensor]:

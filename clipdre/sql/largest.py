@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,11 +54,12 @@ def largest(rows: RowSet, present: int, value: str, order: str, n: int) -> RowSe
         start = first.reached(value, order) if first else "true"
         return start + (f" AND NOT {behind.reached(value, order)}" if behind else "")
 
+    ranked = _Ranked(rows, value, order)
     first = behind = None
     before, inside = 0, present  # rows before [first, behind), and within
     while inside > FETCHED:
         condition = within(first, behind)
-        cuts = _cuts(rows, condition, inside, n - before, value, order, first)
+        cuts = _cuts(ranked, condition, (n - before, inside), first)
         parts = list(pairwise([first, *(cut for cut in cuts if cut != first), behind]))
         known = [f"count(*) FILTER ({within(*part)})" for part in parts[:-1]]
         counts = list(rows.one(*known, condition=condition)) if known else []
@@ -81,16 +83,18 @@ def largest(rows: RowSet, present: int, value: str, order: str, n: int) -> RowSe
     return rows.where(f"NOT {place.reached(value, order)}")
 
 
+class _Ranked(NamedTuple):
+    rows: RowSet
+    value: str
+    order: str
+
+
 def _cuts(
-    rows: RowSet,
-    condition: str,
-    inside: int,
-    n: int,
-    value: str,
-    order: str,
-    first: _Place | None,
+    ranked: _Ranked, condition: str, wanted: tuple[int, int], first: _Place | None
 ) -> list[_Place]:
     """Return places just before and after the n-th of the `inside` rows, from a sample."""
+    rows, value, order = ranked
+    n, inside = wanted
     condition = f"{condition} AND hash({FILE}, {ROW}) % {inside // SAMPLED} = 0"
     (values,) = rows.arrays(value, condition=condition)
     rank = n / inside * len(values)

@@ -8,6 +8,7 @@ import tarfile
 from dataclasses import dataclass
 from hashlib import md5
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -74,15 +75,16 @@ def write_pool(
         "true_kl_text": true_kl_text(pairs),
     }
     images = [_png(render_scene(values, rng)) for values in pairs.values]
-    captions = list(pairs.captions)
-    _plant(kinds, pairs, images, captions, truths, rng)
+    content = _Content(images, list(pairs.captions), truths)
+    _plant(kinds, pairs, content, rng)
     shards, keys = [], []
     for start in range(0, n, shard_size):
         name = f"{start // shard_size:05d}"
         stop = min(start + shard_size, n)
         shards += [name] * (stop - start)
         keys += [f"{name}{row - start:04d}" for row in range(start, stop)]
-        _write_tar(folder / f"{name}.tar", keys[start:], images[start:stop], captions[start:stop])
+        rows = slice(start, stop)
+        _write_tar(folder / f"{name}.tar", keys[rows], images[rows], content.captions[rows])
     return PlantedPool(shards, keys, list(kinds), truths)
 
 
@@ -93,15 +95,17 @@ def _kinds(n: int, noise: dict[str, float], rng: np.random.Generator) -> npt.NDA
     return kinds
 
 
+class _Content(NamedTuple):
+    images: list[bytes]
+    captions: list[str]
+    truths: dict[str, npt.NDArray[np.float64]]
+
+
 def _plant(
-    kinds: npt.NDArray[np.str_],
-    pairs: Pairs,
-    images: list[bytes],
-    captions: list[str],
-    truths: dict[str, npt.NDArray[np.float64]],
-    rng: np.random.Generator,
+    kinds: npt.NDArray[np.str_], pairs: Pairs, content: _Content, rng: np.random.Generator
 ) -> None:
     """Replace rows by the noise that `kinds` calls for, in place."""
+    images, captions, truths = content
     clean = np.flatnonzero(kinds == CLEAN)
     for row in np.flatnonzero(kinds != CLEAN):
         kind = kinds[row]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -47,7 +48,8 @@ def render_scene(values: Values, rng: np.random.Generator) -> Image.Image:
     red, green, blue = (
         int(np.clip(c + j, 0, 255)) for c, j in zip(RGB[colour], jitter, strict=True)
     )
-    _draw_shape(ImageDraw.Draw(image), shape, centre, radius, (red, green, blue), rng)
+    outline = _Outline(centre, radius, rng.uniform(-0.15, 0.15))
+    _draw_shape(ImageDraw.Draw(image), shape, outline, (red, green, blue))
     return image
 
 
@@ -61,17 +63,18 @@ def _background(name: str, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.repeat(rows[:, None, None], IMAGE_SIZE, axis=1).repeat(3, axis=2))
 
 
+class _Outline(NamedTuple):
+    centre: Point
+    radius: float
+    tilt: float
+
+
 def _draw_shape(
-    draw: ImageDraw.ImageDraw,
-    shape: str,
-    centre: Point,
-    radius: float,
-    fill: tuple[int, int, int],
-    rng: np.random.Generator,
+    draw: ImageDraw.ImageDraw, shape: str, outline: _Outline, fill: tuple[int, int, int]
 ) -> None:
+    centre, radius, tilt = outline
     x, y = centre
     box = (x - radius, y - radius, x + radius, y + radius)
-    tilt = rng.uniform(-0.15, 0.15)
     if shape == "circle":
         draw.ellipse(box, fill=fill)
     elif shape == "ring":

@@ -18,7 +18,7 @@ from clipdre.estimating.estimate import (
     query_rows,
     usable_reference,
 )
-from clipdre.estimating.marginal import Bulk
+from clipdre.estimating.marginal import Bulk, Reading
 from clipdre.estimating.reference import build_reference
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.truth.embeddings import EmbeddingWorld
@@ -104,8 +104,8 @@ def estimator_of(small, method, **options):
 
 class TestEstimator:
     def test_exact_columns_match_the_oracle(self, small, expected):
-        estimator = estimator_of(small, "exact")
-        found = estimate_rows(small.pool, small.hashes, estimator, 0, N, tau=100)
+        estimator = estimator_of(small, "exact", tau=100)
+        found = estimate_rows(small.pool, small.hashes, estimator, 0, N)
         assert list(found) == [*SCORE_COLUMNS, "log_ratio_tau"]
         tau = SCALE * expected["similarity"] + BIAS + np.log(100)
         for name, values in ({**expected, "log_ratio_tau": tau}).items():
@@ -114,12 +114,12 @@ class TestEstimator:
     @pytest.mark.parametrize("method", ALL)
     def test_columns_do_not_depend_on_the_block(self, small, method, monkeypatch):
         estimator = estimator_of(small, method)
-        whole = estimate_rows(small.pool, small.hashes, estimator, 0, N, None)
+        whole = estimate_rows(small.pool, small.hashes, estimator, 0, N)
         monkeypatch.setattr(estimate, "QUERY_ROWS", 37)
         monkeypatch.setattr(estimate, "MANY_QUERY_ROWS", 37)
         assert estimator.query_rows == 37
         parts = [
-            estimate_rows(small.pool, small.hashes, estimator, start, stop, None)
+            estimate_rows(small.pool, small.hashes, estimator, start, stop)
             for start, stop in ((0, 100), (100, 100), (100, N))
         ]
         assert len(parts[1]["kl_text"]) == 0
@@ -132,26 +132,20 @@ class TestEstimator:
     def test_infinite_margins_are_exact(self, small, expected, method):
         estimator = estimator_of(small, method, pool=small.pool)
         vectors = [small.pool.read(modality, 0, N) for modality in Modality]
-        pairs = estimator.pairs(
-            *vectors, small.hashes, N, margins=dict.fromkeys(Modality, math.inf)
-        )
+        everything = dict.fromkeys(Modality, Reading(margin=math.inf))
+        pairs = estimator.pairs(*vectors, small.hashes, N, everything)
         for modality in Modality:
             found = pairs.sides[modality].kl
             np.testing.assert_allclose(found, expected[f"kl_{modality}"], atol=1e-4)
         assert pairs.log_ratio_se.abs().max() == 0
 
-    def test_margins_and_bulks_are_those_of_the_counterparts(self, small, expected):
+    def test_readings_are_those_of_the_counterparts(self, small, expected):
         """With texts exact, only images have exact partitions: their counterparts are texts."""
         estimator = estimator_of(small, "sample", pool=small.pool)
         vectors = [small.pool.read(modality, 0, N) for modality in Modality]
         bulk = Bulk(small.pool.take(Modality.IMAGE, np.arange(80)), small.hashes[:80], 8)
-        pairs = estimator.pairs(
-            *vectors,
-            small.hashes,
-            N,
-            margins={Modality.TEXT: math.inf},
-            bulks={Modality.IMAGE: bulk},
-        )
+        readings = {Modality.TEXT: Reading(margin=math.inf), Modality.IMAGE: Reading(bulk=bulk)}
+        pairs = estimator.pairs(*vectors, small.hashes, N, readings)
         assert pairs.image.kl_se.abs().max() == 0
         np.testing.assert_allclose(pairs.image.kl, expected["kl_image"], atol=1e-4)
         assert pairs.text.partition.folds.weight.shape == (N, 8)

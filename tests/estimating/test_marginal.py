@@ -6,7 +6,7 @@ import torch
 
 from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.modality import Modality
-from clipdre.estimating.marginal import Bulk, Marginal, Places
+from clipdre.estimating.marginal import Bulk, Marginal, Places, Reading
 from tests.core.estimates import assert_matches, estimates
 from tests.core.oracle import clustered_pool, of_query
 from tests.estimating.stored import NaiveCells, store
@@ -43,7 +43,7 @@ def partition(stored, counterparts, queries, hashes=None, **options):
     vectors = stored.pool.take(queries, ROWS)
     pairs = torch.from_numpy(np.diag(stored.logits(queries))[ROWS].copy())
     own = stored.hashes[ROWS] if hashes is None else hashes
-    return counterparts.partition(vectors, own, pairs, **options)
+    return counterparts.partition(vectors, own, pairs, Reading(**options))
 
 
 def others(stored, queries):

@@ -7,18 +7,23 @@ import pyarrow.parquet as pq
 import pytest
 from msgspec import structs
 
+from clipdre.config import MeasureConfig
 from clipdre.errors import InputError, ModelError, OutputError, ScoresError, UsageError
 from clipdre.formats.files.storage import exclusive
 from clipdre.formats.folders.columns import ColumnFolder
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import read_complete_manifest
-from clipdre.pipelines.measure import measure
+from clipdre.pipelines.measure import measure as measure_columns
 from clipdre.scorers.prompt_weight import PromptWeight
 from clipdre.selecting.rules import Amount, Rule, Step
 from clipdre.selecting.select import select
 from clipdre.sql.query import ScoreQuery
 from tests.pipelines import toys
+
+
+def measure(folder, manifest, scorer, **options):
+    return measure_columns(folder, manifest, scorer, MeasureConfig(**options))
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from clipdre.config import (
     Precision,
     ReadConfig,
     ReferenceMethod,
+    RunConfig,
 )
 from clipdre.core.modality import Modality
 from clipdre.core.scores import SCORE_COLUMNS
@@ -590,13 +591,17 @@ class TestEmbeddings:
         other = self.source(scored, logit_scale=50.0)
         with pytest.raises(ScoresError, match="holds a run that differs in model digest"):
             score_embeddings(other, tmp_path / "s", EstimateConfig())
-        manifest = score_embeddings(other, tmp_path / "s", EstimateConfig(), overwrite=True)
+        manifest = score_embeddings(
+            other, tmp_path / "s", EstimateConfig(), run=RunConfig(overwrite=True)
+        )
         assert manifest.model.logit_scale == 50
 
     def test_another_programs_folder_is_left_alone(self, scored, tmp_path):
         (tmp_path / "thesis.tex").write_text("years of work")
         with pytest.raises(OutputError, match="is not a score folder"):
-            score_embeddings(self.source(scored), tmp_path, EstimateConfig(), overwrite=True)
+            score_embeddings(
+                self.source(scored), tmp_path, EstimateConfig(), run=RunConfig(overwrite=True)
+            )
         assert set(all_files(tmp_path)) == {"thesis.tex"}
 
 

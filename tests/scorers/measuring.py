@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow.parquet as pq
 
+from clipdre.config import MeasureConfig
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import read_complete_manifest
@@ -13,7 +14,8 @@ def measured(scores, scorer, **options):
     """Return the measured columns over all rows, and the record."""
     manifest = read_complete_manifest(scores)
     folder = ScoreFolder(scores)
-    record = measure(folder, manifest, scorer, device="cpu", overwrite=True, **options)
+    config = MeasureConfig(device="cpu", overwrite=True, **options)
+    record = measure(folder, manifest, scorer, config)
     suffix = options.get("suffix", "")
     place = folder.columns / (f"{scorer.name}-{suffix}" if suffix else scorer.name)
     tables = [pq.read_table(place / f"{shard.name}.parquet") for shard in manifest.shards]

@@ -170,7 +170,7 @@ def test_reports_mistakes_in_the_steps_of_a_recipe(query, written, change, messa
         ("dc", {"side": "text) OR (1=1"}, None, "`settings` side=text) OR (1=1 is not a number"),
         ("laion", {"threshold": "0.1"}, Amount(3), "recipe laion does not take a `budget`: drop"),
         ("dc", {"side": "sound"}, None, "cannot use recipe dc, step 1: by 'dc_sound'"),
-        ("log-ratio-weighted", {}, None, "recipe log-ratio-weighted needs weight, which these"),
+        ("log-ratio-weighted", {}, None, "recipe log-ratio-weighted needs prompt_weight, which"),
     ],
 )
 def test_reports_mistakes_in_using_a_recipe(query, name, settings, budget, message):
