@@ -263,7 +263,7 @@ def _settled(item: Future[Decoded | Failure] | Failure) -> Decoded | Failure:
         return item
     try:
         return item.result()
-    except Exception as error:  # whatever it is, the other shards must not suffer
+    except Exception as error:  # any error of one shard must leave the others alone
         raise _WorkerDiedError(f"{type(error).__name__}: {error}") from error
 
 

@@ -85,7 +85,7 @@ def check_reference(folder: ScoreFolder, manifest: Manifest) -> ReferenceCheck:
     query = ScoreQuery(folder, manifest)
     record = manifest.reference
     if record is None:
-        raise ScoresError(f"{folder.path} records no reference", "score again")
+        raise ScoresError(f"{folder.path} records no reference", "score again with `overwrite`")
     # A saved reference belongs to another pool, whose embeddings are not here.
     own = ReferenceFolder(folder.reference)
     checkable = folder.embeddings.exists() and own.record() == record

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,9 +154,9 @@ class _Stages:
             found = None if run.overwrite else _same_run(folder, planned)
             if found is not None and found.complete and not _has_transient(found):
                 return found
-            planned.write(folder.path)  # first: if this run is killed, it is still this run
             if run.overwrite:
-                folder.clear()
+                _clear(folder)
+            planned.write(folder.path)  # first: if this run is killed, it is still this run
             shards = self._encoded(planned)
             encoded = msgspec.structs.replace(planned, shards=shards)
             _check_share(folder, encoded, run.max_bad_fraction)
@@ -205,6 +206,13 @@ class _Stages:
         own = ReferenceFolder(self.folder.reference)
         build_reference(pool, hashes, manifest.model, self.config, own)
         return own.path
+
+
+def _clear(folder: ScoreFolder) -> None:
+    """Remove another run; if this is interrupted, what is left is that run, unfinished."""
+    with suppress(ScoresError):  # a manifest that cannot be read is refused anyway
+        msgspec.structs.replace(read_manifest(folder.path), complete=False).write(folder.path)
+    folder.clear()
 
 
 def _has_transient(manifest: Manifest) -> bool:

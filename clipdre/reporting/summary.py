@@ -55,7 +55,7 @@ class Summary:
 def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
     """Read the summary of a finished score folder."""
     if manifest.reference is None:
-        raise ScoresError(f"{folder.path} records no reference", "score again")
+        raise ScoresError(f"{folder.path} records no reference", "score again with `overwrite`")
     failures: Counter[str] = Counter()
     for shard in manifest.shards:
         failures.update(shard.failures)

@@ -64,7 +64,7 @@ class ScoreQuery(Database):
         files = [folder.scores(shard).resolve() for shard in shards]
         missing = next((file for file in files if not file.exists()), None)
         if missing is not None:
-            raise ScoresError(f"{missing} is missing", "run the same 'clipdre score' again")
+            raise ScoresError(f"{missing} is missing", "score again with `overwrite`")
         self.folder, self.manifest = folder, manifest
         self.joined = [path.resolve() for path in joined]
         self._measured, self._stale = _measured(folder, manifest)

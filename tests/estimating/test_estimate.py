@@ -119,7 +119,7 @@ class TestEstimator:
         monkeypatch.setattr(estimate, "MANY_QUERY_ROWS", 37)
         assert estimator.query_rows == 37
         parts = [
-            estimate_rows(small.pool, small.hashes, estimator, start, stop, None)
+            estimate_rows(small.pool, small.hashes, estimator, start, stop)
             for start, stop in ((0, 100), (100, 100), (100, N))
         ]
         assert len(parts[1]["kl_text"]) == 0
@@ -132,14 +132,14 @@ class TestEstimator:
     def test_infinite_margins_are_exact(self, small, expected, method):
         estimator = estimator_of(small, method, pool=small.pool)
         vectors = [small.pool.read(modality, 0, N) for modality in Modality]
-        readings = dict.fromkeys(Modality, Reading(margin=math.inf))
-        pairs = estimator.pairs(*vectors, small.hashes, N, readings)
+        everything = dict.fromkeys(Modality, Reading(margin=math.inf))
+        pairs = estimator.pairs(*vectors, small.hashes, N, everything)
         for modality in Modality:
             found = pairs.sides[modality].kl
             np.testing.assert_allclose(found, expected[f"kl_{modality}"], atol=1e-4)
         assert pairs.log_ratio_se.abs().max() == 0
 
-    def test_margins_and_bulks_are_those_of_the_counterparts(self, small, expected):
+    def test_readings_are_those_of_the_counterparts(self, small, expected):
         """With texts exact, only images have exact partitions: their counterparts are texts."""
         estimator = estimator_of(small, "sample", pool=small.pool)
         vectors = [small.pool.read(modality, 0, N) for modality in Modality]

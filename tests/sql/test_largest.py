@@ -43,6 +43,20 @@ def test_keeps_the_n_largest_rows(tmp_path, passes, kind, n):
     assert passes
 
 
+@pytest.mark.parametrize("kind", ["distinct", "many ties", "all equal"])
+def test_a_cut_may_fall_right_after_the_last_row_kept(tmp_path, monkeypatch, kind):
+    values, n = VALUES[kind], 500
+    order = np.lexsort((HASHES, -values))
+    cut = module._Place(float(values[order[n]]), int(HASHES[order[n]]))
+    monkeypatch.setattr(module, "FETCHED", 64)
+    monkeypatch.setattr(module, "_cuts", lambda *args: [cut])
+    columns = {"key_hash": HASHES, "x": values}
+    query = query_of(tmp_path, write_pool(tmp_path, (ROWS,), columns))
+    found = largest(row_set(query, by="x"), ROWS, "by_0", "key_hash", n)
+    (hashes,) = found.arrays("key_hash")
+    assert sorted(hashes.tolist()) == sorted(HASHES[order[:n]].tolist())
+
+
 def test_fetches_few_rows_without_passes(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_cuts", None)
     values = VALUES["distinct"]

@@ -72,16 +72,26 @@ class TestExpressions:
         (values,) = row_set(query, by='"offset"').arrays("by_0")
         assert values.tolist() == read_scores(*scored)["offset"].to_pylist()
 
+    @pytest.mark.parametrize("source", ["scores", "measured", "joined"])
     @pytest.mark.parametrize(
         ("where", "rows"),
         [("isnan(x)", [7]), ("x > 3", [7]), ("x = 2", [5, 6]), ("NOT isnan(x) AND x < 5", [5, 6])],
     )
-    def test_nan_among_equal_values_is_found(self, tmp_path, where, rows):
+    def test_nan_among_equal_values_is_found(self, tmp_path, source, where, rows):
         x = np.full(ROWS, 9.0)
         x[5:8] = 2, 2, np.nan  # all of the second shard
-        manifest = write_pool(tmp_path, SIZES, {"key_hash": random_hashes(ROWS), "x": x})
-        found = row_set(query_of(tmp_path, manifest), f"{where} AND file_index = 1")
-        assert places(found.where("where_0")) == [(1, row - 5) for row in rows]
+        columns, files = {"key_hash": random_hashes(ROWS)}, []
+        scored = {"x": x} if source == "scores" else {}
+        made_up = tmp_path, write_pool(tmp_path, SIZES, columns | scored)
+        if source == "measured":
+            write_measured(*made_up, "one", {"x": x})
+        elif source == "joined":
+            files.append(tmp_path / "x.parquet")
+            pq.write_table(pa.table({**columns, "x": x}).slice(5, 3), files[0])
+        found = row_set(query_of(*made_up, files), f"{where} AND file_index = 1", "x")
+        kept = found.where("where_0")
+        assert places(kept) == [(1, row - 5) for row in rows]
+        np.testing.assert_array_equal(np.sort(kept.arrays("by_0")[0]), x[rows])
 
 
 class TestRefusals:
@@ -139,7 +149,7 @@ class TestRefusals:
 
     def test_names_a_missing_score_file(self, scored, tmp_path):
         _, manifest = scored
-        with pytest.raises(ScoresError, match=r"00000\.parquet is missing: run the same"):
+        with pytest.raises(ScoresError, match=r"00000\.parquet is missing: score again with"):
             ScoreQuery(ScoreFolder(tmp_path), manifest)
 
 

@@ -20,6 +20,8 @@ from clipdre.formats.folders.records import (
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
+# Without it, `score` would read this manifest again.
+CURE = "score again with `overwrite`"
 
 
 class Manifest(Record, frozen=True, kw_only=True):
@@ -81,17 +83,17 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a score folder (no {MANIFEST})", "make one with 'clipdre score'"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ScoresError(f"cannot read {path} ({error})", "score again") from error
+        raise ScoresError(f"cannot read {path} ({error})", CURE) from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version not in (1, SCHEMA_VERSION):
         raise ScoresError(
             f"{folder} has schema version {version}, this clipdre reads {SCHEMA_VERSION}",
-            "score again, or use the clipdre that wrote it",
+            f"{CURE}, or use the clipdre that wrote it",
         )
     try:
         return msgspec.convert(_upgraded(raw) if version == 1 else raw, type=Manifest)
     except (msgspec.ValidationError, AttributeError, KeyError, TypeError) as error:
-        raise ScoresError(f"{path} is damaged ({error})", "score again") from error
+        raise ScoresError(f"{path} is damaged ({error})", CURE) from error
 
 
 def read_complete_manifest(folder: Path) -> Manifest:
@@ -102,7 +104,7 @@ def read_complete_manifest(folder: Path) -> Manifest:
             f"{folder} is unfinished", "run the same 'clipdre score' again, it resumes"
         )
     if manifest.reference is None:
-        raise ScoresError(f"{folder / MANIFEST} is damaged (no reference)", "score again")
+        raise ScoresError(f"{folder / MANIFEST} is damaged (no reference)", CURE)
     return manifest
 
 

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipdre.formats.folders.folder import PARTS, ScoreFolder
+from clipdre.formats.folders.folder import ScoreFolder
 
 
 def files(folder):
@@ -56,7 +56,8 @@ def test_files_are_foreign_and_missing_paths_are_not(tmp_path):
 
 
 def test_clearing_keeps_the_manifest_and_other_peoples_files(tmp_path):
-    written = [f"{part}/deep/er.parquet" for part in PARTS]
+    parts = ("scores", "failures", "embeddings", "reference", "columns")
+    written = [f"{part}/deep/er.parquet" for part in parts]
     for name in [*written, "manifest.json", "notes.txt", "mine/scores.txt"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")

@@ -1,0 +1,245 @@
+"""Second runs in the same folder: kept, resumed, refused, or started over."""
+
+import dataclasses
+import shutil
+
+import msgspec
+import pyarrow.parquet as pq
+import pytest
+
+from clipdre.config import (
+    EstimateConfig,
+    Precision,
+    ReadConfig,
+    ReferenceMethod,
+)
+from clipdre.encoding import jobs as encoding_jobs
+from clipdre.errors import ScoresError
+from clipdre.estimating import jobs as estimating_jobs
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import MANIFEST, read_manifest
+from clipdre.truth.pool import NOISE, write_pool
+from tests.formats.folders.schema_1 import downgrade
+from tests.helpers import TINY, pair, read_scores, tiny_score, write_tar
+from tests.pipelines.scoring import all_files, assert_same_scores, with_method
+
+
+def stop_at_the_second(monkeypatch, module, name):
+    """Raise KeyboardInterrupt in the second call of a function; return the calls."""
+    original, calls = getattr(module, name), []
+
+    def stopping(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, stopping)
+    return calls
+
+
+class TestAgain:
+    def test_a_finished_run_is_not_run_again(self, scored, pool, monkeypatch):
+        folder, manifest = scored
+        before = all_files(folder)
+        monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+        monkeypatch.setattr(estimating_jobs, "estimate_rows", None)
+        again = tiny_score(pool, folder)
+        assert again == read_manifest(folder)
+        assert again.rows == manifest.rows
+        assert all_files(folder) == before
+
+    @pytest.mark.parametrize("stop_in", ["encode_shard", "scores_table"])
+    def test_a_stopped_run_resumes_and_ends_the_same(
+        self, scored, pool, tmp_path, monkeypatch, stop_in
+    ):
+        module = encoding_jobs if stop_in == "encode_shard" else estimating_jobs
+        calls = stop_at_the_second(monkeypatch, module, stop_in)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_score(pool, tmp_path / "s")
+        assert not read_manifest(tmp_path / "s").complete
+        (tmp_path / "s" / "scores").mkdir(exist_ok=True)
+        (tmp_path / "s" / "scores" / ".unfinished-host-1-0123abcd-x.parquet").write_text("half")
+        manifest = tiny_score(pool, tmp_path / "s")
+        assert manifest.complete
+        if stop_in == "encode_shard":
+            # One done, one stopped, two more: the first is not encoded again.
+            assert len(calls) == 4
+        assert set(all_files(tmp_path / "s")) == set(all_files(scored[0]))
+        assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+    def test_a_run_stopped_while_estimating_encodes_nothing_again(
+        self, scored, pool, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("clipdre.estimating.estimate.QUERY_ROWS", 100)
+        calls = stop_at_the_second(monkeypatch, estimating_jobs, "estimate_rows")
+        with pytest.raises(KeyboardInterrupt):
+            tiny_score(pool, tmp_path / "s")
+        first = tmp_path / "s" / "scores" / "00000.parquet"
+        written = first.stat().st_mtime_ns
+        monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+        manifest = tiny_score(pool, tmp_path / "s")
+        assert len(calls) == 4  # the first range is not estimated again
+        assert first.stat().st_mtime_ns == written
+        assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+    @pytest.mark.parametrize(
+        ("config", "difference"),
+        [
+            (
+                dataclasses.replace(TINY, read=ReadConfig(caption_field="title")),
+                "read caption_field",
+            ),
+            (
+                dataclasses.replace(TINY, estimate=EstimateConfig(ReferenceMethod.EXACT)),
+                "estimate method",
+            ),
+            (
+                dataclasses.replace(
+                    TINY, encode=dataclasses.replace(TINY.encode, precision=Precision.BF16)
+                ),
+                "model precision",
+            ),
+        ],
+    )
+    def test_other_settings_are_refused_with_the_difference(self, scored, pool, config, difference):
+        folder, _ = scored
+        before = all_files(folder)
+        with pytest.raises(ScoresError, match=f"holds a run that differs in {difference}"):
+            tiny_score(pool, folder, config)
+        assert all_files(folder) == before
+
+    def test_a_changed_shard_is_refused_and_overwrite_starts_over(self, tmp_path):
+        write_pool(tmp_path / "p", 60, seed=1, noise={}, shard_size=30)
+        tiny_score(tmp_path / "p", tmp_path / "s")
+        write_pool(tmp_path / "p", 60, seed=2, noise=NOISE, shard_size=30)
+        with pytest.raises(ScoresError, match="shard 00000"):
+            tiny_score(tmp_path / "p", tmp_path / "s")
+        (tmp_path / "s" / "notes.txt").write_text("mine")
+        manifest = tiny_score(tmp_path / "p", tmp_path / "s", overwrite=True)
+        assert manifest.samples == 60
+        assert (tmp_path / "s" / "notes.txt").read_text() == "mine"
+
+    @pytest.mark.parametrize("cleared", [False, True])
+    def test_a_killed_overwrite_leaves_no_old_scores_to_the_new_run(
+        self, tmp_path, monkeypatch, cleared
+    ):
+        write_pool(tmp_path / "p", 60, seed=1, noise={}, shard_size=30)
+        tiny_score(tmp_path / "p", tmp_path / "s")
+        write_pool(tmp_path / "p", 60, seed=2, noise={}, shard_size=30)  # the same keys
+        clear = ScoreFolder.clear
+
+        def killed(self):
+            if cleared:
+                clear(self)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ScoreFolder, "clear", killed)
+            with pytest.raises(KeyboardInterrupt):
+                tiny_score(tmp_path / "p", tmp_path / "s", overwrite=True)
+        assert not read_manifest(tmp_path / "s").complete
+        with pytest.raises(ScoresError, match="shard 00000"):
+            tiny_score(tmp_path / "p", tmp_path / "s")
+        again = tiny_score(tmp_path / "p", tmp_path / "s", overwrite=True)
+        expected = tiny_score(tmp_path / "p", tmp_path / "new")
+        assert_same_scores(
+            read_scores(tmp_path / "s", again), read_scores(tmp_path / "new", expected)
+        )
+
+    def test_only_shards_with_a_wrong_stamp_are_encoded_again(
+        self, scored, pool, tmp_path, monkeypatch
+    ):
+        shutil.copytree(scored[0], tmp_path / "s")
+        msgspec.structs.replace(scored[1], complete=False).write(tmp_path / "s")
+        metadata = tmp_path / "s" / "embeddings" / "metadata" / "metadata_1.parquet"
+        stamp = {"clipdre.encoded": "of other settings"}
+        pq.write_table(pq.read_table(metadata).replace_schema_metadata(stamp), metadata)
+        original, names = encoding_jobs.encode_shard, []
+
+        def recording(shard, *args):
+            names.append(shard.name)
+            return original(shard, *args)
+
+        monkeypatch.setattr(encoding_jobs, "encode_shard", recording)
+        manifest = tiny_score(pool, tmp_path / "s")
+        assert names == ["00001"]
+        assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+    @pytest.mark.parametrize("content", ["{", '{"schema_version": 99}', None])
+    def test_overwrite_replaces_a_damaged_manifest(self, tmp_path, content):
+        write_tar(tmp_path / "a.tar", [*pair("a", seed=1), *pair("b", "blue star", seed=2)])
+        tiny_score(tmp_path, tmp_path / "s")
+        manifest = tmp_path / "s" / MANIFEST
+        if content is None:
+            content = manifest.read_text().replace('"complete": true', '"complete": "no"')
+        manifest.write_text(content)
+        with pytest.raises(ScoresError, match="score again with `overwrite`"):
+            tiny_score(tmp_path, tmp_path / "s")
+        assert tiny_score(tmp_path, tmp_path / "s", overwrite=True).complete
+        assert read_manifest(tmp_path / "s").complete
+
+
+@pytest.fixture(scope="module", params=[ReferenceMethod.EXACT, ReferenceMethod.STRATIFIED])
+def finished(request, pool, tmp_path_factory):
+    """A finished run, exact or stratified, and its configuration."""
+    folder = tmp_path_factory.mktemp("finished") / "scores"
+    config = with_method(request.param, neighbors=40, bulk=64)
+    return folder, tiny_score(pool, folder, config), config
+
+
+@pytest.fixture
+def never_encode(monkeypatch):
+    monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+
+
+@pytest.mark.usefixtures("never_encode")
+class TestSchema1:
+    """Folders of clipdre 0.1."""
+
+    def test_a_finished_folder_is_returned_as_it_is(self, finished, pool, tmp_path, monkeypatch):
+        folder, manifest, config = finished
+        shutil.copytree(folder, tmp_path / "old")
+        downgrade(tmp_path / "old")
+        before = all_files(tmp_path / "old")
+        assert "reference/pool_img.npy" in before
+        monkeypatch.setattr(estimating_jobs, "estimate_rows", None)
+        assert tiny_score(pool, tmp_path / "old", config) == manifest
+        assert all_files(tmp_path / "old") == before
+
+    def test_other_settings_are_refused(self, finished, pool, tmp_path):
+        shutil.copytree(finished[0], tmp_path / "old")
+        downgrade(tmp_path / "old")
+        with pytest.raises(ScoresError, match="differs in estimate"):
+            tiny_score(pool, tmp_path / "old", with_method(ReferenceMethod.SAMPLE, bulk=64))
+
+    def test_an_unfinished_folder_resumes_without_encoding(self, finished, pool, tmp_path):
+        folder, manifest, config = finished
+        shutil.copytree(folder, tmp_path / "old")
+        downgrade(tmp_path / "old", complete=False)
+        for name in ("00001", "00002"):
+            (tmp_path / "old" / "scores" / f"{name}.parquet").unlink()
+        assert tiny_score(pool, tmp_path / "old", config) == manifest
+        assert read_manifest(tmp_path / "old") == manifest
+        found, expected = (read_scores(f, manifest) for f in (tmp_path / "old", folder))
+        assert_same_scores(found, expected, atol=1e-6)
+
+    def test_an_unfinished_folder_without_a_reference_resumes(self, finished, pool, tmp_path):
+        folder, manifest, config = finished
+        shutil.copytree(folder, tmp_path / "old")
+        downgrade(tmp_path / "old", complete=False)
+        (tmp_path / "old" / "reference" / "reference.json").unlink()
+        shutil.rmtree(tmp_path / "old" / "scores")
+        assert tiny_score(pool, tmp_path / "old", config) == manifest
+        found, expected = (read_scores(f, manifest) for f in (tmp_path / "old", folder))
+        assert_same_scores(found, expected, atol=1e-6)
+
+
+def test_saved_references_of_schema_1_are_used(finished, pool, tmp_path):
+    folder, manifest, _ = finished
+    shutil.copytree(folder, tmp_path / "old")
+    downgrade(tmp_path / "old")
+    saved = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(tmp_path / "old")))
+    found = tiny_score(pool, tmp_path / "new", saved)
+    assert found.reference == manifest.reference
+    assert_same_scores(read_scores(tmp_path / "new", found), read_scores(folder, manifest))
