@@ -126,7 +126,7 @@ def test_the_parsers_errors_are_one_line(run, command, message):
     assert len(run(command).stderr.splitlines()) == 1
 
 
-def test_a_program_that_runs_the_command_line_gets_its_outcome(capsys):
+def test_a_program_that_runs_the_command_line_gets_its_outcome(run, capsys):
     assert app(["--version"], standalone_mode=False) == 0
     assert app(["info", "nowhere"], standalone_mode=False) == 1
     with pytest.raises(ParserError):

@@ -2,7 +2,7 @@ import tomllib
 
 import pytest
 
-from clipdre.selecting.recipes import read_recipe, recipe_names
+from clipdre.selecting.recipes import FOLDER, read_recipe, recipe_names
 from tests.cli.running import error_of, printed, rows_of
 
 
@@ -11,7 +11,8 @@ def test_lists_every_recipe_on_stdout(run):
     rows = rows_of(printed(found))
     assert found.stderr == ""
     assert set(recipe_names()) <= set(rows)
-    assert rows["dc"] == ["D_C, distance from the centre, top 25%", "budget=25%, side=text"]
+    dc = tomllib.loads((FOLDER / "dc.toml").read_text())
+    assert rows["dc"] == [dc["title"], "budget=25%, side=text"]
 
 
 @pytest.mark.parametrize("name", recipe_names())
