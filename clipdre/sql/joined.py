@@ -35,11 +35,14 @@ def _join(
     database: Database, source: str, seen: set[str], n: int, path: Path
 ) -> tuple[str, set[str]]:
     view, joined = f"file_{n}", f"joined_{n}"
+    if not path.is_file():
+        raise SelectionError(f"{WITH} {path} is not a file", "name a Parquet file")
     try:
         database.connection.read_parquet(str(path)).create_view(view)
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
-        raise SelectionError(f"cannot read {WITH} {path} as Parquet: {reason}") from error
+        problem = f"cannot read {WITH} {path} as Parquet: {reason}"
+        raise SelectionError(problem, "name a Parquet file") from error
     found = database.connection.view(view).columns
     keys = next((keys for keys in KEYS if set(keys) <= set(found)), None)
     if keys is None:

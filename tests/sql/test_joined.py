@@ -109,8 +109,13 @@ def test_refuses_files_that_cannot_be_joined(joined, tmp_path, table, problem, c
 
 def test_refuses_files_that_are_not_parquet(pool, tmp_path):
     (tmp_path / "text.parquet").write_text("not a table at all")
-    for name in ("text.parquet", "missing.parquet"):
-        with pytest.raises(SelectionError, match="cannot read `joined`") as caught:
+    for name, problem in (
+        ("text.parquet", "cannot read `joined` {} as Parquet"),
+        ("missing.parquet", "`joined` {} is not a file"),
+        ("scores", "`joined` {} is not a file"),
+    ):
+        with pytest.raises(SelectionError) as caught:
             query_of(*pool, [tmp_path / name])
-        assert name in caught.value.problem
+        assert caught.value.problem.startswith(problem.format(tmp_path / name))
+        assert caught.value.cure == "name a Parquet file"
         assert "\n" not in caught.value.problem
