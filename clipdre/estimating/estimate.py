@@ -17,7 +17,7 @@ from clipdre.core.scores import score_columns
 from clipdre.errors import ScoresError
 from clipdre.estimating.marginal import AS_SCORED, Marginal, Reading
 from clipdre.formats.folders.embeddings import StoredPool
-from clipdre.formats.folders.records import ModelRecord, ReferenceRecord
+from clipdre.formats.folders.records import ModelRecord, ReferenceRecord, same_fingerprint
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder
 
 CPU = torch.device("cpu")
@@ -34,15 +34,22 @@ def usable_reference(path: Path, model: ModelRecord) -> ReferenceRecord:
     Raises
     ------
     ScoresError
-        When there is no reference, or it was made with another model.
+        When there is no reference, or it was made with another model: other weights, or the same
+        weights read in another way.
     """
     record = ReferenceFolder(path).record()
     if record is None:
         raise ScoresError(f"{path} holds no reference", "score that pool to its end first")
+    cure = "score with the same model, or without `reference`"
     if record.model_digest != model.digest:
         raise ScoresError(
-            f"{path} was made with other weights than {model.name} as loaded now",
-            "score with the same model, or without `reference`",
+            f"{path} was made with other weights than {model.name} as loaded now", cure
+        )
+    if not same_fingerprint(record.fingerprint, model.fingerprint):
+        raise ScoresError(
+            f"{path} was made with the weights of {model.name} as loaded now, but with another "
+            "definition of the model (activation, preprocessing or tokenizer)",
+            cure,
         )
     return record
 

@@ -97,7 +97,7 @@ def _planned(
                 f"use `bulk` {2 * FOLDS} or more, or `reference` exact",
             )
     neighbors = min(config.neighbors, pairs) if method is ReferenceMethod.STRATIFIED else 0
-    settings = f"{method.value} {neighbors} {bulk} {folds} {MISSED} {SAFETY} {model.digest}"
+    settings = f"{method.value} {neighbors} {bulk} {folds} {MISSED} {SAFETY} {model.identity}"
     digest = hashlib.sha256(settings.encode() + hashes.tobytes()).hexdigest()
     return ReferenceRecord(
         method=method.value,
@@ -110,6 +110,7 @@ def _planned(
         logit_bias=model.logit_bias,
         embedding_dim=model.embedding_dim,
         digest=digest,
+        fingerprint=model.fingerprint,
     )
 
 

@@ -18,7 +18,9 @@ import torch
 from clipdre.config import TINY_MODEL, EncodeConfig, Precision
 from clipdre.errors import ModelError
 from clipdre.formats.folders.records import ModelRecord
+from clipdre.models.checks import QUICK, check_checkpoint, needs_quick_gelu
 from clipdre.models.encoder import OpenClipEncoder, split_transform
+from clipdre.models.fingerprint import fingerprint
 from clipdre.models.text_tower import TextTower
 
 DTYPES = {
@@ -45,7 +47,8 @@ def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
     device = usable_device(config.device)
     precision = _resolved_precision(config.precision, device)
     name, pretrained = _open_clip_names(config)
-    model, transform, tokenizer = _load(name, pretrained)
+    quick = needs_quick_gelu(name, pretrained)
+    model, transform, tokenizer = _load(name, pretrained, quick)
     scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
     if scale is None:
         raise ModelError(
@@ -61,6 +64,8 @@ def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
         logit_bias=float(bias.detach()) if bias is not None else 0.0,
         precision=precision.value,
         preprocessing=json.loads(json.dumps(open_clip.get_model_preprocess_cfg(model))),
+        activation=QUICK if quick else "",
+        fingerprint=fingerprint(model, transform, tokenizer),
     )
     dtype = DTYPES[precision]
     text = TextTower(model.eval(), tokenizer(list(PROBES)))
@@ -148,6 +153,8 @@ def _open_clip_names(config: EncodeConfig) -> tuple[str, str | None]:
     if config.pretrained not in tags and not Path(config.pretrained).is_file():
         kind = "checkpoint" if _looks_like_path(config.pretrained) else "pretrained tag"
         raise ModelError(f"no {kind} {config.pretrained} for model {config.model}", cure)
+    if config.pretrained not in tags:
+        check_checkpoint(config.model, Path(config.pretrained))
     return config.model, config.pretrained
 
 
@@ -155,13 +162,24 @@ def _looks_like_path(name: str) -> bool:
     return "/" in name or name.rpartition(".")[2] in WEIGHT_SUFFIXES
 
 
-def _load(name: str, pretrained: str | None) -> tuple[Any, Any, Any]:
+def _load(name: str, pretrained: str | None, quick: bool) -> tuple[Any, Any, Any]:
     try:
         with _quiet_open_clip():
+            tokenizer = open_clip.get_tokenizer(name)  # first: weights are slow to download
             model, _, transform = open_clip.create_model_and_transforms(
-                name, pretrained=pretrained, require_pretrained=True, weights_only=True
+                name,
+                pretrained=pretrained,
+                require_pretrained=True,
+                weights_only=True,
+                force_quick_gelu=quick,
             )
-            return model, transform, open_clip.get_tokenizer(name)
+            return model, transform, tokenizer
+    except ImportError as error:
+        package = (error.name or "transformers").partition(".")[0]
+        raise ModelError(
+            f"model {name} needs the package {package}, which is not installed",
+            "run pip install 'clipdre[transformers]'",
+        ) from error
     except Exception as error:  # open_clip, torch and the hub have no common base class
         reason = " ".join(str(error).split())[:300]
         raise ModelError(

@@ -86,7 +86,7 @@ class FitPool:
     @property
     def encoder(self) -> Encoder:
         """See `Pool`."""
-        self.inputs.append(f"model {self.reader.manifest.model.digest}")
+        self.inputs.append(f"model {self.reader.manifest.model.identity}")
         return self.reader.encoder
 
     def sample(self, n: int) -> StoredRows:
@@ -148,7 +148,9 @@ class FitPool:
         self.inputs[at] = f"target {digest.hexdigest()}"
 
     def _record_pool(self) -> None:
-        self.inputs.append(f"pool {digest_of([self.reader.manifest.model.digest, self._digests])}")
+        self.inputs.append(
+            f"pool {digest_of([self.reader.manifest.model.identity, self._digests])}"
+        )
 
 
 def digest_of(value: object) -> str:

@@ -156,4 +156,9 @@ def _same_encoder(manifest: Manifest, device: str) -> Encoder:
             f"the weights of {model.name} ({model.pretrained}) are not those that made the scores",
             "score again, or bring the old checkpoint back",
         )
+    if difference := model.redefined(encoder.record):
+        raise ModelError(
+            f"model {model.name} has changed since it made the scores, in {difference}",
+            "score again, or bring the old configuration back",
+        )
     return encoder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -152,6 +153,8 @@ class _Stages:
         with exclusive(folder.path):
             remove_unfinished(folder.path, *WRITTEN, everyone=True)
             found = None if run.overwrite else _same_run(folder, planned)
+            if found is not None:  # files are stamped with the record that was written first
+                planned = msgspec.structs.replace(planned, model=found.model)
             if found is not None and found.complete and not _has_transient(found):
                 return found
             if run.overwrite:
@@ -246,9 +249,18 @@ def _check_whole(folder: ScoreFolder, manifest: Manifest) -> None:
 
 def _check_saved(config: EstimateConfig, model: ModelRecord) -> None:
     """Refuse another run's reference that is missing or of another model, before encoding."""
-    if config.saved is not None:
-        read_complete_manifest(Path(config.saved))
-        usable_reference(ScoreFolder(Path(config.saved)).reference, model)
+    if config.saved is None:
+        return
+    saved = read_complete_manifest(Path(config.saved)).model
+    usable_reference(ScoreFolder(Path(config.saved)).reference, model)
+    difference = saved.redefined(model)
+    if difference is None and not saved.fingerprint and saved.name != model.name:
+        difference = f"name ({saved.name} then, {model.name} now)"
+    if difference is not None:
+        raise ScoresError(
+            f"{config.saved} was made with the same weights, but its model differs in {difference}",
+            "score with the same model, or without `reference`",
+        )
 
 
 def _shard_record(url: str) -> ShardRecord:
@@ -263,7 +275,9 @@ def _same_run(folder: ScoreFolder, planned: Manifest) -> Manifest | None:
     if not folder.path.exists() or not any(folder.path.iterdir()):
         return None
     found = read_manifest(folder.path)
-    differences = [
+    redefined = found.model.redefined(planned.model)
+    differences = [f"model {redefined}"] if redefined else []
+    differences += [
         f"{name} ({before} then, {now} now)"
         for name, before, now in _compared(found, planned)
         if before != now
@@ -272,6 +286,13 @@ def _same_run(folder: ScoreFolder, planned: Manifest) -> Manifest | None:
         raise ScoresError(
             f"{folder.path} holds a run that differs in {'; '.join(differences[:3])}",
             "choose another `output`, or pass `overwrite`",
+        )
+    if planned.model.fingerprint and not found.model.fingerprint:
+        warnings.warn(
+            f"{folder.path} was begun by a clipdre that recorded only the weights of "
+            f"{found.model.name}, so a change of its definition would not be noticed; pass "
+            "`overwrite` if it has changed since",
+            stacklevel=2,
         )
     return found
 

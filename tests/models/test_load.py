@@ -1,14 +1,20 @@
 import dataclasses
+import sys
+import warnings
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import QuickGELU
 from PIL import Image
+from safetensors.torch import save_file
 
 from clipdre.config import TINY_MODEL, EncodeConfig, Precision
 from clipdre.errors import ModelError
+from clipdre.formats.folders.records import same_fingerprint
 from clipdre.models import load
+from clipdre.models.checks import OPENAI_KEYS, check_checkpoint, needs_quick_gelu
 from clipdre.models.load import load_encoder, usable_device, usable_devices, weights_digest
 
 TINY = EncodeConfig(model=TINY_MODEL, device="cpu")
@@ -156,3 +162,82 @@ def test_usable_devices(monkeypatch, name, gpus, expected):
 def test_rejects_a_list_with_one_unusable_device():
     with pytest.raises(ModelError, match="`device` nosuch cannot be used"):
         usable_devices("cpu,nosuch")
+
+
+class TestQuickGelu:
+    """Weights that were trained with QuickGELU are computed with it."""
+
+    def test_tags_of_openai_get_it_and_others_do_not(self):
+        assert needs_quick_gelu("ViT-L-14", "openai")
+        assert needs_quick_gelu("ViT-L/14", "openai")
+        assert not needs_quick_gelu("ViT-L-14-quickgelu", "openai")
+        assert not needs_quick_gelu("ViT-L-14", "laion2b_s32b_b82k")
+        assert not needs_quick_gelu("ViT-L-14", "weights.pt")
+        assert not needs_quick_gelu("local-dir:model", None)
+
+    def test_no_tag_of_the_registry_runs_gelu_on_its_weights(self):
+        pairs = open_clip.list_pretrained()
+        wrong = [
+            (model, tag)
+            for model, tag in pairs
+            if open_clip.get_pretrained_cfg(model, tag).get("quick_gelu")
+            and not open_clip.get_model_config(model).get("quick_gelu")
+        ]
+        assert len(wrong) > 20
+        assert [pair for pair in pairs if needs_quick_gelu(*pair)] == wrong
+
+    def test_the_loaded_model_computes_it_and_the_record_names_it(self, tmp_path, monkeypatch):
+        torch.manual_seed(0)
+        path = tmp_path / "weights.pt"
+        torch.save(open_clip.create_model("ViT-S-32").state_dict(), path)
+        config = EncodeConfig(model="ViT-S-32", pretrained=str(path), device="cpu")
+        plain = load_encoder(config)
+        monkeypatch.setattr(load, "needs_quick_gelu", lambda *_: True)
+        quick = load_encoder(config)
+        assert not any(isinstance(m, QuickGELU) for m in plain.model.modules())
+        assert any(isinstance(m, QuickGELU) for m in quick.model.modules())
+        assert (plain.record.activation, quick.record.activation) == ("", "quick_gelu")
+        assert plain.record.digest == quick.record.digest
+        assert not same_fingerprint(plain.record.fingerprint, quick.record.fingerprint)
+        assert plain.record.redefined(quick.record) == (
+            "activation (as defined then, quick_gelu now)"
+        )
+
+    @pytest.mark.parametrize("name", ["openai/model.pt", "metaclip_400m.pt"])
+    def test_a_file_whose_name_suggests_it_is_warned_about(self, tmp_path, name):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        torch.save({"weight": torch.zeros(3)}, path)
+        with pytest.warns(UserWarning, match="use `model` ViT-B-32-quickgelu if so"):
+            check_checkpoint("ViT-B-32", path)
+        check_checkpoint("ViT-B-32-quickgelu", path)
+
+    def test_openais_torchscript_is_refused_with_the_tag(self, tmp_path):
+        class Module(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x
+
+        path = tmp_path / "ViT-B-32.pt"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(torch.jit.script(Module()), path)
+        cure = "use `model` ViT-B-32-quickgelu with `pretrained` openai"
+        with pytest.raises(ModelError, match=cure):
+            load_encoder(EncodeConfig(model="ViT-B-32", pretrained=str(path), device="cpu"))
+        state = {name: torch.tensor(224) for name in OPENAI_KEYS}
+        torch.save(state, path)
+        with pytest.raises(ModelError, match=cure):
+            check_checkpoint("ViT-B-32-quickgelu", path)
+        save_file(state, tmp_path / "model.safetensors")
+        with pytest.raises(ModelError, match=cure):
+            check_checkpoint("ViT-B-32", tmp_path / "model.safetensors")
+
+
+def test_a_missing_package_is_named_before_weights_are_loaded(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", None)
+    config = EncodeConfig(model="ViT-B-16-SigLIP", pretrained="webli", device="cpu")
+    with pytest.raises(
+        ModelError, match=r"needs the package transformers.*clipdre\[transformers\]"
+    ):
+        load_encoder(config)

@@ -1,9 +1,13 @@
 """Second runs in the same folder: kept, resumed, refused, or started over."""
 
 import dataclasses
+import hashlib
+import json
 import shutil
+from importlib import resources
 
 import msgspec
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,10 +18,12 @@ from clipdre.config import (
     ReferenceMethod,
 )
 from clipdre.encoding import jobs as encoding_jobs
-from clipdre.errors import ScoresError
+from clipdre.errors import ModelError, ScoresError
 from clipdre.estimating import jobs as estimating_jobs
+from clipdre.formats.folders.embeddings import embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import MANIFEST, read_manifest
+from clipdre.pipelines.rows import PoolReader
 from clipdre.truth.pool import NOISE, write_pool
 from tests.formats.folders.schema_1 import downgrade
 from tests.helpers import TINY, pair, read_scores, tiny_score, write_tar
@@ -243,3 +249,109 @@ def test_saved_references_of_schema_1_are_used(finished, pool, tmp_path):
     found = tiny_score(pool, tmp_path / "new", saved)
     assert found.reference == manifest.reference
     assert_same_scores(read_scores(tmp_path / "new", found), read_scores(folder, manifest))
+
+
+@pytest.fixture
+def definition(tmp_path):
+    """The embedded model as a folder, and a function that changes its preprocessing."""
+    folder = tmp_path / "model"
+    shutil.copytree(resources.files("clipdre") / "tiny", folder)
+    path = folder / "open_clip_config.json"
+
+    def change(**settings):
+        config = json.loads(path.read_text())
+        config["model_cfg"].update(settings)
+        path.write_text(json.dumps(config))
+
+    encode = dataclasses.replace(TINY.encode, model=f"local-dir:{folder}")
+    return dataclasses.replace(TINY, encode=encode), change
+
+
+class TestChangedDefinition:
+    """The same weights, read in another way."""
+
+    def test_a_finished_run_is_refused(self, pool, tmp_path, definition):
+        config, change = definition
+        tiny_score(pool, tmp_path / "s", config)
+        before = all_files(tmp_path / "s")
+        change(quick_gelu=True)
+        with pytest.raises(
+            ScoresError, match=r"differs in model definition .the same weights gave"
+        ):
+            tiny_score(pool, tmp_path / "s", config)
+        assert all_files(tmp_path / "s") == before
+
+    def test_a_saved_reference_is_refused(self, pool, tmp_path, definition):
+        config, change = definition
+        tiny_score(pool, tmp_path / "s", config)
+        change(quick_gelu=True)
+        saved = dataclasses.replace(config, estimate=EstimateConfig(saved=str(tmp_path / "s")))
+        with pytest.raises(ScoresError, match="another definition of the model"):
+            tiny_score(pool, tmp_path / "new", saved)
+        assert not (tmp_path / "new").exists()
+
+    def test_overwriting_scores_again_with_the_new_definition(self, pool, tmp_path, definition):
+        config, change = definition
+        before = tiny_score(pool, tmp_path / "s", config)
+        old = read_scores(tmp_path / "s", before)["log_ratio"].to_numpy()
+        change(quick_gelu=True)
+        now = tiny_score(pool, tmp_path / "s", config, overwrite=True)
+        assert now.reference.digest != before.reference.digest
+        new = read_scores(tmp_path / "s", now)["log_ratio"].to_numpy()
+        assert np.abs(new - old).max() > 0.1
+
+    def test_measuring_with_the_model_is_refused(self, pool, tmp_path, definition):
+        config, change = definition
+        manifest = tiny_score(pool, tmp_path / "s", config)
+        reader = PoolReader(ScoreFolder(tmp_path / "s"), manifest, "cpu")
+        change(quick_gelu=True)
+        with pytest.raises(ModelError, match="has changed since it made the scores, in definition"):
+            _ = reader.encoder
+
+
+@pytest.fixture
+def unrecorded(pool, tmp_path, monkeypatch):
+    """A run as made by a clipdre that recorded weights only."""
+    with monkeypatch.context() as patched:
+        patched.setattr("clipdre.models.load.fingerprint", lambda *_: ())
+        manifest = tiny_score(pool, tmp_path / "s")
+    raw = (tmp_path / "s" / MANIFEST).read_text()
+    assert "fingerprint" not in json.dumps(json.loads(raw)["model"])
+    assert "activation" not in raw
+    return tmp_path / "s", manifest
+
+
+class TestUnrecordedDefinition:
+    def test_stamps_are_those_of_before(self, unrecorded, pool):
+        folder, manifest = unrecorded
+        raw = json.loads((folder / MANIFEST).read_text())
+        shard = raw["shards"][0]
+        decided_by = {
+            "model": raw["model"],
+            "read": raw["settings"]["read"],
+            "shard": [shard["name"], shard["nbytes"], shard["modified"]],
+        }
+        digest = hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()
+        (file, *_) = embedding_files(folder / "embeddings", len(manifest.shards))
+        assert file.stamp()["clipdre.encoded"] == digest
+
+    def test_a_finished_run_is_kept_with_a_warning(self, unrecorded, pool):
+        folder, manifest = unrecorded
+        before = all_files(folder)
+        with pytest.warns(UserWarning, match="recorded only the weights of clipdre-tiny"):
+            assert tiny_score(pool, folder) == manifest
+        assert all_files(folder) == before
+
+    @pytest.mark.filterwarnings("ignore:.*recorded only the weights")
+    def test_an_unfinished_run_resumes_without_encoding(self, unrecorded, pool, never_encode):
+        folder, manifest = unrecorded
+        msgspec.structs.replace(manifest, complete=False).write(folder)
+        assert tiny_score(pool, folder) == manifest
+
+    def test_another_activation_is_noticed_all_the_same(self, unrecorded, pool, monkeypatch):
+        monkeypatch.setattr("clipdre.models.load.needs_quick_gelu", lambda *_: True)
+        with pytest.raises(ScoresError, match=r"model activation .as defined then, quick_gelu now"):
+            tiny_score(pool, unrecorded[0])
+        saved = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(unrecorded[0])))
+        with pytest.raises(ScoresError, match="its model differs in activation"):
+            tiny_score(pool, unrecorded[0].parent / "new", saved)

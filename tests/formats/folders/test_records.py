@@ -27,11 +27,13 @@ REFERENCE = {
     "embedding_dim": 512,
     "digest": "def",
     "near": {"image": {"cells": 3, "margin": 4.5, "mass": 0.99, "share": 0.1}},
+    "fingerprint": [0.5, 0.25],
 }
 
 
 def test_records_are_indented_json():
-    record = ReferenceRecord(**{**REFERENCE, "near": {Modality.IMAGE: NEAR}})
+    own = {"near": {Modality.IMAGE: NEAR}, "fingerprint": (0.5, 0.25)}
+    record = ReferenceRecord(**{**REFERENCE, **own})
     text = record.encoded().decode()
     assert text.startswith('{\n  "method": "stratified",\n')
     assert text.endswith("}\n")
