@@ -42,6 +42,7 @@ def test_records_what_it_was_made_from(stored):
         "folds": 16,
         "neighbors": 0,
         "model_digest": "made-up",
+        "fingerprint": (),  # made-up models have none
         "logit_scale": SCALE,
         "logit_bias": stored.model.logit_bias,
         "embedding_dim": D,
