@@ -75,6 +75,11 @@ def tiny_score(
     return score(expand_shards([str(pool)]), output, config, RunConfig(**options))
 
 
+def all_files(folder: Path) -> dict[str, bytes]:
+    """Read all files below a folder, by relative path."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def chosen(
     scored: tuple[Path, Manifest], joined: Sequence[Path] = (), seed: int = 0, **step: object
 ) -> Selection:

@@ -14,35 +14,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipdre.config import EmitConfig
+from clipdre.emitting.place import (
+    RENAMED,
+    SUMMARY,
+    UNFINISHED,
+    check_folder,
+    finish_replacement,
+    writing_folder,
+)
 from clipdre.emitting.subset import Subset
 from clipdre.emitting.tars import sample_bytes, shuffled_bytes, unique_keys, write_tar
-from clipdre.errors import OutputError
-from clipdre.formats.files.outputs import (
-    OutputFolder,
-    output_folder,
-    read_json,
-    remove_matching,
-    write_json,
-)
+from clipdre.formats.files.outputs import OutputFolder, output_folder, read_json, write_json
 from clipdre.formats.files.parquet import save_table
 from clipdre.progress import Progress
 from clipdre.sql.expressions import FILE, ROW
 
-SUMMARY = "summary.json"
-UNFINISHED = "unfinished.json"
-RENAMED = "renamed.parquet"
 SOURCE_KEY = "source_key"
-DIGITS = "[0-9]" * 8
-# Files of a subset, in the order in which `overwrite` removes them: the summary, which says that a
-# subset is complete, goes first. Other files in the folder stay.
-PATTERNS = (
-    SUMMARY,
-    UNFINISHED,
-    RENAMED,
-    f"{DIGITS}.tar",
-    f"{DIGITS}.parquet",
-    f"{DIGITS}_stats.json",
-)
 # Version of these files: a subset begun by an older clipdre is not resumed.
 SCHEMA = 1
 
@@ -59,7 +46,7 @@ def write_tar_folder(
     output : Path or str
         Folder or URL.
     overwrite : bool
-        Replace another subset in `output`.
+        Replace another subset in `output`, once this one is complete.
 
     Returns
     -------
@@ -69,20 +56,29 @@ def write_tar_folder(
     Raises
     ------
     OutputError
-        If `output` already holds something else, or cannot be written.
+        If `output` already holds something else, or what the scores were made from, or cannot be
+        written.
     InputError
         If a source shard is missing or has changed since it was scored.
     """
     plan = {"schema": SCHEMA, "digest": subset.digest, **_decisive(config)}
     folder = output_folder(output)
+    check_folder(subset.inputs(), folder)
     with folder.held():
-        done = _prepare(subset, folder, plan, overwrite)
-        return _written(subset, folder, config, plan) if done is None else done
+        finish_replacement(folder)  # of a run that was killed at that
+        target, finished = writing_folder(folder, plan, overwrite)
+        if not finished:
+            subset.check()  # refuse before anything is written
+            target.remove_leftovers()
+            write_json(target, UNFINISHED, plan, durable=False)
+            _write(subset, target, config, plan)
+            finish_replacement(folder)
+        elif UNFINISHED in folder.names():  # a run was killed between its last two steps
+            folder.remove(UNFINISHED)
+        return read_json(folder, SUMMARY)
 
 
-def _written(
-    subset: Subset, folder: OutputFolder, config: EmitConfig, plan: dict[str, Any]
-) -> dict[str, Any]:
+def _write(subset: Subset, folder: OutputFolder, config: EmitConfig, plan: dict[str, Any]) -> None:
     collisions = subset.collisions
     writer = _ShardWriter(subset, folder, config, collisions, _digest(plan))
     shards: list[dict[str, Any]] = []
@@ -113,7 +109,6 @@ def _written(
     }
     write_json(folder, SUMMARY, summary)
     folder.remove(UNFINISHED)
-    return read_json(folder, SUMMARY)
 
 
 def _decisive(config: EmitConfig) -> dict[str, Any]:
@@ -123,30 +118,6 @@ def _decisive(config: EmitConfig) -> dict[str, Any]:
 
 def _digest(plan: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
-
-
-def _prepare(
-    subset: Subset, folder: OutputFolder, plan: dict[str, Any], overwrite: bool
-) -> dict[str, Any] | None:
-    """Prepare `folder` for writing; return the summary if the subset is already complete."""
-    there = folder.names()
-    if there and overwrite:
-        remove_matching(folder, *PATTERNS)
-    elif there:
-        summary = read_json(folder, SUMMARY)
-        if summary.get("emitted") == plan:
-            if UNFINISHED in there:  # killed between its last two steps
-                folder.remove(UNFINISHED)
-            return summary
-        if read_json(folder, UNFINISHED) != plan:
-            raise OutputError(
-                f"{folder.name} is not empty and does not hold a part of this subset",
-                "choose another `output`, or pass `overwrite`",
-            )
-    subset.check()  # refuse before anything is written
-    folder.remove_leftovers()
-    write_json(folder, UNFINISHED, plan, durable=False)
-    return None
 
 
 def _shards(subset: Subset, config: EmitConfig) -> Iterator[pa.Table]:

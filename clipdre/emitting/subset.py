@@ -71,6 +71,12 @@ class Subset:
             )
         return Source(record.url, record.nbytes, record.modified)
 
+    def inputs(self) -> Iterator[str]:
+        """Yield the paths and URLs of all that the selection was made from, and may be again."""
+        yield from (shard.url for shard in self.manifest.shards)
+        yield from (source.url for source in self._moved.values())
+        yield from map(str, self.selection.query.joined)
+
     def check(self) -> None:
         """Check the tars of the kept rows: all local ones, and the first remote one.
 

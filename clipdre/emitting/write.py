@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,12 +11,11 @@ from typing import Any, BinaryIO
 from clipdre.config import EmitConfig, SubsetFormat
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.export import WRITERS
+from clipdre.emitting.place import check_file
 from clipdre.emitting.relocate import relocated
 from clipdre.emitting.subset import Subset
 from clipdre.errors import OutputError
-from clipdre.formats.files.outputs import output_folder
-from clipdre.formats.files.remote import is_remote
-from clipdre.formats.files.storage import committed
+from clipdre.formats.files.outputs import parent_folder
 from clipdre.only_with import NotWith, OnlyWith, Pairing, check
 from clipdre.selecting.select import Selection
 
@@ -94,13 +92,15 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
     if not len(selection):
         raise OutputError("nothing is kept, so there is nothing to write", "loosen the selection")
     tars = format is SubsetFormat.TAR
-    file = None if tars or stream is not None else _file(place, overwrite)
+    if stream is None and not tars:
+        check_file([*Subset(selection).inputs(), *(shards or ())], place, overwrite)
     subset = relocated(selection, shards) if shards else Subset(selection)
     if stream is not None:
         WRITERS[format](subset, stream)
         stream.flush()
-    elif file is not None:
-        with file as temporary, open(temporary, "xb") as out:
+    elif not tars:
+        folder, name = parent_folder(place)
+        with folder.committed(name) as temporary, open(temporary, "xb") as out:
             WRITERS[format](subset, out)
     else:
         summary = write_tar_folder(subset, place, config or EmitConfig(), overwrite=overwrite)
@@ -118,20 +118,3 @@ def _changed(config: EmitConfig | None) -> dict[str, Any]:
     """Return the settings that differ from their defaults."""
     defaults = asdict(EmitConfig())
     return {n: v for n, v in asdict(config or EmitConfig()).items() if v != defaults[n]}
-
-
-def _file(place: str, overwrite: bool) -> AbstractContextManager[Path]:
-    """Return the context in which to write a file; raise `OutputError` if it exists."""
-    cure = "choose another `output`, or pass `overwrite`"
-    if is_remote(place):
-        parent, _, name = place.rpartition("/")
-        folder = output_folder(parent)
-        if not overwrite and name in folder.names():
-            raise OutputError(f"{folder.name}/{name} exists", cure)
-        return folder.committed(name)
-    path = Path(place)
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder", "choose a file as `output`")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists", cure)
-    return committed(path)

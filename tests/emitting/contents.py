@@ -28,11 +28,12 @@ def expected_members(subset, pool):
     ]
 
 
-def contents(folder):
-    """Return the bytes of each file of a folder by name."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def contents(folder, but=None):
+    """Return the bytes of each file of a folder by name, except one."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != but}
 
 
-def stored(files, folder):
-    """Return the bytes of each object of a folder in an fsspec store by name."""
-    return {path.rpartition("/")[2]: files.cat(path) for path in files.ls(folder, detail=False)}
+def stored(files, folder, but=None):
+    """Return the bytes of each object of a folder in an fsspec store by name, except one."""
+    paths = {path.rpartition("/")[2]: path for path in files.ls(folder, detail=False)}
+    return {name: files.cat(path) for name, path in paths.items() if name != but}

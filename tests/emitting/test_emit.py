@@ -179,7 +179,7 @@ class TestRefusals:
     def test_refuses_an_output_that_holds_something_else(self, scored, tmp_path):
         subset = subset_of(scored, by="log_ratio", top=10)
         (tmp_path / "thesis.tex").write_text("years of work")
-        with pytest.raises(OutputError, match="is not empty and does not hold a part of this"):
+        with pytest.raises(OutputError, match="is not empty and does not hold a subset"):
             write_tar_folder(subset, tmp_path, EmitConfig(shard_size=10))
         assert os.listdir(tmp_path) == ["thesis.tex"]
         with pytest.raises(OutputError, match=r"thesis\.tex"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +16,6 @@ from tests.helpers import TINY
 def with_method(method: ReferenceMethod, **options: int) -> ScoreConfig:
     """Configure the embedded model with a reference."""
     return dataclasses.replace(TINY, estimate=EstimateConfig(method, **options))
-
-
-def all_files(folder: Path) -> dict[str, bytes]:
-    """Read all files below a folder, by relative path."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def assert_same_scores(first: pa.Table, second: pa.Table, atol: float = 1e-4) -> None:

@@ -29,8 +29,17 @@ from clipdre.formats.folders.tables import SAMPLE_SCHEMA
 from clipdre.pipelines.score import score_embeddings
 from clipdre.truth.pool import write_pool
 from tests.core import oracle
-from tests.helpers import TINY, pair, png, read_failures, read_scores, tiny_score, write_tar
-from tests.pipelines.scoring import all_files, assert_same_scores, with_method
+from tests.helpers import (
+    TINY,
+    all_files,
+    pair,
+    png,
+    read_failures,
+    read_scores,
+    tiny_score,
+    write_tar,
+)
+from tests.pipelines.scoring import assert_same_scores, with_method
 
 
 def stored_files(folder):

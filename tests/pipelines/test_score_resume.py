@@ -26,8 +26,8 @@ from clipdre.formats.folders.manifest import MANIFEST, read_manifest
 from clipdre.pipelines.rows import PoolReader
 from clipdre.truth.pool import NOISE, write_pool
 from tests.formats.folders.schema_1 import downgrade
-from tests.helpers import TINY, pair, read_scores, tiny_score, write_tar
-from tests.pipelines.scoring import all_files, assert_same_scores, with_method
+from tests.helpers import TINY, all_files, pair, read_scores, tiny_score, write_tar
+from tests.pipelines.scoring import assert_same_scores, with_method
 
 
 def stop_at_the_second(monkeypatch, module, name):

@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 
 from clipdre.errors import InputError, OutputError
 from clipdre.formats.files.parquet import read_stamp
-from clipdre.formats.files.remote import is_remote, redacted, with_retries
+from clipdre.formats.files.remote import local_path, redacted, with_retries
 from clipdre.formats.files.storage import committed, exclusive, is_unfinished, remove_unfinished
 
 T = TypeVar("T")
@@ -63,6 +62,25 @@ class OutputFolder(Protocol):
         """Remove a file if it exists."""
         ...
 
+    def contains(self, url: str, name: str | None = None) -> bool:
+        """Return whether a path or URL is that of a file directly in this folder.
+
+        With `name`, of the file of this name.
+        """
+        ...
+
+    def subfolder(self, name: str) -> OutputFolder:
+        """Return a subfolder, which need not exist. The lock of this folder covers it."""
+        ...
+
+    def take(self, subfolder: OutputFolder, name: str) -> None:
+        """Move a file of a subfolder here, replacing a file of the same name."""
+        ...
+
+    def rmdir(self) -> None:
+        """Remove the folder if it is empty."""
+        ...
+
 
 def output_folder(place: str | Path) -> OutputFolder:
     """Return the folder at a local path or URL, which need not exist.
@@ -72,7 +90,17 @@ def output_folder(place: str | Path) -> OutputFolder:
     OutputError
         If the path is a file, or no installed file system handles the URL.
     """
-    return _RemoteFolder(str(place)) if is_remote(str(place)) else _LocalFolder(Path(place))
+    path = local_path(str(place))
+    return _RemoteFolder(str(place)) if path is None else _LocalFolder(path)
+
+
+def parent_folder(place: str) -> tuple[OutputFolder, str]:
+    """Return the folder of a file at a local path or URL, and the file's name there."""
+    path = local_path(place)
+    if path is not None:
+        return output_folder(path.parent), path.name
+    parent, _, name = place.rpartition("/")
+    return output_folder(parent), name
 
 
 def read_json(folder: OutputFolder, name: str) -> dict[str, Any]:
@@ -90,14 +118,6 @@ def write_json(
     """Write a JSON object."""
     with folder.committed(name, durable=durable) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def remove_matching(folder: OutputFolder, *patterns: str) -> None:
-    """Remove the files that match a pattern: those of the first pattern first."""
-    for pattern in patterns:
-        for name in folder.names():
-            if fnmatch(name, pattern):
-                folder.remove(name)
 
 
 class _LocalFolder:
@@ -142,6 +162,27 @@ class _LocalFolder:
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
+    def contains(self, url: str, name: str | None = None) -> bool:
+        given = local_path(url)
+        if given is None:
+            return False
+        here = self.path.resolve()
+        # A link counts where it lies and where it leads.
+        return any(
+            path.parent == here and name in (None, path.name)
+            for path in (given.parent.resolve() / given.name, given.resolve())
+        )
+
+    def subfolder(self, name: str) -> OutputFolder:
+        return _LocalFolder(self.path / name)
+
+    def take(self, subfolder: OutputFolder, name: str) -> None:
+        (Path(subfolder.name) / name).replace(self.path / name)
+
+    def rmdir(self) -> None:
+        with suppress(OSError):
+            self.path.rmdir()
+
 
 class _RemoteFolder:
     """A prefix in a store: files are written to a local temporary folder, then uploaded.
@@ -151,9 +192,10 @@ class _RemoteFolder:
     """
 
     def __init__(self, url: str) -> None:
-        self.name = redacted(url)
+        self._url = url.rstrip("/")
+        self.name = redacted(self._url)
         try:
-            self._files, self._root = fsspec.core.url_to_fs(url.rstrip("/"))
+            self._files, self._root = fsspec.core.url_to_fs(self._url)
         except (ValueError, ImportError) as error:
             raise OutputError(
                 f"cannot write to {self.name}: {redacted(str(error))}", "choose another `output`"
@@ -229,3 +271,28 @@ class _RemoteFolder:
                 self._files.rm_file(self._at(name))
 
         self._change(remove, f"cannot remove {self.name}/{name}")
+
+    def contains(self, url: str, name: str | None = None) -> bool:
+        protocols = self._files.protocol
+        protocol = url.rpartition("::")[2].partition("://")[0]
+        if protocol not in ([protocols] if isinstance(protocols, str) else protocols):
+            return False
+        parent, _, last = str(self._files._strip_protocol(url)).rpartition("/")
+        return parent == self._root and name in (None, last)
+
+    def subfolder(self, name: str) -> OutputFolder:
+        return _RemoteFolder(f"{self._url}/{name}")
+
+    def take(self, subfolder: OutputFolder, name: str) -> None:
+        old = f"{self._root}/{subfolder.name.rpartition('/')[2]}/{name}"
+
+        def move() -> None:
+            with suppress(FileNotFoundError):  # moved by an attempt whose answer was lost
+                self._files.mv(old, self._at(name))
+
+        self._change(move, f"cannot write {self.name}/{name}")
+
+    def rmdir(self) -> None:
+        # Most stores have no folders, and those that have refuse one that holds files.
+        with suppress(OSError, NotImplementedError):
+            self._files.rmdir(self._root)

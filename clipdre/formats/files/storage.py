@@ -26,6 +26,8 @@ TEMPORARY = re.compile(
     + r"(?P<host>[A-Za-z0-9.]+)-(?P<pid>[1-9][0-9]{0,8})-[0-9a-f]{8}-.+",
     re.DOTALL,
 )
+# Subfolder in which the replacement of an existing output is written until it is complete.
+REPLACEMENT = ".replacement"
 # Longer names are cut from the left, because file systems limit a name to 255 bytes.
 KEPT_NAME = 48
 # Temporary files that this process is writing.

@@ -5,7 +5,7 @@ import pytest
 
 from clipdre.errors import InputError, OutputError
 from clipdre.formats.files import remote
-from clipdre.formats.files.outputs import output_folder, read_json, remove_matching, write_json
+from clipdre.formats.files.outputs import output_folder, parent_folder, read_json, write_json
 from clipdre.formats.files.parquet import save_table
 
 LEFTOVER = ".unfinished-elsewhere-1-0123abcd-a.tar"
@@ -16,7 +16,7 @@ class Place:
     """An output folder and a second way to look into it."""
 
     def __init__(self, url):
-        self.folder = output_folder(url)
+        self.url, self.folder = url, output_folder(url)
         self._files, self._root = fsspec.core.url_to_fs(url)
 
     def put(self, name, content):
@@ -34,6 +34,7 @@ class Place:
 def memory():
     files = fsspec.filesystem("memory")
     files.store.clear()
+    files.pseudo_dirs[:] = [""]
     yield files
     files.store.clear()
 
@@ -104,17 +105,28 @@ class TestAnyFolder:
         place.put("a.json", content)
         assert read_json(place.folder, "a.json") == {}
 
-    def test_remove_matching_leaves_other_files(self, place):
-        for name in ("1.tar", "summary.json", "notes.txt"):
-            place.put(name, b"x")
-        removed = []
-        place.folder.remove = lambda name, remove=place.folder.remove: (
-            removed.append(name),
-            remove(name),
-        )
-        remove_matching(place.folder, "summary.json", "[0-9].*", "none")
-        assert removed == ["summary.json", "1.tar"]
-        assert list(place.content()) == ["notes.txt"]
+    def test_takes_files_of_a_subfolder(self, place):
+        inner = place.folder.subfolder("new")
+        place.put("a.txt", b"old")
+        place.put("b.txt", b"mine")
+        write_json(inner, "a.txt", {"new": 1})
+        place.folder.take(inner, "a.txt")
+        inner.rmdir()
+        assert read_json(place.folder, "a.txt") == {"new": 1}
+        assert inner.names() == []
+        assert place.folder.names() == ["a.txt", "b.txt"]
+
+    def test_knows_its_own_files_by_path_or_url(self, place):
+        folder = place.folder
+        assert folder.contains(f"{place.url}/a.tar")
+        assert folder.contains(f"{place.url}/a.tar", "a.tar")
+        assert not folder.contains(f"{place.url}/a.tar", "b.tar")
+        for other in (f"{place.url}/deeper/a.tar", f"{place.url}2/a.tar", "a.tar", "s3://b/a.tar"):
+            assert not folder.contains(other)
+
+    def test_parent_of_a_file(self, place):
+        folder, name = parent_folder(f"{place.url}/a.txt")
+        assert (folder.name, name) == (place.folder.name, "a.txt")
 
 
 class TestLocalFolder:
@@ -141,6 +153,22 @@ class TestLocalFolder:
             output_folder(str(tmp_path)).held(),
         ):
             pass
+
+    def test_knows_its_files_through_links(self, tmp_path):
+        (tmp_path / "pool").mkdir()
+        (tmp_path / "pool" / "a.tar").write_text("x")
+        (tmp_path / "linked").symlink_to(tmp_path / "pool")
+        (tmp_path / "b.tar").symlink_to(tmp_path / "pool" / "a.tar")
+        folder = output_folder(tmp_path / "pool")
+        for url in ("linked/a.tar", "b.tar", "pool/../pool/a.tar"):
+            assert folder.contains(f"{tmp_path}/{url}")
+            assert folder.contains(f"file://{tmp_path}/{url}")
+        assert output_folder(tmp_path / "linked").contains(f"{tmp_path}/pool/a.tar")
+        assert output_folder(tmp_path).contains(f"{tmp_path}/b.tar")
+
+    def test_file_urls_are_folders_on_disk(self, tmp_path):
+        write_json(output_folder(f"file://{tmp_path}/out"), "a.json", {"n": 1})
+        assert read_json(output_folder(tmp_path / "out"), "a.json") == {"n": 1}
 
     def test_file_is_refused(self, tmp_path):
         (tmp_path / "a").write_text("x")
@@ -176,6 +204,7 @@ class TestRemoteFolder:
         [
             ("put_file", lambda folder: write_json(folder, "a.json", {}), "cannot write"),
             ("rm_file", lambda folder: folder.remove("a.json"), "cannot remove"),
+            ("mv", lambda folder: folder.take(folder.subfolder("b"), "a.json"), "cannot write"),
         ],
     )
     def test_failed_changes_are_output_errors(self, memory, monkeypatch, method, change, message):

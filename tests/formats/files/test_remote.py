@@ -320,6 +320,15 @@ def test_command_line_reads_and_writes_s3(s3, pool, tmp_path):
     assert (there.returncode, there.stdout) == (0, "s3://pool/kept\n"), there.stderr
     back = run(clipdre, "doctor", "s3://pool/kept/00000000.tar", "--json")
     assert json.loads(back.stdout)["good"] == 30
+    fewer = ("filter", "s", "--by", "kl_text", "--top", "20", "--overwrite", "-o")
+    refused = run(clipdre, *fewer, "s3://pool")
+    assert "s3://pool holds 00000.tar, which the scores were made from" in refused.stderr
+    replaced = run(clipdre, *fewer, "s3://pool/kept")
+    assert replaced.returncode == 0, replaced.stderr
+    look = "import s3fs; print(*sorted(s3fs.S3FileSystem().find('pool/kept')))"
+    names = ["00000000.parquet", "00000000.tar", "00000000_stats.json", "summary.json"]
+    found = run(sys.executable, "-c", look).stdout.split()
+    assert found == [f"pool/kept/{name}" for name in names]
     missing = run(clipdre, "score", "s3://pool/none.tar", "-o", "t")
     assert missing.returncode == 1
     assert missing.stderr.startswith("clipdre: error: cannot find s3://pool/none.tar")
