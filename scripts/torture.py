@@ -115,30 +115,55 @@ def numbers_agree(a: Path, b: Path) -> bool:
     )
 
 
+def check_old(out: Path, old: Path) -> None:
+    """Check that what is to be replaced is there in full unless it was marked as incomplete."""
+    mark = next(name for name in ("summary.json", "manifest.json") if (old / name).exists())
+    now = (out / mark).read_bytes() if (out / mark).exists() else b""
+    if now == (old / mark).read_bytes():
+        for path in old.rglob("*"):
+            if path.is_file() and (out / path.relative_to(old)).read_bytes() != path.read_bytes():
+                raise SystemExit(f"{path.name} was changed before its replacement was complete")
+
+
 def torture(
-    name: str, arguments: list[str], folder: Path, kills: int, dice: random.Random, *, exactly: bool
+    arguments: list[str],
+    out: Path,
+    kills: int,
+    dice: random.Random,
+    old: Path | None = None,
 ) -> str:
-    """Kill a command `kills` times; return a line about the outcome."""
-    whole, out = folder / f"{name}-whole", folder / name
-    seconds = finished([*arguments, "-o", str(out)])
+    """Kill a command `kills` times, which may replace `old`; return a line about the outcome."""
+    whole = out.with_name(f"{out.name}-whole")
+    run = [*arguments, "-o", str(out)]
+    seconds = finished(run)
     out.rename(whole)
+    if old is not None:
+        run.append("--overwrite")
+        shutil.copytree(old, out)
+        seconds += finished(run)
+        shutil.rmtree(out)
+        shutil.copytree(old, out)
+    exactly = arguments[0] != "score"
     done = runs = 0
     while done < kills:
-        if killed([*arguments, "-o", str(out)], dice.uniform(0, seconds)):
+        if killed(run, dice.uniform(0, seconds)):
             done += 1
             check_whole(out)
+            if old is not None:
+                check_old(out, old)
             if dice.random() < 0.8:
                 continue
-            finished([*arguments, "-o", str(out)])
+            finished(run)
         runs += 1
         check_same(out, whole, exactly=exactly)
         shutil.rmtree(out)
-    if out.exists():
-        finished([*arguments, "-o", str(out)])
-        check_same(out, whole, exactly=exactly)
-        runs += 1
+        if old is not None:
+            shutil.copytree(old, out)
+    finished(run)
+    check_same(out, whole, exactly=exactly)
     return (
-        f"{name}: {done} kills, {runs} runs that ended, all as the unbroken one ({seconds:.1f} s)"
+        f"{out.name}: {done} kills, {runs + 1} runs that ended, all as the unbroken one "
+        f"({seconds:.1f} s)"
     )
 
 
@@ -159,35 +184,22 @@ def main(
         )
         data = (folder / "pool" / "00001.tar").read_bytes()
         (folder / "pool" / "00001.tar").write_bytes(data[: len(data) // 2])
+        score = ["score", str(folder / "pool"), *TINY]
+        print(torture(score, folder / "score", kills, dice))
         scores = str(folder / "score-whole")
-        print(
-            torture(
-                "score", ["score", str(folder / "pool"), *TINY], folder, kills, dice, exactly=False
-            )
-        )
-        rule = ["--by", "log_ratio", "--top", "60%", "--shard-size", str(max(1, pairs // 20))]
-        print(
-            torture(
-                "filter",
-                ["filter", scores, *rule, "--writers", "2"],
-                folder,
-                kills,
-                dice,
-                exactly=True,
-            )
-        )
+        size = ["--shard-size", str(max(1, pairs // 20))]
+        rule = ["--by", "log_ratio", "--top", "60%", *size, "--writers", "2"]
+        print(torture(["filter", scores, *rule], folder / "filter", kills, dice))
         keys = folder / "keys"
         finished(["filter", scores, "--sample", "50%", "--format", "keys", "-o", str(keys)])
-        listed = [
-            "emit",
-            scores,
-            "--keys",
-            str(keys),
-            "--shuffle",
-            "--shard-size",
-            str(max(1, pairs // 20)),
-        ]
-        print(torture("emit", listed, folder, kills, dice, exactly=True))
+        listed = ["emit", scores, "--keys", str(keys), "--shuffle", *size]
+        print(torture(listed, folder / "emit", kills, dice))
+        exact = ["--reference", "sample", "--bulk", "64"]
+        old = folder / "old-scores"
+        finished([*score, *exact, "-o", str(old)])
+        print(torture(score, folder / "score-overwrite", kills, dice, old))
+        old = folder / "emit-whole"
+        print(torture(["filter", scores, *rule], folder / "filter-overwrite", kills, dice, old))
 
 
 if __name__ == "__main__":

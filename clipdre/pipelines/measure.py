@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -57,8 +56,9 @@ def measure(
     name = f"{scorer.name}-{config.suffix}" if config.suffix else scorer.name
     final = ColumnFolder(folder.columns / name)
     _check_names(folder, name, columns)
-    replacing = _is_replaced(final, scorer, config.overwrite)
-    written = ColumnFolder(folder.columns / f".{name}") if replacing else final
+    replacement = ColumnFolder(folder.columns / f".{name}")
+    replacing = _is_replaced(final, scorer, config.overwrite) or _is_finished(replacement)
+    written = replacement if replacing else final
     with shared(folder.path), exclusive(written.path):
         remove_unfinished(written.path, f"{FIT}/*", everyone=True)
         engine = local_engine(usable_devices(config.device))
@@ -204,9 +204,15 @@ def _is_replaced(final: ColumnFolder, scorer: Scorer, overwrite: bool) -> bool:
     return not same
 
 
+def _is_finished(replacement: ColumnFolder) -> bool:
+    """Whether columns are complete but a killed run did not put them in their place."""
+    try:
+        return replacement.record() is not None
+    except ScoresError:
+        return False
+
+
 def _swap(new: Path, final: Path) -> None:
     """Put complete columns in the place of old ones."""
-    old = final.with_name(f".{final.name}-replaced-{os.getpid()}")
-    final.rename(old)
+    shutil.rmtree(final, ignore_errors=True)
     new.rename(final)
-    shutil.rmtree(old, ignore_errors=True)

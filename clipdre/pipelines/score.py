@@ -7,8 +7,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,9 @@ from clipdre.errors import InputError, OutputError, ScoresError
 from clipdre.estimating.estimate import usable_reference
 from clipdre.estimating.jobs import EstimateWork, shard_ranges
 from clipdre.estimating.reference import build_reference
+from clipdre.formats.files.remote import local_path
 from clipdre.formats.files.storage import exclusive, identify, remove_unfinished
+from clipdre.formats.folders.columns import column_folders
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest, read_complete_manifest, read_manifest
@@ -76,7 +77,7 @@ def score(
         When `output` holds something else, or a run with other settings.
     """
     folder = ScoreFolder(output)
-    _refuse_foreign(folder)
+    _check_output(folder, urls, config.estimate)
     shards = tuple(_shard_record(url) for url in urls)
     devices = usable_devices(config.encode.device)
     encoder = load_encoder(config.encode)
@@ -102,19 +103,28 @@ def score_embeddings(
     See `score`; each file of `source` takes the part of a shard.
     """
     folder = ScoreFolder(output)
-    _refuse_foreign(folder)
-    shards = tuple(_shard_record(url) for url in source.files())
+    urls = source.files()
+    _check_output(folder, urls, config)
+    shards = tuple(_shard_record(url) for url in urls)
     planned = _planned(source.model, {"embeddings": source.layout}, config, shards)
     engine = InProcess(str(usable_device(device)))
     stages = _Stages(folder, config, engine, IngestWork(source))
     return stages.run(planned, run or RunConfig())
 
 
-def _refuse_foreign(folder: ScoreFolder) -> None:
+def _check_output(folder: ScoreFolder, urls: Sequence[str], config: EstimateConfig) -> None:
+    """Refuse an output that is not a score folder, or that holds what the scores are made from."""
     if folder.is_foreign():
         raise OutputError(
-            f"{folder.path} exists and is not a score folder", "choose another `output`"
+            f"{folder.path} exists and is not a score folder, or its manifest.json is damaged",
+            "choose another `output`",
         )
+    here = folder.path.resolve()
+    for name, inputs in (("reference", [config.saved or ""]), ("the input", urls)):
+        paths = (path.resolve() for url in inputs if url and (path := local_path(url)))
+        if any(path.is_relative_to(here) for path in paths):
+            what = "`reference`" if name == "reference" else name
+            raise OutputError(f"{what} is in `output` {folder.path}", "choose another `output`")
 
 
 def _planned(
@@ -151,24 +161,34 @@ class _Stages:
         folder = self.folder
         _check_saved(self.config, planned.model)
         with exclusive(folder.path):
-            remove_unfinished(folder.path, *WRITTEN, everyone=True)
-            found = None if run.overwrite else _same_run(folder, planned)
-            if found is not None:  # files are stamped with the record that was written first
-                planned = msgspec.structs.replace(planned, model=found.model)
-            if found is not None and found.complete and not _has_transient(found):
-                return found
-            if run.overwrite:
-                _clear(folder)
+            folder.finish_replacement()  # of a run that was killed at that
+            if not run.overwrite or _is_begun(folder, planned):
+                return self._finished(planned, run)
+            _note_columns(folder)
+            replacement = folder.replacement
+            if not _is_begun(replacement, planned):
+                shutil.rmtree(replacement.path, ignore_errors=True)
+            finished = replace(self, folder=replacement)._finished(planned, run)
+            folder.finish_replacement()
+            return finished
+
+    def _finished(self, planned: Manifest, run: RunConfig) -> Manifest:
+        folder = self.folder
+        remove_unfinished(folder.path, *WRITTEN, everyone=True)
+        found = _same_run(folder, planned)
+        if found is not None:  # files are stamped with the record that was written first
+            planned = msgspec.structs.replace(planned, model=found.model)
+        if found is None or not found.complete or _has_transient(found):
             planned.write(folder.path)  # first: if this run is killed, it is still this run
             shards = self._encoded(planned)
             encoded = msgspec.structs.replace(planned, shards=shards)
             _check_share(folder, encoded, run.max_bad_fraction)
-            finished = self._estimated(encoded)
-            _check_whole(folder, finished)
-            finished.write(folder.path)
-            if run.discard_embeddings:
-                shutil.rmtree(folder.embeddings)
-            return finished
+            found = self._estimated(encoded)
+            _check_whole(folder, found)
+            found.write(folder.path)
+        if run.discard_embeddings:
+            shutil.rmtree(folder.embeddings, ignore_errors=True)
+        return found
 
     def _encoded(self, manifest: Manifest) -> tuple[ShardRecord, ...]:
         """Encode the shards that are not encoded yet; return all with their counts."""
@@ -211,11 +231,24 @@ class _Stages:
         return own.path
 
 
-def _clear(folder: ScoreFolder) -> None:
-    """Remove another run; if this is interrupted, what is left is that run, unfinished."""
-    with suppress(ScoresError):  # a manifest that cannot be read is refused anyway
-        msgspec.structs.replace(read_manifest(folder.path), complete=False).write(folder.path)
-    folder.clear()
+def _is_begun(folder: ScoreFolder, planned: Manifest) -> bool:
+    """Whether the folder is empty, or holds an unfinished part of the planned run."""
+    try:
+        found = _same_run(folder, planned)
+    except ScoresError:
+        return False
+    return found is None or not found.complete
+
+
+def _note_columns(folder: ScoreFolder) -> None:
+    """Warn about measured columns, which belong to the scores that are replaced."""
+    names = ", ".join(columns.name for columns in column_folders(folder))
+    if names:
+        warnings.warn(
+            f"columns measured for the old scores will be removed with them: {names}; measure them "
+            "again afterwards",
+            stacklevel=2,
+        )
 
 
 def _has_transient(manifest: Manifest) -> bool:

@@ -1,6 +1,7 @@
 import shutil
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from clipdre.formats.folders.columns import ColumnFolder
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import read_complete_manifest
+from clipdre.pipelines import measure as measuring
 from clipdre.pipelines.measure import measure as measure_columns
 from clipdre.scorers.prompt_weight import PromptWeight
 from clipdre.selecting.rules import Amount, Rule, Step
@@ -148,6 +150,24 @@ def test_the_old_columns_are_there_until_the_new_ones_are_complete(scores):
     assert "constant" in ScoreQuery(*scores).columns
     measure(*scores, toys.Constant(2.0), overwrite=True, device="cpu")
     assert (values(scores, "constant") == 2).all()
+
+
+def test_a_killed_exchange_of_columns_is_finished(scores, monkeypatch):
+    measure(*scores, toys.Constant(1.0), device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            measure(*scores, toys.Constant(2.0), overwrite=True, device="cpu")
+    assert "constant" not in ScoreQuery(*scores).columns
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "_measure_shards", killed)
+        measure(*scores, toys.Constant(2.0), device="cpu")
+    assert (values(scores, "constant") == 2).all()
+    assert [path.name for path in scores[0].columns.iterdir()] == ["constant"]
+
+
+def killed(*args):
+    raise KeyboardInterrupt
 
 
 def test_a_stopped_run_resumes_at_the_shard_where_it_stopped(scores):

@@ -4,26 +4,28 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from contextlib import suppress
 from importlib import resources
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clipdre.config import (
-    EstimateConfig,
-    Precision,
-    ReadConfig,
-    ReferenceMethod,
-)
+from clipdre.config import EstimateConfig, Precision, ReadConfig, ReferenceMethod, RunConfig
 from clipdre.encoding import jobs as encoding_jobs
-from clipdre.errors import ModelError, ScoresError
+from clipdre.encoding.ingest import EmbeddingSource
+from clipdre.errors import ModelError, OutputError, ScoresError
 from clipdre.estimating import jobs as estimating_jobs
 from clipdre.formats.folders.embeddings import embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.formats.folders.manifest import MANIFEST, read_manifest
+from clipdre.formats.folders.manifest import MANIFEST, read_complete_manifest, read_manifest
+from clipdre.formats.folders.precomputed import find_layout
+from clipdre.pipelines.measure import measure
 from clipdre.pipelines.rows import PoolReader
+from clipdre.pipelines.score import score_embeddings
+from clipdre.scorers.prompt_weight import PromptWeight
 from clipdre.truth.pool import NOISE, write_pool
 from tests.formats.folders.schema_1 import downgrade
 from tests.helpers import TINY, all_files, pair, read_scores, tiny_score, write_tar
@@ -126,33 +128,6 @@ class TestAgain:
         assert manifest.samples == 60
         assert (tmp_path / "s" / "notes.txt").read_text() == "mine"
 
-    @pytest.mark.parametrize("cleared", [False, True])
-    def test_a_killed_overwrite_leaves_no_old_scores_to_the_new_run(
-        self, tmp_path, monkeypatch, cleared
-    ):
-        write_pool(tmp_path / "p", 60, seed=1, noise={}, shard_size=30)
-        tiny_score(tmp_path / "p", tmp_path / "s")
-        write_pool(tmp_path / "p", 60, seed=2, noise={}, shard_size=30)  # the same keys
-        clear = ScoreFolder.clear
-
-        def killed(self):
-            if cleared:
-                clear(self)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patched:
-            patched.setattr(ScoreFolder, "clear", killed)
-            with pytest.raises(KeyboardInterrupt):
-                tiny_score(tmp_path / "p", tmp_path / "s", overwrite=True)
-        assert not read_manifest(tmp_path / "s").complete
-        with pytest.raises(ScoresError, match="shard 00000"):
-            tiny_score(tmp_path / "p", tmp_path / "s")
-        again = tiny_score(tmp_path / "p", tmp_path / "s", overwrite=True)
-        expected = tiny_score(tmp_path / "p", tmp_path / "new")
-        assert_same_scores(
-            read_scores(tmp_path / "s", again), read_scores(tmp_path / "new", expected)
-        )
-
     def test_only_shards_with_a_wrong_stamp_are_encoded_again(
         self, scored, pool, tmp_path, monkeypatch
     ):
@@ -172,7 +147,7 @@ class TestAgain:
         assert names == ["00001"]
         assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
 
-    @pytest.mark.parametrize("content", ["{", '{"schema_version": 99}', None])
+    @pytest.mark.parametrize("content", ['{"schema_version": 99}', None])
     def test_overwrite_replaces_a_damaged_manifest(self, tmp_path, content):
         write_tar(tmp_path / "a.tar", [*pair("a", seed=1), *pair("b", "blue star", seed=2)])
         tiny_score(tmp_path, tmp_path / "s")
@@ -184,6 +159,143 @@ class TestAgain:
             tiny_score(tmp_path, tmp_path / "s")
         assert tiny_score(tmp_path, tmp_path / "s", overwrite=True).complete
         assert read_manifest(tmp_path / "s").complete
+
+
+@pytest.mark.filterwarnings("ignore:columns measured")
+class TestReplacing:
+    @pytest.fixture
+    def replaced(self, tmp_path):
+        """A pool that changed since it was scored, with a measured column and a note."""
+        write_pool(tmp_path / "p", 60, seed=1, noise={}, shard_size=30)
+        folder = ScoreFolder(tmp_path / "s")
+        manifest = tiny_score(tmp_path / "p", folder.path)
+        measure(folder, manifest, PromptWeight(prompt=("a circle",)))
+        (folder.path / "notes.txt").write_text("mine")
+        write_pool(tmp_path / "p", 60, seed=2, noise={}, shard_size=20)
+        return tmp_path / "p", folder
+
+    @pytest.fixture
+    def expected(self, replaced, tmp_path):
+        tiny_score(replaced[0], tmp_path / "new")
+        return {**all_files(tmp_path / "new"), "notes.txt": b"mine"}
+
+    def test_old_scores_stay_until_new_ones_are_complete(self, replaced, expected, monkeypatch):
+        pool, folder = replaced
+        before = all_files(folder.path)
+        with monkeypatch.context() as patched:
+            calls = stop_at_the_second(patched, encoding_jobs, "encode_shard")
+            with (
+                pytest.warns(UserWarning, match="removed with them: prompt-weight; measure them"),
+                pytest.raises(KeyboardInterrupt),
+            ):
+                tiny_score(pool, folder.path, overwrite=True)
+        found = all_files(folder.path)
+        assert {name: found[name] for name in before} == before
+        assert read_complete_manifest(folder.path).samples == 60
+        with pytest.raises(ScoresError, match="number of shards"):
+            tiny_score(pool, folder.path)
+        with monkeypatch.context() as patched:
+            calls = stop_at_the_second(patched, encoding_jobs, "encode_shard")
+            calls.append("so that none stops")
+            calls.append("so that none stops")
+            tiny_score(pool, folder.path, overwrite=True)
+        assert len(calls) == 4  # it resumed: two of three shards were left
+        assert all_files(folder.path).keys() == expected.keys()
+        assert all_files(folder.path)["manifest.json"] == expected["manifest.json"]
+
+    def test_an_abandoned_replacement_is_started_over(self, replaced, monkeypatch):
+        pool, folder = replaced
+        with monkeypatch.context() as patched:
+            stop_at_the_second(patched, encoding_jobs, "encode_shard")
+            with pytest.raises(KeyboardInterrupt):
+                tiny_score(pool, folder.path, overwrite=True)
+        config = with_method(ReferenceMethod.EXACT)
+        tiny_score(pool, folder.path, config, overwrite=True)
+        assert read_complete_manifest(folder.path).settings["estimate"]["method"] == "exact"
+        assert not folder.replacement.path.exists()
+
+    def test_a_killed_exchange_is_finished(self, replaced, expected, tmp_path, monkeypatch):
+        pool, folder = replaced
+        old = all_files(folder.path)
+        with monkeypatch.context() as patched:
+            patched.setattr(ScoreFolder, "_exchange", lambda self, new: None)
+            tiny_score(pool, folder.path, overwrite=True)
+        for steps in range(40):
+            copy = ScoreFolder(tmp_path / f"copy-{steps}")
+            shutil.copytree(folder.path, copy.path)
+            with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+                left = stop_after(patched, steps)
+                copy.finish_replacement()
+            found = all_files(copy.path)
+            if read_manifest(copy.path).complete:  # it is the old run as it was, or the new one
+                own = {name: data for name, data in found.items() if not name.startswith(".")}
+                assert own == old or own.keys() == expected.keys()
+            copy.finish_replacement()
+            assert not copy.replacement.path.exists()
+            assert all_files(copy.path).keys() == expected.keys()
+            assert all_files(copy.path)["manifest.json"] == expected["manifest.json"]
+            if left[0] > 0:
+                break
+        assert steps > 9
+
+    def test_an_interrupted_first_run_is_resumed_in_place(self, pool, tmp_path, monkeypatch):
+        with monkeypatch.context() as patched:
+            stop_at_the_second(patched, encoding_jobs, "encode_shard")
+            with pytest.raises(KeyboardInterrupt):
+                tiny_score(pool, tmp_path / "s", overwrite=True)
+        assert ScoreFolder(tmp_path / "s").embeddings.exists()
+        tiny_score(pool, tmp_path / "s", overwrite=True)
+        assert not ScoreFolder(tmp_path / "s").replacement.path.exists()
+
+    def test_embeddings_are_discarded_by_a_second_run_too(self, scored, pool, tmp_path):
+        shutil.copytree(scored[0], tmp_path / "s")
+        tiny_score(pool, tmp_path / "s", discard_embeddings=True)
+        assert not (tmp_path / "s" / "embeddings").exists()
+
+
+class TestInputsInTheOutput:
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_are_refused(self, scored, pool, tmp_path, overwrite):
+        shutil.copytree(scored[0], tmp_path / "s")
+        before = all_files(tmp_path / "s")
+        config = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(tmp_path / "s")))
+        with pytest.raises(OutputError, match="`reference` is in `output`"):
+            tiny_score(pool, tmp_path / "s", config, overwrite=overwrite)
+        layout = find_layout(tmp_path / "s" / "embeddings", "l14")
+        source, run = EmbeddingSource(layout, scored[1].model), RunConfig(overwrite=overwrite)
+        with pytest.raises(OutputError, match="the input is in `output`"):
+            score_embeddings(source, tmp_path / "s", EstimateConfig(), run=run)
+        shutil.copy(next(pool.glob("*.tar")), tmp_path / "s")
+        with pytest.raises(OutputError, match="the input is in `output`"):
+            tiny_score(tmp_path / "s", tmp_path / "s", overwrite=overwrite)
+        after = all_files(tmp_path / "s")
+        assert {name: after[name] for name in before} == before
+
+
+def stop_after(monkeypatch, steps):
+    """Raise KeyboardInterrupt in a change of files; return a list with the steps left."""
+    left = [steps]
+
+    def stopping(change):
+        def call(*args, **kwargs):
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return change(*args, **kwargs)
+
+        return call
+
+    def one_file_less(path, **kwargs):
+        files = sorted(p for p in Path(path).rglob("*") if p.is_file())
+        if left[0] == 0 and files:
+            files[0].unlink()
+        stopping(remove)(path, **kwargs)
+
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", one_file_less)
+    for name in ("rename", "replace", "touch"):
+        monkeypatch.setattr(Path, name, stopping(getattr(Path, name)))
+    return left
 
 
 @pytest.fixture(scope="module", params=[ReferenceMethod.EXACT, ReferenceMethod.STRATIFIED])

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pyarrow.parquet as pq
 
-from clipdre.formats.files.storage import TEMPORARY_PREFIX
-from clipdre.formats.folders.manifest import MANIFEST
+from clipdre.errors import OutputError, ScoresError
+from clipdre.formats.files.storage import REPLACEMENT, TEMPORARY_PREFIX
+from clipdre.formats.folders.manifest import MANIFEST, is_own_manifest, read_manifest
 
 # Everything that a run writes below its folder, besides the manifest.
 PARTS = ("scores", "failures", "embeddings", "reference", "columns")
+MOVING = "moving"
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,58 @@ class ScoreFolder:
         if not self.path.is_dir():
             return True
         if (self.path / MANIFEST).exists():
-            return False
+            return not is_own_manifest(self.path)
         # A run that was killed at its very start leaves nothing but a temporary file.
         return any(not path.name.startswith(TEMPORARY_PREFIX) for path in self.path.iterdir())
 
-    def clear(self) -> None:
-        """Remove the files of a run except its manifest; other files in the folder stay."""
-        for name in PARTS:
-            shutil.rmtree(self.path / name, ignore_errors=True)
+    @property
+    def replacement(self) -> ScoreFolder:
+        """Scores that are to replace these once they are complete."""
+        return ScoreFolder(self.path / REPLACEMENT)
+
+    def finish_replacement(self) -> None:
+        """Put a finished replacement in the place of these scores; do nothing if there is none.
+
+        If this is interrupted, calling it again finishes it. Meanwhile the manifest is that of an
+        unfinished run, so nobody reads a mixture. Other files in the folder stay.
+
+        Raises
+        ------
+        OutputError
+            If a file cannot be moved.
+        """
+        new = self.replacement.path
+        if (new / MOVING).exists() or _is_complete(new):
+            self._exchange(new)
+        with suppress(OSError):  # it is not empty, or not there
+            new.rmdir()
+
+    def _exchange(self, new: Path) -> None:
+        try:
+            if not (new / MOVING).exists():
+                with suppress(ScoresError):  # what cannot be read is not taken for finished
+                    old = read_manifest(self.path)
+                    msgspec.structs.replace(old, complete=False).write(self.path)
+                for part in PARTS:
+                    if not (new / part).exists():
+                        shutil.rmtree(self.path / part, ignore_errors=True)
+                (new / MOVING).touch()  # from here on, what is not in `new` was moved already
+            for part in PARTS:
+                if (new / part).exists():
+                    shutil.rmtree(self.path / part, ignore_errors=True)
+                    (new / part).rename(self.path / part)
+            if (new / MANIFEST).exists():
+                (new / MANIFEST).replace(self.path / MANIFEST)
+            shutil.rmtree(new, ignore_errors=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot replace the scores in {self.path}: {error.strerror}",
+                "fix this and run the same command again to resume",
+            ) from error
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        return read_manifest(folder).complete
+    except ScoresError:
+        return False

@@ -22,6 +22,7 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 # Without it, `score` would read this manifest again.
 CURE = "score again with `overwrite`"
+UNREADABLE = (OSError, ValueError, RecursionError)
 
 
 class Manifest(Record, frozen=True, kw_only=True):
@@ -82,8 +83,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise ScoresError(
             f"{folder} is not a score folder (no {MANIFEST})", "make one with 'clipdre score'"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ScoresError(f"cannot read {path} ({error})", CURE) from error
+    except UNREADABLE as error:
+        raise ScoresError(f"cannot read {path} ({error})", "score into another folder") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version not in (1, SCHEMA_VERSION):
         raise ScoresError(
@@ -94,6 +95,15 @@ def read_manifest(folder: Path) -> Manifest:
         return msgspec.convert(_upgraded(raw) if version == 1 else raw, type=Manifest)
     except (msgspec.ValidationError, AttributeError, KeyError, TypeError) as error:
         raise ScoresError(f"{path} is damaged ({error})", CURE) from error
+
+
+def is_own_manifest(folder: Path) -> bool:
+    """Whether the manifest of a folder is clipdre's, of any version, even if it is damaged."""
+    try:
+        raw = json.loads((folder / MANIFEST).read_bytes())
+    except UNREADABLE:
+        return False
+    return isinstance(raw, dict) and "schema_version" in raw
 
 
 def read_complete_manifest(folder: Path) -> Manifest:

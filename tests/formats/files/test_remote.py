@@ -13,7 +13,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import fsspec
+import fsspec.asyn
 import numpy as np
 import pyarrow.parquet as pq
 import pytest

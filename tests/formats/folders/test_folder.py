@@ -34,8 +34,7 @@ def test_counts_failures_by_reason(tmp_path):
     ("content", "foreign"),
     [
         ([], False),
-        (["manifest.json"], False),
-        (["manifest.json", "notes.txt"], False),
+        (["thesis.tex", "manifest.json"], True),
         ([".unfinished-1-manifest.json"], False),
         (["thesis.tex"], True),
         (["scores/00000.parquet"], True),
@@ -49,19 +48,24 @@ def test_other_folders_are_foreign(tmp_path, content, foreign):
     assert ScoreFolder(tmp_path).is_foreign() is foreign
 
 
+@pytest.mark.parametrize(
+    ("manifest", "foreign"),
+    [
+        ('{"schema_version": 2}', False),
+        ('{"schema_version": 99, "shards": 3}', False),
+        ('{"name": "web app", "icons": []}', True),
+        ('{"schema_version"', True),
+        ("[]", True),
+        ("", True),
+    ],
+)
+def test_folders_with_another_manifest_are_foreign(tmp_path, manifest, foreign):
+    (tmp_path / "manifest.json").write_text(manifest)
+    (tmp_path / "notes.txt").write_text("mine")
+    assert ScoreFolder(tmp_path).is_foreign() is foreign
+
+
 def test_files_are_foreign_and_missing_paths_are_not(tmp_path):
     (tmp_path / "file").write_text("")
     assert ScoreFolder(tmp_path / "file").is_foreign()
     assert not ScoreFolder(tmp_path / "missing").is_foreign()
-
-
-def test_clearing_keeps_the_manifest_and_other_peoples_files(tmp_path):
-    parts = ("scores", "failures", "embeddings", "reference", "columns")
-    written = [f"{part}/deep/er.parquet" for part in parts]
-    for name in [*written, "manifest.json", "notes.txt", "mine/scores.txt"]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("")
-    ScoreFolder(tmp_path).clear()
-    assert files(tmp_path) == ["manifest.json", "mine/scores.txt", "notes.txt"]
-    ScoreFolder(tmp_path).clear()
-    assert files(tmp_path) == ["manifest.json", "mine/scores.txt", "notes.txt"]
