@@ -322,11 +322,12 @@ def emit(
     selection: Selection,
     output: str | Path | BinaryIO,
     *,
-    format: SubsetFormat | str = SubsetFormat.TAR,
+    format: SubsetFormat | str | None = None,
     shard_size: int = EmitConfig.shard_size,
     max_bytes: int | None = None,
     shuffle_seed: int | None = None,
     writers: int = EmitConfig.writers,
+    card: bool = False,
     shards: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> Written:
@@ -343,8 +344,8 @@ def emit(
     return write_subset(
         selection,
         output,
-        format=_chosen(SubsetFormat, format, "format"),
-        config=EmitConfig(shard_size, max_bytes, shuffle_seed, writers),
+        format=None if format is None else _chosen(SubsetFormat, format, "format"),
+        config=EmitConfig(shard_size, max_bytes, shuffle_seed, writers, card),
         shards=None if shards is None else expand_shards(list(shards)),
         overwrite=overwrite,
     )

@@ -185,9 +185,12 @@ class EmitConfig:
         Seed of a random order; None is pool order.
     writers : int
         Tars written in parallel.
+    card : bool
+        Write a ``README.md`` with which the Hugging Face Hub loads the tars.
     """
 
     shard_size: int = 10_000
     max_bytes: int | None = None
     shuffle_seed: int | None = None
     writers: int = 2
+    card: bool = False

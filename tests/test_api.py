@@ -96,7 +96,7 @@ class TestCommandLine:
     def test_select_and_emit_are_filter(self):
         selecting = {parameter.name for parameter in parameters("select")[1:]}
         writing = {parameter.name for parameter in parameters("emit")[1:]}
-        only_shell = {"scores", "help", "dry_run", "json", "shuffle"}
+        only_shell = {"scores", "help", "dry_run", "json", "shuffle", "every"}
         assert options("filter") - only_shell == (selecting | writing) - {"shuffle_seed"}
         assert options("emit") - {"keys", *only_shell} == writing - {"shuffle_seed"} | {"seed"}
 

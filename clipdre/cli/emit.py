@@ -10,7 +10,7 @@ import typer
 from clipdre.cli import emit_options as write
 from clipdre.cli.common_options import Scores
 from clipdre.cli.terminal import given_options
-from clipdre.config import EmitConfig, SubsetFormat
+from clipdre.config import EmitConfig
 from clipdre.errors import SelectionError
 from clipdre.only_with import OnlyWith, check
 
@@ -33,13 +33,14 @@ def emit(
         ),
     ],
     output: write.Output = None,
-    format: write.Format = SubsetFormat.TAR,
+    format: write.Format = None,
     shards: write.Shards = None,
     shard_size: write.ShardSize = EmitConfig.shard_size,
     max_bytes: write.MaxBytes = None,
     shuffle: write.Shuffle = False,
     seed: write.Seed = 0,
     writers: write.Writers = EmitConfig.writers,
+    card: write.Card = False,
     overwrite: write.Overwrite = False,
 ) -> None:
     """Write the samples named in a list, from any tool.
@@ -66,7 +67,7 @@ def emit(
             f"not in these scores: {found.missing:,} of {count(found.names, 'name')}, "
             f"such as {found.first_missing!r}"
         )
-    config = write.emit_config(shard_size, max_bytes, shuffle, seed, writers)
+    config = EmitConfig(shard_size, max_bytes, seed if shuffle else None, writers, card)
     write.write_and_print(found.selection, place, format, config, shards, overwrite)
 
 

@@ -20,7 +20,6 @@ STDOUT = "-"
 # What the command line can see to be unused, even if it equals the default.
 PAIRINGS: tuple[Pairing, ...] = (
     OnlyWith("writers", ("format",), SubsetFormat.TAR.value),
-    NotWith("writers", ("output",), STDOUT, because="a single tar"),
     NotWith("overwrite", ("output",), STDOUT),
 )
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -44,15 +43,16 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="Folder or file to write, or a URL; - is stdout.",
+        help="Folder or file to write, or a URL; - is stdout, NAME.tar a single tar.",
         rich_help_panel=PANEL,
     ),
 ]
 Format = Annotated[
-    SubsetFormat,
+    SubsetFormat | None,
     typer.Option(
-        help="tar: shards with their scores; keys: shard/key lines; uids: DataComp's subset file "
-        "(.npy); parquet, arrow, csv, jsonl: rows.",
+        help="tar: shards with their scores; keys: shard/key lines (.txt); uids: DataComp's subset "
+        "file (.npy); parquet, arrow, csv, jsonl: rows.  (default: by the suffix of --output, else "
+        "tar)",
         metavar="FORMAT",
         rich_help_panel=PANEL,
     ),
@@ -97,36 +97,54 @@ Writers = Annotated[
     int,
     typer.Option(min=1, help="Tars written in parallel.", metavar="N", rich_help_panel=PANEL),
 ]
+Card = Annotated[
+    bool,
+    typer.Option(
+        "--card",
+        help="Write a README.md with which the Hugging Face Hub loads the tars.",
+        rich_help_panel=PANEL,
+    ),
+]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel=PANEL),
+    typer.Option(
+        "--overwrite",
+        help="Replace an existing output, once the new one is complete.",
+        rich_help_panel=PANEL,
+    ),
 ]
 
 
-def emit_config(
-    shard_size: int, max_bytes: int | None, shuffle: bool, seed: int, writers: int
-) -> EmitConfig:
-    """Return the options as settings."""
-    return EmitConfig(shard_size, max_bytes, seed if shuffle else None, writers)
-
-
 def checked_output(
-    output: str | None, format: SubsetFormat, given: Mapping[str, Any], *, needed: bool = True
+    output: str | None,
+    format: SubsetFormat | None,
+    given: Mapping[str, Any],
+    *,
+    needed: bool = True,
 ) -> str:
     """Return the output; `UsageError` if it is missing or leaves a `given` option unused."""
-    from clipdre.emitting.write import PAIRINGS as SETTINGS
+    from clipdre.emitting.write import BINARY, format_of, is_one_tar, pairings
 
     if output is None and needed:
         raise UsageError("no `output`", "name a folder or file, or - for stdout")
-    options = {**given, "shuffle_seed": given.get("shuffle"), "output": output, "format": format}
-    check(options, (*SETTINGS, *PAIRINGS))
-    return output or ""
+    place = output or ""
+    kind = format_of(place, format)
+    options = {**given, "shuffle_seed": given.get("shuffle"), "output": output, "format": kind}
+    check(options, (*pairings(place, kind), *PAIRINGS))
+    if is_one_tar(place, kind):
+        check(options, [NotWith("writers", ("output",), place, because="a single tar")])
+    if place == STDOUT and kind in BINARY and needed and sys.stdout.isatty():
+        raise UsageError(
+            f"`format` {kind} is binary, which a terminal cannot show",
+            "redirect stdout, or name a file as `output`",
+        )
+    return place
 
 
 def write_and_print(
     selection: Selection,
     output: str,
-    format: SubsetFormat,
+    format: SubsetFormat | None,
     config: EmitConfig,
     shards: list[str] | None,
     overwrite: bool,
@@ -144,6 +162,12 @@ def write_and_print(
         shards=expand_shards(shards, sys.stdin) if shards else None,
         overwrite=overwrite,
     )
+    suffixes = (written.summary or {}).get("image_suffixes", [])
+    if len(suffixes) > 1:
+        note(
+            f"images are {', '.join(suffixes)} files: open_clip and webdataset read them all, but "
+            "Hugging Face datasets only those of the suffix that comes first"
+        )
     if written.summary is not None and written.renamed:
         note(f"made {count(written.renamed, 'shared key')} unique: see {output}/renamed.parquet")
     if output != STDOUT:

@@ -10,15 +10,17 @@ from clipdre.cli import emit_options as write
 from clipdre.cli import select_options as keep
 from clipdre.cli.common_options import Scores
 from clipdre.cli.terminal import given_options
-from clipdre.config import TIME_LIMIT, EmitConfig, SubsetFormat
+from clipdre.config import TIME_LIMIT, EmitConfig
 from clipdre.errors import UsageError
-from clipdre.only_with import OnlyWith, check
+from clipdre.only_with import NotWith, OnlyWith, check
 
 if TYPE_CHECKING:
     from clipdre.selecting.select import Selection
 
 EXAMPLE = "Example:  clipdre filter scores --where 'width >= 200' --by log_ratio --top 30% -o kept"
+RULES = ("where", "by", "top", "bottom", "sample", "balance", "recipe")
 PAIRINGS = (
+    NotWith("every", RULES, because="which keeps only some pairs"),
     OnlyWith("json", ("dry_run",)),
     OnlyWith(
         "seed",
@@ -32,6 +34,7 @@ def filter_scores(
     context: typer.Context,
     scores: Scores,
     where: keep.Where = None,
+    every: keep.All = False,
     by: keep.By = None,
     top: keep.Top = None,
     bottom: keep.Bottom = None,
@@ -48,13 +51,14 @@ def filter_scores(
     dry_run: keep.DryRun = False,
     json: keep.Json = False,
     output: write.Output = None,
-    format: write.Format = SubsetFormat.TAR,
+    format: write.Format = None,
     shards: write.Shards = None,
     shard_size: write.ShardSize = EmitConfig.shard_size,
     max_bytes: write.MaxBytes = None,
     shuffle: write.Shuffle = False,
     seed: write.Seed = 0,
     writers: write.Writers = EmitConfig.writers,
+    card: write.Card = False,
     overwrite: write.Overwrite = False,
 ) -> None:
     """Keep the best pairs: by a condition, by rank, at random, or by a published recipe.
@@ -87,6 +91,11 @@ def filter_scores(
         settings=_settings(settings or []),
         seed=seed,
     )
+    if not every and not any(name in given for name in RULES):
+        raise UsageError(
+            "nothing says which pairs to keep",
+            "add `where`, `by` with `top`, `sample` or `recipe`, or `every` to keep all",
+        )
     if recipe and len(set(recipe)) < len(recipe):
         raise UsageError("a `recipe` is given twice", "drop one of them")
     if recipe and len(recipe) > 1 and not dry_run:
@@ -100,7 +109,7 @@ def filter_scores(
     if dry_run:
         show(selections, as_json=json)
         return
-    config = write.emit_config(shard_size, max_bytes, shuffle, seed, writers)
+    config = EmitConfig(shard_size, max_bytes, seed if shuffle else None, writers, card)
     write.write_and_print(selections[0], place, format, config, shards, overwrite)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from clipdre.cli.usage import ParserError, help_text, parser_message
 from clipdre.errors import ClipdreError, UsageError
 
 USAGE = 2
+# What a shell reports for programs whose reader, such as ``head``, had enough.
+CLOSED_PIPE = 128 + signal.SIGPIPE
 ORDER: list[str] = []
 
 
@@ -72,7 +75,7 @@ class Commands(TyperGroup):
             raise typer.Exit(USAGE if isinstance(error, UsageError) else 1) from None
         except BrokenPipeError:
             _discard_stdout()
-            raise typer.Exit from None
+            raise typer.Exit(CLOSED_PIPE) from None
 
 
 app = typer.Typer(
@@ -131,7 +134,7 @@ def main() -> None:
             sys.stdout.flush()
     except BrokenPipeError:
         _discard_stdout()
-        sys.exit(0)
+        sys.exit(CLOSED_PIPE)
     except signals.Interrupted as error:
         signals.announce()
         sys.exit(128 + error.number)

@@ -17,6 +17,10 @@ Where = Annotated[
         help="SQL condition over the columns; applied first.", metavar="SQL", rich_help_panel=RANK
     ),
 ]
+All = Annotated[
+    bool,
+    typer.Option("--all", help="Keep every pair.", rich_help_panel=RANK),
+]
 By = Annotated[
     str | None,
     typer.Option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipdre.config import EmitConfig
+from clipdre.emitting.card import write_card
 from clipdre.emitting.place import (
     RENAMED,
+    SIZES,
     SUMMARY,
     UNFINISHED,
     check_folder,
@@ -26,12 +28,14 @@ from clipdre.emitting.subset import Subset
 from clipdre.emitting.tars import sample_bytes, shuffled_bytes, unique_keys, write_tar
 from clipdre.formats.files.outputs import OutputFolder, output_folder, read_json, write_json
 from clipdre.formats.files.parquet import save_table
+from clipdre.formats.tars.spans import member_suffixes
 from clipdre.progress import Progress
 from clipdre.sql.expressions import FILE, ROW
 
 SOURCE_KEY = "source_key"
 # Version of these files: a subset begun by an older clipdre is not resumed.
-SCHEMA = 1
+SCHEMA = 2
+TAR_BYTES, PLAN, IMAGES = "clipdre.tar_bytes", "clipdre.plan", "clipdre.image_suffixes"
 
 
 def write_tar_folder(
@@ -105,8 +109,13 @@ def _write(subset: Subset, folder: OutputFolder, config: EmitConfig, plan: dict[
         **subset.summary(),
         "emitted": plan,
         "renamed": _write_renamed(folder, shards) if collisions else 0,
+        "image_suffixes": sorted({suffix for shard in shards for suffix in shard.pop(IMAGES)}),
         "shards": shards,
     }
+    # Where open_clip's loader and DataComp's resharder look for the number of samples.
+    write_json(folder, SIZES, {shard["name"]: shard["samples"] for shard in shards}, durable=False)
+    if config.card:
+        write_card(folder, summary)
     write_json(folder, SUMMARY, summary)
     folder.remove(UNFINISHED)
 
@@ -156,9 +165,8 @@ class _ShardWriter:
         stem = f"{index:08d}"
         stamp = self.folder.stamp(f"{stem}.parquet")
         nbytes = self.folder.size(f"{stem}.tar")
-        whole = nbytes is not None and stamp.get("clipdre.tar_bytes") == str(nbytes)
-        if nbytes is None or not whole or stamp.get("clipdre.plan") != self.plan:
-            nbytes = self._write(stem, table)
+        if stamp.get(TAR_BYTES) != str(nbytes) or stamp.get(PLAN) != self.plan:
+            stamp = self._write(stem, table)
         stats = {
             "count": len(table),
             "successes": len(table),
@@ -168,9 +176,14 @@ class _ShardWriter:
         }
         # img2dataset's counts. Rewriting them in every run costs nothing.
         write_json(self.folder, f"{stem}_stats.json", stats, durable=False)
-        return {"name": f"{stem}.tar", "samples": len(table), "nbytes": nbytes}
+        return {
+            "name": f"{stem}.tar",
+            "samples": len(table),
+            "nbytes": int(stamp[TAR_BYTES]),
+            IMAGES: stamp[IMAGES].split(),
+        }
 
-    def _write(self, stem: str, table: pa.Table) -> int:
+    def _write(self, stem: str, table: pa.Table) -> dict[str, str]:
         """Write a tar, then its scores, whose stamp records that the tar is complete."""
         keys = unique_keys(table, self.collisions)
         ordered = sample_bytes if self.config.shuffle_seed is None else shuffled_bytes
@@ -178,15 +191,26 @@ class _ShardWriter:
             self.folder.committed(f"{stem}.tar") as temporary,
             open(temporary, "xb", buffering=0) as out,
         ):
-            write_tar(out, ordered(self.subset, table, keys))
+            suffixes: set[str] = set()
+            write_tar(out, _noting(suffixes, ordered(self.subset, table, keys)))
             nbytes = out.tell()
         if self.collisions:
             table = table.append_column(SOURCE_KEY, table["key"])
             table = table.set_column(table.column_names.index("key"), "key", pa.array(keys))
-        stamp = {"clipdre.plan": self.plan, "clipdre.tar_bytes": str(nbytes)}
+        images = suffixes & set(self.subset.manifest.settings["read"].get("image_suffixes", ()))
+        stamp = {PLAN: self.plan, TAR_BYTES: str(nbytes), IMAGES: " ".join(sorted(images))}
         with self.folder.committed(f"{stem}.parquet") as temporary:
             save_table(table.drop_columns([FILE, ROW]), temporary, stamp)
-        return nbytes
+        return stamp
+
+
+def _noting(
+    suffixes: set[str], samples: Iterable[memoryview | bytes]
+) -> Iterator[memoryview | bytes]:
+    """Yield `samples`, and add the suffixes of their members to `suffixes`."""
+    for sample in samples:
+        suffixes |= member_suffixes(sample)
+        yield sample
 
 
 def _write_renamed(folder: OutputFolder, shards: list[dict[str, Any]]) -> int:

@@ -17,11 +17,14 @@ from clipdre.formats.folders.manifest import MANIFEST
 SUMMARY = "summary.json"
 UNFINISHED = "unfinished.json"
 RENAMED = "renamed.parquet"
+SIZES = "sizes.json"
+CARD = "README.md"
 DIGITS = "[0-9]" * 8
 PATTERNS = (
     SUMMARY,
     UNFINISHED,
     RENAMED,
+    SIZES,
     f"{DIGITS}.tar",
     f"{DIGITS}.parquet",
     f"{DIGITS}_stats.json",
@@ -105,7 +108,8 @@ def writing_folder(
         raise OutputError(
             f"{folder.name} is not empty and does not hold a part of this subset", OVERWRITE
         )
-    foreign = sorted(set(_matching(folder)) - _own_files(folder))
+    written = {*_matching(folder), *([CARD] if plan["card"] else [])}
+    foreign = sorted(written.intersection(there) - _own_files(folder))
     if foreign:
         raise OutputError(
             f"{folder.name} holds {foreign[0]}, which is not part of the subset in it",
@@ -166,7 +170,9 @@ def _files(summary: dict[str, Any]) -> set[str]:
     stems = [str(shard["name"]).removesuffix(".tar") for shard in summary.get("shards", [])]
     ends = (".tar", ".parquet", "_stats.json")
     own = {f"{stem}{end}" for stem in stems for end in ends}
-    return own | {SUMMARY, UNFINISHED} | ({RENAMED} if summary.get("renamed") else set())
+    own |= {SUMMARY, UNFINISHED, SIZES}
+    own |= {RENAMED} if summary.get("renamed") else set()
+    return own | ({CARD} if summary.get("emitted", {}).get("card") else set())
 
 
 def _matching(folder: OutputFolder) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from clipdre.config import EmitConfig, SubsetFormat
@@ -14,21 +14,57 @@ from clipdre.emitting.export import WRITERS
 from clipdre.emitting.place import check_file
 from clipdre.emitting.relocate import relocated
 from clipdre.emitting.subset import Subset
-from clipdre.errors import OutputError
+from clipdre.errors import OutputError, UsageError
 from clipdre.formats.files.outputs import parent_folder
+from clipdre.formats.files.remote import redacted
 from clipdre.only_with import NotWith, OnlyWith, Pairing, check
 from clipdre.selecting.select import Selection
 
 STDOUT = "-"
 # These settings shape a folder of tars. They would have no effect on any other output.
-FOLDER_SETTINGS = ("shard_size", "max_bytes", "shuffle_seed")
-PAIRINGS: tuple[Pairing, ...] = (
-    *(OnlyWith(name, ("format",), SubsetFormat.TAR.value) for name in FOLDER_SETTINGS),
-    *(
-        NotWith(name, ("output",), STDOUT, because="a single tar in pool order")
-        for name in FOLDER_SETTINGS
-    ),
-)
+FOLDER_SETTINGS = ("shard_size", "max_bytes", "shuffle_seed", "card")
+SUFFIXES = {
+    ".tar": SubsetFormat.TAR,
+    ".txt": SubsetFormat.KEYS,
+    ".npy": SubsetFormat.UIDS,
+    **{
+        f".{each}": each
+        for each in SubsetFormat
+        if each.value in ("parquet", "arrow", "csv", "jsonl")
+    },
+}
+COMPRESSED = (".gz", ".tgz", ".zst", ".bz2", ".xz")
+BINARY = (SubsetFormat.TAR, SubsetFormat.UIDS, SubsetFormat.PARQUET, SubsetFormat.ARROW)
+
+
+def format_of(place: str, format: SubsetFormat | None) -> SubsetFormat:
+    """Return `format`, or if it is None the one that the suffix of an output stands for.
+
+    Raises
+    ------
+    UsageError
+        If the suffix is that of a compressed file.
+    """
+    suffix = PurePosixPath(place).suffix.lower()
+    if suffix in COMPRESSED:
+        raise UsageError(
+            f"`output` {redacted(place)} is a compressed file, which clipdre does not write",
+            "drop the suffix, or write to - and compress that",
+        )
+    return format or SUFFIXES.get(suffix, SubsetFormat.TAR)
+
+
+def is_one_tar(place: str, format: SubsetFormat) -> bool:
+    """Return whether an output is a single tar instead of a folder of them."""
+    return format is SubsetFormat.TAR and (place == STDOUT or place.endswith(".tar"))
+
+
+def pairings(place: str, format: SubsetFormat) -> tuple[Pairing, ...]:
+    """Return which settings go with an output."""
+    if is_one_tar(place, format):
+        why = "a single tar in pool order"
+        return tuple(NotWith(name, ("output",), place, because=why) for name in FOLDER_SETTINGS)
+    return tuple(OnlyWith(name, ("format",), SubsetFormat.TAR.value) for name in FOLDER_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -57,7 +93,7 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
     selection: Selection,
     output: str | Path | BinaryIO,
     *,
-    format: SubsetFormat = SubsetFormat.TAR,
+    format: SubsetFormat | None = None,
     config: EmitConfig | None = None,
     shards: Sequence[str] | None = None,
     overwrite: bool = False,
@@ -67,9 +103,10 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
     Parameters
     ----------
     output : str, Path or binary file
-        Path or URL: a folder for tars, a file for other formats. ``-`` is stdout. Stdout and open
-        files receive a single tar, or the same bytes as a file.
-    format : SubsetFormat
+        Path or URL: a folder for tars, a file for other formats and for names that end with
+        ``.tar``. ``-`` is stdout. Stdout, files of that name and open files receive a single tar.
+    format : SubsetFormat or None
+        None is what the suffix of `output` stands for (`SUFFIXES`), else tar.
     config : EmitConfig or None
         Settings of a folder of tars; None for the defaults.
     shards : sequence of str or None
@@ -80,7 +117,7 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
     Raises
     ------
     UsageError
-        If a setting of `config` would have no effect on this output (`PAIRINGS`).
+        If a setting of `config` would have no effect on this output (`pairings`).
     OutputError
         If the selection is empty, or the output exists or cannot be written.
     InputError
@@ -88,20 +125,22 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
     """
     stream = _stream(output)
     place = STDOUT if stream is not None else str(output)
-    check({"format": format, "output": place, **_changed(config)}, PAIRINGS)
+    kind = format_of(place, format)
+    check({"format": kind, "output": place, **_changed(config)}, pairings(place, kind))
     if not len(selection):
         raise OutputError("nothing is kept, so there is nothing to write", "loosen the selection")
-    tars = format is SubsetFormat.TAR
-    if stream is None and not tars:
+    tars = kind is SubsetFormat.TAR
+    to_file = stream is None and (not tars or is_one_tar(place, kind))
+    if to_file:
         check_file([*Subset(selection).inputs(), *(shards or ())], place, overwrite)
     subset = relocated(selection, shards) if shards else Subset(selection)
     if stream is not None:
-        WRITERS[format](subset, stream)
+        WRITERS[kind](subset, stream)
         stream.flush()
-    elif not tars:
+    elif to_file:
         folder, name = parent_folder(place)
         with folder.committed(name) as temporary, open(temporary, "xb") as out:
-            WRITERS[format](subset, out)
+            WRITERS[kind](subset, out)
     else:
         summary = write_tar_folder(subset, place, config or EmitConfig(), overwrite=overwrite)
         return Written(place, len(selection), summary, summary["renamed"])

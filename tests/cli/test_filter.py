@@ -1,4 +1,7 @@
 import json
+import os
+import pty
+import subprocess
 import tarfile
 
 import numpy as np
@@ -6,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.cli.running import error_of, printed
+from tests.cli.running import CLIPDRE, error_of, printed
 from tests.helpers import read_scores
 
 
@@ -262,3 +265,63 @@ def test_an_option_that_another_rules_out_is_refused(run, scored, tmp_path, opti
 def test_usage_is_checked_before_the_scores_are_read(run):
     error = error_of(run("filter nowhere --sample 3 --shuffle --format keys -o out"), 2)
     assert error.startswith("--shuffle can only be used with --format tar")
+
+
+def test_a_rule_is_needed_or_all(run, scored, tmp_path):
+    assert error_of(run(f"filter {scored[0]} -o kept"), 2) == (
+        "nothing says which pairs to keep: add --where, --by with --top, --sample or --recipe, or "
+        "--all to keep all"
+    )
+    assert error_of(run(f"filter {scored[0]} --all --top 3 --by width -o kept"), 2).startswith(
+        "--all cannot be used with --by, which keeps only some pairs"
+    )
+    assert not list(tmp_path.iterdir())
+    assert len(printed(run(f"filter {scored[0]} --all -o - --format keys")).splitlines()) == 300
+
+
+def test_the_suffix_of_a_file_is_its_format(run, scored, tmp_path):
+    command = f"filter {scored[0]} --by kl_text --top 6 -o"
+    for name in ("a.csv", "a.jsonl", "a.txt", "a.npy", "a.parquet", "a.arrow", "a.tar", "b.CSV"):
+        printed(run(f"{command} {name}"))
+        assert (tmp_path / name).is_file()
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.CSV").read_bytes()
+    assert len(np.load(tmp_path / "a.npy")) == 6
+    assert pq.read_table(tmp_path / "a.parquet").num_rows == 6
+    assert pa.ipc.open_stream(tmp_path / "a.arrow").read_all().num_rows == 6
+    assert len((tmp_path / "a.txt").read_text().splitlines()) == 6
+    assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert len(tar.getmembers()) == 3 * 6
+    printed(run(f"{command} c.csv --format keys"))
+    assert (tmp_path / "c.csv").read_text() == (tmp_path / "a.txt").read_text()
+    printed(run(f"{command} kept"))
+    assert (tmp_path / "kept").is_dir()
+    for name in ("a.tar.gz", "s3://bucket/a.csv.zst"):
+        error = error_of(run(f"{command} {name}"), 2)
+        assert error.startswith(f"--output {name} is a compressed file, which clipdre does not")
+    error = error_of(run(f"{command} d.tar --shard-size 3"), 2)
+    assert error.startswith("--shard-size cannot be used with --output d.tar, a single tar")
+    assert not (tmp_path / "d.tar").exists()
+
+
+@pytest.mark.parametrize("options", ["", "--format npy", "--format parquet"])
+def test_binary_output_is_not_printed_on_a_terminal(scored, options):
+    parent, child = pty.openpty()
+    options = options.replace("npy", "uids")
+    done = subprocess.run(
+        [CLIPDRE, "filter", scored[0], "--sample", "3", "-o", "-", *options.split()],
+        stdout=child,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(child)
+    with pytest.raises(OSError, match="Input/output error"):  # nothing was written, and it closed
+        os.read(parent, 1)
+    os.close(parent)
+    assert done.returncode == 2
+    name = options.partition(" ")[2] or "tar"
+    assert done.stderr == (
+        f"clipdre: error: --format {name} is binary, which a terminal cannot show: redirect "
+        "stdout, or name a file as --output\n"
+    )

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import tarfile
 
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ def test_copies_kept_samples_byte_for_byte_in_pool_order(scored, pool, tmp_path)
     names = sorted(os.listdir(tmp_path / "kept"))
     stems = [f"{n:08d}" for n in range(3)]
     files = [f"{stem}{end}" for stem in stems for end in (".tar", ".parquet", "_stats.json")]
-    assert names == sorted([*files, "summary.json"])
+    assert names == sorted([*files, "sizes.json", "summary.json"])
     found = [m for stem in stems for m in members(tmp_path / "kept" / f"{stem}.tar")]
     assert found == expected_members(subset, pool)
     assert [shard["samples"] for shard in summary["shards"]] == [40, 40, 10]
@@ -175,6 +176,54 @@ class TestSizesAndOrder:
         assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+class TestOtherLoaders:
+    def test_find_the_number_of_samples(self, scored, tmp_path):
+        write_tar_folder(subset_of(scored, by="kl_text", top=50), tmp_path / "k", EmitConfig(20))
+        sizes = json.loads((tmp_path / "k" / "sizes.json").read_text())
+        assert sizes == {"00000000.tar": 20, "00000001.tar": 20, "00000002.tar": 10}
+
+    def test_find_a_card_if_asked(self, scored, tmp_path):
+        where = "caption != '```\n---\n'"
+        subset = subset_of(scored, where=where, by="kl_text", top=50)
+        write_tar_folder(subset, tmp_path / "without", EmitConfig())
+        assert not (tmp_path / "without" / "README.md").exists()
+        write_tar_folder(subset, tmp_path / "with", EmitConfig(card=True))
+        text = (tmp_path / "with" / "README.md").read_text()
+        _, front, body = text.split("---\n")
+        assert front == 'configs:\n- config_name: default\n  data_files: "*.tar"\n'
+        assert body.startswith("\n50 of 300 image-text pairs, selected with clipdre ")
+        _, block, end = re.split("^```.*\n", body, flags=re.MULTILINE)
+        assert json.loads(block)["rule"]["steps"][0]["where"] == where
+        assert end == ""
+
+    def test_a_card_of_the_user_stays(self, scored, tmp_path):
+        config = EmitConfig(card=True)
+        write_tar_folder(subset_of(scored, by="kl_text", top=5), tmp_path / "k", EmitConfig())
+        (tmp_path / "k" / "README.md").write_text("mine")
+        other = subset_of(scored, by="kl_text", top=6)
+        with pytest.raises(OutputError, match=r"holds README\.md, which is not part of"):
+            write_tar_folder(other, tmp_path / "k", config, overwrite=True)
+        write_tar_folder(other, tmp_path / "k", EmitConfig(), overwrite=True)
+        assert (tmp_path / "k" / "README.md").read_text() == "mine"
+
+    @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
+    def test_suffixes_of_images_are_in_the_summary(self, tmp_path, format):
+        (tmp_path / "pool").mkdir()
+        keys = {"a": "JPG", "b": "webp", "long/" * 30 + "c": "jpg"}
+        members = [
+            member
+            for key, suffix in keys.items()
+            for member in [(f"{key}.{suffix}", png()), (f"{key}.txt", b"a red circle")]
+        ]
+        write_tar(tmp_path / "pool" / "a.tar", members, format)
+        scored = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
+        summary = write_tar_folder(subset_of(scored), tmp_path / "k", EmitConfig(shard_size=2))
+        assert summary["image_suffixes"] == ["jpg", "webp"]
+        assert summary["kept"] == 3
+        one = write_tar_folder(subset_of(scored, where="key = 'b'"), tmp_path / "b", EmitConfig())
+        assert one["image_suffixes"] == ["webp"]
+
+
 class TestRefusals:
     def test_refuses_an_output_that_holds_something_else(self, scored, tmp_path):
         subset = subset_of(scored, by="log_ratio", top=10)
@@ -195,6 +244,7 @@ class TestRefusals:
             "00000000.tar",
             "00000000_stats.json",
             "notes.txt",
+            "sizes.json",
             "summary.json",
         ]
 

@@ -111,6 +111,7 @@ class TestInAStore:
             "00000000.tar",
             "00000000_stats.json",
             "notes.txt",
+            "sizes.json",
             "summary.json",
         ]
 

@@ -23,7 +23,10 @@ def save_table(table: pa.Table, path: Path, stamp: Mapping[str, str] | None = No
     # Arrow's keys are bytes: a key given as str would be stored twice and read as the old one.
     metadata = dict(table.schema.metadata or {})
     metadata |= {key.encode(): value.encode() for key, value in (stamp or {}).items()}
-    pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
+    table = table.replace_schema_metadata(metadata)
+    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
+        if len(table):  # some readers, such as Hugging Face datasets, fail at an empty row group
+            writer.write_table(table)
 
 
 def read_stamp(source: Path | BinaryIO) -> dict[str, str]:

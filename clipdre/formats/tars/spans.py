@@ -32,8 +32,8 @@ from clipdre.formats.tars.tar import (
 
 BLOCK = 512
 RECORD = 20 * BLOCK
-# Offsets of the type and of the name's prefix in a header, and the size of the name field.
-TYPE, PREFIX, NAME = 156, 345, 100
+# Offsets of the size, the type and the name's prefix in a header, and the length of the name.
+SIZE, TYPE, PREFIX, NAME = 124, 156, 345, 100
 REGULAR = ord("0")
 # Bytes per read, and the largest gap that is read through instead of sending another request.
 CHUNK = 2 * 1024 * 1024
@@ -210,6 +210,23 @@ def checked(span: memoryview, key: str, shard: str) -> memoryview:
             SCORE_AGAIN,
         )
     return span
+
+
+def member_suffixes(span: memoryview | bytes) -> set[str]:
+    """Return the suffixes of a sample's members, in lower case."""
+    suffixes, at = set(), 0
+    try:
+        while at < len(span):
+            # Fast path: headers of regular files with short names.
+            if span[at + TYPE] != REGULAR or span[at + PREFIX]:
+                return {m.suffix for m in iter_members(io.BytesIO(span)) if isinstance(m, Member)}
+            name = bytes(span[at : at + NAME]).partition(b"\0")[0]
+            suffixes.add(split_name(name.decode("utf-8", "surrogateescape"))[1])
+            size = int(bytes(span[at + SIZE : at + SIZE + 12]).strip(b" \0"), 8)
+            at += BLOCK + -(-size // BLOCK) * BLOCK
+    except (BrokenTarError, IndexError, ValueError):
+        pass  # what follows is not a header: nobody will read it as a member
+    return suffixes
 
 
 def _first_key(span: memoryview) -> str | None:

@@ -1,6 +1,7 @@
 import io
 import os
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -52,8 +53,17 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(OutputError, match="No space left on device"):
         write_table(TABLE.slice(0, 1), path)
     assert read_stamp(path) == STAMP
     assert os.listdir(tmp_path) == ["a.parquet"]
+
+
+def test_empty_tables_have_a_schema_and_no_row_group(tmp_path):
+    table = pa.table({"key": pa.array([], pa.string()), "n": pa.array([], pa.int64())})
+    write_table(table, tmp_path / "a.parquet", {"stamp": "x"})
+    file = pq.ParquetFile(tmp_path / "a.parquet")
+    assert (file.num_row_groups, file.schema_arrow.names) == (0, ["key", "n"])
+    assert read_stamp(tmp_path / "a.parquet") == {"stamp": "x"}
+    assert duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/a.parquet'").fetchall() == [(0,)]

@@ -326,7 +326,13 @@ def test_command_line_reads_and_writes_s3(s3, pool, tmp_path):
     replaced = run(clipdre, *fewer, "s3://pool/kept")
     assert replaced.returncode == 0, replaced.stderr
     look = "import s3fs; print(*sorted(s3fs.S3FileSystem().find('pool/kept')))"
-    names = ["00000000.parquet", "00000000.tar", "00000000_stats.json", "summary.json"]
+    names = [
+        "00000000.parquet",
+        "00000000.tar",
+        "00000000_stats.json",
+        "sizes.json",
+        "summary.json",
+    ]
     found = run(sys.executable, "-c", look).stdout.split()
     assert found == [f"pool/kept/{name}" for name in names]
     missing = run(clipdre, "score", "s3://pool/none.tar", "-o", "t")
