@@ -7,7 +7,7 @@ import pytest
 
 from clipdre.config import ReadConfig
 from clipdre.doctor import ADVICE, diagnose
-from clipdre.formats.tars.samples import Reason
+from clipdre.formats.tars.samples import NoteKind, Reason
 from tests.corpus import GOOD, KINDS
 from tests.helpers import pair, png, write_tar
 
@@ -25,7 +25,7 @@ def test_doctor_finds_what_score_would_find(kind, tmp_path):
     assert found.loses == bool(expected)
     lost = {name: f.samples for name, f in found.findings.items() if f.lost}
     assert lost == expected
-    assert set(found.findings) - set(lost) <= OBSERVATIONS
+    assert set(found.findings) - set(lost) - OBSERVATIONS == kind.notes
 
 
 def test_repeated_shared_and_scattered_keys_are_distinguished(tmp_path):
@@ -80,7 +80,8 @@ def test_examples_are_few_and_say_where(tmp_path):
 def test_every_finding_has_advice():
     """The corpus provokes all reasons but that of a shard that cannot be opened."""
     provoked = {reason for kind in KINDS for _, reason in kind.outcomes} - {GOOD}
-    assert set(ADVICE) == provoked | {"unreadable_shard"} | OBSERVATIONS
+    notes = {kind.value for kind in NoteKind}
+    assert set(ADVICE) == provoked | {"unreadable_shard"} | OBSERVATIONS | notes
 
 
 def test_reasons_without_advice_come_from_other_commands():

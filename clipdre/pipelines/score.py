@@ -39,6 +39,8 @@ from clipdre.progress import Progress
 
 # Subfolders that a run writes into.
 WRITTEN = ("scores", "failures", "reference", "embeddings/*")
+# Warnings about shards that are printed.
+WARNED = 10
 # Failures that another try may cure.
 TRANSIENT = {Reason.UNREADABLE_SHARD.value, Reason.WORKER_DIED.value}
 
@@ -156,12 +158,14 @@ class _Stages:
             if found is not None:  # files are stamped with the record that was written first
                 planned = msgspec.structs.replace(planned, model=found.model)
             if found is not None and found.complete and not _has_transient(found):
+                _warn_of_shards(found)
                 return found
             if run.overwrite:
                 _clear(folder)
             planned.write(folder.path)  # first: if this run is killed, it is still this run
             shards = self._encoded(planned)
             encoded = msgspec.structs.replace(planned, shards=shards)
+            _warn_of_shards(encoded)
             _check_share(folder, encoded, run.max_bad_fraction)
             finished = self._estimated(encoded)
             _check_whole(folder, finished)
@@ -221,6 +225,16 @@ def _clear(folder: ScoreFolder) -> None:
 def _has_transient(manifest: Manifest) -> bool:
     """Whether a shard could not be read to its end, which another try may cure."""
     return any(TRANSIENT & shard.failures.keys() for shard in manifest.shards)
+
+
+def _warn_of_shards(manifest: Manifest) -> None:
+    """Warn of shards that may lack samples."""
+    warned = [(shard.name, text) for shard in manifest.shards for text in shard.warnings]
+    for name, text in warned[:WARNED]:
+        warnings.warn(f"shard {name}: {text}", stacklevel=2)
+    if len(warned) > WARNED:
+        more = f"{len(warned) - WARNED:,} more warnings about shards are in the manifest"
+        warnings.warn(more, stacklevel=2)
 
 
 def _check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
@@ -325,4 +339,5 @@ def _encoding_stamp(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
 
 def _recounted(folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles) -> ShardRecord:
     rows = pq.read_metadata(files.metadata).num_rows
-    return msgspec.structs.replace(shard, rows=rows, failures=folder.failure_counts(shard.name))
+    failures = folder.failure_counts(shard.name)
+    return msgspec.structs.replace(shard, rows=rows, failures=failures, warnings=files.warnings())

@@ -89,6 +89,31 @@ class TestAgain:
         assert first.stat().st_mtime_ns == written
         assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
 
+    def test_a_shard_that_was_cut_off_is_known_to_each_run(self, tmp_path, monkeypatch):
+        (tmp_path / "pool").mkdir()
+        for name in ("a", "b", "c"):
+            members = [member for n in range(4) for member in pair(f"{n}", "red", n)]
+            path = write_tar(tmp_path / "pool" / f"{name}.tar", members)
+        path.write_bytes(path.read_bytes().rstrip(b"\0").ljust(4 * 2048, b"\0"))
+        (tmp_path / "pool" / "sizes.json").write_text('{"a.tar": 4, "b.tar": 6, "c.tar": 4}')
+
+        def run():
+            with pytest.warns(UserWarning, match="shard .: the tar") as found:
+                manifest = tiny_score(tmp_path / "pool", tmp_path / "s")
+            assert [str(warning.message) for warning in found] == [
+                "shard b: the tar holds 4 of the 6 samples that sizes.json counts",
+                "shard c: the tar has no end-of-archive marker, so it may have been cut off "
+                "between two members",
+            ]
+            assert (manifest.rows, manifest.samples) == (12, 12)
+            return manifest
+
+        manifest = run()
+        assert run() == manifest
+        msgspec.structs.replace(manifest, complete=False).write(tmp_path / "s")
+        monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+        assert run() == manifest
+
     @pytest.mark.parametrize(
         ("config", "difference"),
         [

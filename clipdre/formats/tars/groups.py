@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from clipdre.formats.tars.samples import Failure, Reason, Stage
-from clipdre.formats.tars.tar import BrokenTarError, Gap, Member, iter_members
+from clipdre.formats.tars.samples import Failure, Note, NoteKind, Reason, Stage
+from clipdre.formats.tars.tar import BrokenTarError, Gap, Member, NoEnd, iter_members
+
+CUT = "the tar has no end-of-archive marker, so it may have been cut off between two members"
 
 
 @dataclass
@@ -36,8 +38,13 @@ class Group:
         self.failure = self.failure or (reason, message)
 
 
-def iter_groups(file: BinaryIO, add: Callable[[Group, Member], None]) -> Iterator[Group | Failure]:
+def iter_groups(
+    file: BinaryIO, add: Callable[[Group, Member], None]
+) -> Iterator[Group | Failure | Note]:
     """Yield the groups of a tar in order, and a `Failure` for damage between or behind them.
+
+    Each member that is passed over is a `Note`; it separates nothing, so its neighbours may form
+    one group. An archive without an end gives another `Note`.
 
     Parameters
     ----------
@@ -53,6 +60,9 @@ def iter_groups(file: BinaryIO, add: Callable[[Group, Member], None]) -> Iterato
                 message = f"{member.message}; {member.end - member.offset} bytes are lost"
                 yield Failure("", member.offset, Stage.READ, Reason.GARBAGE, message)
                 gap = True
+                continue
+            if isinstance(member, NoEnd) or member.passed_over:
+                yield _note(member)
                 continue
             if group is None or member.key != group.key:
                 if group is not None:
@@ -72,3 +82,9 @@ def iter_groups(file: BinaryIO, add: Callable[[Group, Member], None]) -> Iterato
         return
     if group is not None:
         yield group
+
+
+def _note(found: Member | NoEnd) -> Note:
+    if isinstance(found, NoEnd):
+        return Note(NoteKind.NO_END_MARKER, found.offset, 1, CUT)
+    return Note(NoteKind.PASSED_OVER, found.offset, 1, f"{found.name!r} belongs to no sample")

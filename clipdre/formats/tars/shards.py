@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -15,9 +14,27 @@ from clipdre.errors import InputError
 from clipdre.formats.files.remote import is_remote
 from clipdre.formats.files.storage import open_source
 from clipdre.formats.tars.groups import Group, iter_groups
-from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage, printable
+from clipdre.formats.tars.samples import (
+    Failure,
+    Note,
+    NoteKind,
+    Reason,
+    Sample,
+    Stage,
+    json_object,
+    printable,
+)
+from clipdre.formats.tars.stated import stated_count
 from clipdre.formats.tars.tar import Member
 
+# Failures of an archive, not of one of its samples.
+DAMAGE = {
+    Reason.BROKEN_TAR,
+    Reason.GARBAGE,
+    Reason.NOT_A_TAR,
+    Reason.COMPRESSED_TAR,
+    Reason.EMPTY_FILE,
+}
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 GLOB_CHARACTERS = frozenset("*?[")
 
@@ -58,7 +75,8 @@ def _expand(pattern: str) -> list[str]:
     if Path(pattern).exists() and not is_remote(pattern):
         if not Path(pattern).is_dir():
             return [pattern]
-        tars = sorted(str(p) for p in Path(pattern).iterdir() if p.name.endswith(TAR_SUFFIXES))
+        names = [p.name for p in Path(pattern).iterdir() if p.name.endswith(TAR_SUFFIXES)]
+        tars = sorted(str(Path(pattern, name)) for name in names if not name.startswith("."))
         if not tars:
             raise InputError(f"no .tar files in {pattern}", "pass the folder that holds the shards")
         return tars
@@ -85,19 +103,33 @@ def shard_name(url: str) -> str:
     return name.removesuffix(suffix)
 
 
-def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure]:
-    """Yield the samples of a shard, and a `Failure` if it cannot be read to its end."""
+def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure | Note]:
+    """Yield the samples of a shard, and a `Failure` if it cannot be read to its end.
+
+    A `Note` follows if a file beside the shard counts more samples.
+    """
+    found = 0
     try:
         with open_source(url) as file:
-            yield from iter_samples(file, config)
+            for record in iter_samples(file, config):
+                damage = isinstance(record, Failure) and record.reason in DAMAGE
+                found += not damage and not isinstance(record, Note)
+                yield record
     except (InputError, OSError) as error:
         yield Failure("", 0, Stage.READ, Reason.UNREADABLE_SHARD, str(error))
+        return
+    stated = stated_count(url, shard_name(url))
+    if stated is not None and found < stated.samples:
+        message = (
+            f"the tar holds {found:,} of the {stated.samples:,} samples that {stated.by} counts"
+        )
+        yield Note(NoteKind.FEWER_SAMPLES, 0, stated.samples - found, message)
 
 
-def iter_samples(file: BinaryIO, config: ReadConfig) -> Iterator[Sample | Failure]:
+def iter_samples(file: BinaryIO, config: ReadConfig) -> Iterator[Sample | Failure | Note]:
     """Yield the samples of a tar in order, with a `Failure` for each that cannot be used."""
     for group in iter_groups(file, lambda group, member: _add(group, member, config)):
-        yield group if isinstance(group, Failure) else _finish(group, config)
+        yield _finish(group, config) if isinstance(group, Group) else group
 
 
 def _add(group: Group, member: Member, config: ReadConfig) -> None:
@@ -169,12 +201,3 @@ def _caption(group: Group, metadata: dict[str, object], config: ReadConfig) -> s
         group.fail(Reason.EMPTY_CAPTION, "caption is empty or blank")
         return None
     return text
-
-
-def json_object(raw: bytes | None) -> dict[str, object]:
-    """Parse a json member; empty if it is missing, damaged, or not an object."""
-    try:
-        value = json.loads(raw) if raw is not None else {}
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -59,6 +59,17 @@ class TestExpandShards:
         with pytest.raises(InputError, match="two shards are named '00000'"):
             expand_shards([str(folder), str(folder / "other")])
 
+    def test_hidden_files_are_not_shards_unless_they_are_named(self, folder):
+        hidden = folder / "._00000.tar"
+        hidden.write_bytes(b"AppleDouble")
+        assert len(expand_shards([str(folder)])) == 3
+        assert len(expand_shards([f"{folder}/*.tar"])) == 3
+        assert expand_shards([str(hidden)]) == [str(hidden)]
+        for path in folder.glob("0*.tar"):
+            path.unlink()
+        with pytest.raises(InputError, match=r"no \.tar files in"):
+            expand_shards([str(folder)])
+
     def test_urls_are_not_looked_up(self):
         assert expand_shards(["s3://bucket/{0..1}.tar"]) == [
             "s3://bucket/0.tar",
