@@ -16,6 +16,7 @@ from clipdre.config import ReadConfig
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify
 from clipdre.formats.folders.tables import key_hash
+from clipdre.formats.tars.captions import longest_word
 from clipdre.formats.tars.images import ImageError, check_image, decode_image
 from clipdre.formats.tars.samples import Failure, Note, NoteKind, Reason, Sample, Stage, printable
 from clipdre.formats.tars.shards import read_samples, shard_name
@@ -24,6 +25,9 @@ from clipdre.progress import Progress
 EXAMPLES = 3
 # Findings that lose no sample, but that a curator should know about.
 REPEATED, SHARED, SCATTERED, UNSAFE = "repeated_key", "shared_key", "scattered_key", "unsafe_key"
+LONG_WORD = "long_word"
+# Letters without a space that are no longer language.
+LONGEST = 1000
 DROPPED = "recorded in failures/; its neighbours are scored"
 SKIPPED = "recorded in failures/; other shards are scored"
 # What clipdre does about each finding, and how to fix it. `_read` can report no other reason.
@@ -61,6 +65,10 @@ ADVICE: dict[str, tuple[str, str]] = {
         "write the members of a sample next to each other",
     ),
     UNSAFE: ("used as a name, never as a path", "rename it; other tools may write there"),
+    LONG_WORD: (
+        "scored by its beginning, as any long caption",
+        "look at it: it is often data, not a caption",
+    ),
     NoteKind.NO_END_MARKER.value: (
         "samples that it holds are scored, with a warning",
         "compare its size with the original's; copy it again",
@@ -79,6 +87,7 @@ HARMLESS = {
     REPEATED,
     SCATTERED,
     UNSAFE,
+    LONG_WORD,
     NoteKind.NO_END_MARKER.value,
     NoteKind.PASSED_OVER.value,
 }
@@ -220,6 +229,8 @@ def _read(url: str, config: ReadConfig, decode: bool) -> _Read:
             here.append((name, "an earlier sample of the shard has the same key"))
         if _is_unsafe(record.key):
             here.append((UNSAFE, "the key leads out of its folder or has control characters"))
+        if isinstance(record, Sample) and longest_word(record.caption) > LONGEST:
+            here.append((LONG_WORD, f"a word of {longest_word(record.caption):,} letters"))
         seen[key] += 1
         last = key
         for name, message in here:

@@ -11,7 +11,7 @@ from clipdre.formats.tars.samples import NoteKind, Reason
 from tests.corpus import GOOD, KINDS
 from tests.helpers import pair, png, write_tar
 
-OBSERVATIONS = {"repeated_key", "shared_key", "scattered_key", "unsafe_key"}
+OBSERVATIONS = {"repeated_key", "shared_key", "scattered_key", "unsafe_key", "long_word"}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -52,6 +52,21 @@ def test_repeated_shared_and_scattered_keys_are_distinguished(tmp_path):
     (example,) = found.findings["scattered_key"].examples
     assert (example.shard, example.key) == ("x", "apart")
     assert (found.samples, found.good) == (7, 5)
+
+
+def test_words_that_are_no_language_are_counted(tmp_path):
+    members = [
+        *pair("a", "red " * 9000),
+        *pair("b", "x" * 1001),
+        *pair("c", f"data {'y' * 60_000}"),
+    ]
+    found = diagnose([str(write_tar(tmp_path / "a.tar", members))], ReadConfig())
+    (finding,) = found.findings.values()
+    assert (finding.lost, finding.samples, found.good) == (False, 2, 3)
+    assert [e.message for e in finding.examples] == [
+        "a word of 1,001 letters",
+        "a word of 60,000 letters",
+    ]
 
 
 def test_only_decoding_finds_truncated_images(tmp_path):

@@ -295,7 +295,11 @@ def decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | Fa
         )
     except ImageError as error:
         return Failure(sample.key, sample.offset, Stage.DECODE, error.reason, str(error))
-    pixels, tokens = encoder.preprocess(found.image), encoder.tokenize(sample.caption)
+    tokens = encoder.tokenize(sample.caption)
+    if encoder.is_empty(tokens):
+        message = "the model's tokenizer finds no text in the caption"
+        return Failure(sample.key, sample.offset, Stage.DECODE, Reason.EMPTY_CAPTION, message)
+    pixels = encoder.preprocess(found.image)
     return Decoded(replace(sample, image=b""), found.width, found.height, pixels, tokens)
 
 

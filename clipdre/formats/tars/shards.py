@@ -13,6 +13,7 @@ from clipdre.config import ReadConfig
 from clipdre.errors import InputError
 from clipdre.formats.files.remote import is_remote
 from clipdre.formats.files.storage import open_source
+from clipdre.formats.tars.captions import says_nothing
 from clipdre.formats.tars.groups import Group, iter_groups
 from clipdre.formats.tars.samples import (
     Failure,
@@ -197,7 +198,7 @@ def _caption(group: Group, metadata: dict[str, object], config: ReadConfig) -> s
         message = f"caption of {size} bytes, above the limit of {config.max_caption_bytes}"
         group.fail(Reason.CAPTION_TOO_LARGE, message)
         return None
-    if not text.strip():
-        group.fail(Reason.EMPTY_CAPTION, "caption is empty or blank")
+    if says_nothing(text):
+        group.fail(Reason.EMPTY_CAPTION, "caption is empty, blank or invisible")
         return None
     return text
