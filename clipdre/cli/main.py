@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -124,6 +125,8 @@ def _main(
 def main() -> None:
     """Run the command line."""
     signals.install()
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # lists of paths need not be UTF-8
     try:
         try:
             app()

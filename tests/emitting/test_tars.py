@@ -1,5 +1,6 @@
 import gzip
 import io
+import os
 from collections import Counter
 
 import pyarrow as pa
@@ -120,3 +121,15 @@ def test_webdataset_reads_the_samples_of_a_tar_from_macos(tmp_path):
     assert [sample["__key__"] for sample in found] == ["d/0", "d/1", "d/2"]
     assert [sample["txt"] for sample in found] == [b"red"] * 3
     assert all({"png", "txt"} == {k for k in sample if k[0] != "_"} for sample in found)
+
+
+def test_shards_whose_names_are_not_utf8_are_scored_and_emitted(tmp_path):
+    (tmp_path / "pool").mkdir()
+    for n, name in enumerate(("a", os.fsdecode(b"caf\xe9"), "z")):
+        write_source(tmp_path / "pool" / f"{name}.tar", [*pair(f"{n}", "red", n), *pair("b", "x")])
+    scored = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
+    assert [shard.name for shard in scored[1].shards] == ["a", "caf\\udce9", "z"]
+    assert (scored[1].rows, scored[1].samples) == (6, 6)
+    write_tar_folder(subset_of(scored), tmp_path / "kept", EmitConfig())
+    found = [name for name, *_ in members(tmp_path / "kept" / "00000000.tar")]
+    assert found[6:8] == ["caf\\udce9-b.png", "caf\\udce9-b.txt"]

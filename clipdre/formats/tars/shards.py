@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 from braceexpand import braceexpand
@@ -12,7 +11,7 @@ from braceexpand import braceexpand
 from clipdre.config import ReadConfig
 from clipdre.errors import InputError
 from clipdre.formats.files.remote import is_remote
-from clipdre.formats.files.storage import open_source
+from clipdre.formats.files.storage import local_path, open_source
 from clipdre.formats.tars.captions import says_nothing
 from clipdre.formats.tars.groups import Group, iter_groups
 from clipdre.formats.tars.samples import (
@@ -44,7 +43,8 @@ def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[s
     """Return the paths and URLs of the shards that `arguments` name, in order.
 
     Each argument is a folder (its tars, sorted by name), a tar, a glob, a brace pattern, a URL, or
-    ``-``, which stands for the lines of `stdin`.
+    ``-``, which stands for the lines of `stdin`. Bytes that are not UTF-8 are escaped, see
+    `clipdre.formats.files.storage.local_path`.
 
     Raises
     ------
@@ -60,6 +60,7 @@ def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[s
             urls += _expand(argument)
     if not urls:
         raise InputError("no shards were given", "pass folders, tars, globs, or '-' with a list")
+    urls = [printable(url) for url in urls]
     by_name: dict[str, str] = {}
     for url in urls:
         name = shard_name(url)
@@ -73,11 +74,12 @@ def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[s
 
 
 def _expand(pattern: str) -> list[str]:
-    if Path(pattern).exists() and not is_remote(pattern):
-        if not Path(pattern).is_dir():
+    path = local_path(pattern)
+    if path.exists() and not is_remote(pattern):
+        if not path.is_dir():
             return [pattern]
-        names = [p.name for p in Path(pattern).iterdir() if p.name.endswith(TAR_SUFFIXES)]
-        tars = sorted(str(Path(pattern, name)) for name in names if not name.startswith("."))
+        found = [p for p in path.iterdir() if p.name.endswith(TAR_SUFFIXES)]
+        tars = sorted(str(p) for p in found if not p.name.startswith("."))
         if not tars:
             raise InputError(f"no .tar files in {pattern}", "pass the folder that holds the shards")
         return tars
@@ -88,7 +90,7 @@ def _expand(pattern: str) -> list[str]:
             urls.append(name)
         elif GLOB_CHARACTERS & set(name):
             urls += sorted(glob.glob(name))
-        elif Path(name).exists():
+        elif local_path(name).exists():
             urls.append(name)
         else:
             raise InputError(f"no such shard or folder: {name}", "check the path")
