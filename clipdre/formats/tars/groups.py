@@ -55,14 +55,10 @@ def iter_groups(
     group: Group | None = None
     gap = False
     try:
-        for member in iter_members(file):
-            if isinstance(member, Gap):
-                message = f"{member.message}; {member.end - member.offset} bytes are lost"
-                yield Failure("", member.offset, Stage.READ, Reason.GARBAGE, message)
-                gap = True
-                continue
-            if isinstance(member, NoEnd) or member.passed_over:
-                yield _note(member)
+        for member in _members(file):
+            if not isinstance(member, Member):
+                gap = gap or isinstance(member, Failure)
+                yield member
                 continue
             if group is None or member.key != group.key:
                 if group is not None:
@@ -84,7 +80,16 @@ def iter_groups(
         yield group
 
 
-def _note(found: Member | NoEnd) -> Note:
-    if isinstance(found, NoEnd):
-        return Note(NoteKind.NO_END_MARKER, found.offset, 1, CUT)
-    return Note(NoteKind.PASSED_OVER, found.offset, 1, f"{found.name!r} belongs to no sample")
+def _members(file: BinaryIO) -> Iterator[Member | Failure | Note]:
+    """Yield the members that belong to samples, and what else there is to know of the tar."""
+    for member in iter_members(file):
+        if isinstance(member, Gap):
+            message = f"{member.message}; {member.end - member.offset} bytes are lost"
+            yield Failure("", member.offset, Stage.READ, Reason.GARBAGE, message)
+        elif isinstance(member, NoEnd):
+            yield Note(NoteKind.NO_END_MARKER, member.offset, 1, CUT)
+        elif member.passed_over:
+            message = f"{member.name!r} belongs to no sample"
+            yield Note(NoteKind.PASSED_OVER, member.offset, 1, message)
+        else:
+            yield member

@@ -14,6 +14,7 @@ from clipdre.formats.files.remote import is_remote
 from clipdre.formats.files.storage import local_path, open_source
 from clipdre.formats.tars.captions import says_nothing
 from clipdre.formats.tars.groups import Group, iter_groups
+from clipdre.formats.tars.loose import refuse_loose
 from clipdre.formats.tars.samples import (
     Failure,
     Note,
@@ -77,10 +78,12 @@ def _expand(pattern: str) -> list[str]:
     path = local_path(pattern)
     if path.exists() and not is_remote(pattern):
         if not path.is_dir():
+            refuse_loose(path)
             return [pattern]
         found = [p for p in path.iterdir() if p.name.endswith(TAR_SUFFIXES)]
         tars = sorted(str(p) for p in found if not p.name.startswith("."))
         if not tars:
+            refuse_loose(path)
             raise InputError(f"no .tar files in {pattern}", "pass the folder that holds the shards")
         return tars
     expanded = list(braceexpand(pattern)) if "{" in pattern else [pattern]
@@ -89,7 +92,10 @@ def _expand(pattern: str) -> list[str]:
         if is_remote(name):
             urls.append(name)
         elif GLOB_CHARACTERS & set(name):
-            urls += sorted(glob.glob(name))
+            matches = sorted(glob.glob(name))
+            if matches:
+                refuse_loose(local_path(matches[0]))
+            urls += matches
         elif local_path(name).exists():
             urls.append(name)
         else:
