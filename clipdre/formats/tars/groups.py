@@ -9,7 +9,10 @@ from typing import BinaryIO
 from clipdre.formats.tars.samples import Failure, Note, NoteKind, Reason, Stage
 from clipdre.formats.tars.tar import BrokenTarError, Gap, Member, NoEnd, iter_members
 
-CUT = "the tar has no end-of-archive marker, so it may have been cut off between two members"
+CUT = (
+    "no end-of-archive marker: the tar may have been cut off between two members; compare its size "
+    "with the original's"
+)
 
 
 @dataclass

@@ -130,7 +130,8 @@ def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure | No
     stated = stated_count(url, shard_name(url))
     if stated is not None and found < stated.samples:
         message = (
-            f"the tar holds {found:,} of the {stated.samples:,} samples that {stated.by} counts"
+            f"the tar holds {found:,} of the {stated.samples:,} samples that {stated.by} counts; "
+            "copy or download it again"
         )
         yield Note(NoteKind.FEWER_SAMPLES, 0, stated.samples - found, message)
 
