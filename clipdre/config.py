@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "avif")
 DEFAULT_MODEL = "ViT-L-14"
 DEFAULT_PRETRAINED = "datacomp_xl_s13b_b90k"
 TINY_MODEL = "clipdre-tiny"

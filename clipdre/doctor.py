@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,14 +16,18 @@ from clipdre.config import ReadConfig
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify
 from clipdre.formats.folders.tables import key_hash
+from clipdre.formats.tars.captions import longest_word
 from clipdre.formats.tars.images import ImageError, check_image, decode_image
-from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage, printable
+from clipdre.formats.tars.samples import Failure, Note, NoteKind, Reason, Sample, Stage, printable
 from clipdre.formats.tars.shards import read_samples, shard_name
 from clipdre.progress import Progress
 
 EXAMPLES = 3
 # Findings that lose no sample, but that a curator should know about.
 REPEATED, SHARED, SCATTERED, UNSAFE = "repeated_key", "shared_key", "scattered_key", "unsafe_key"
+LONG_WORD = "long_word"
+# Letters without a space that are no longer language.
+LONGEST = 1000
 DROPPED = "recorded in failures/; its neighbours are scored"
 SKIPPED = "recorded in failures/; other shards are scored"
 # What clipdre does about each finding, and how to fix it. `_read` can report no other reason.
@@ -61,6 +65,31 @@ ADVICE: dict[str, tuple[str, str]] = {
         "write the members of a sample next to each other",
     ),
     UNSAFE: ("used as a name, never as a path", "rename it; other tools may write there"),
+    LONG_WORD: (
+        "scored by its beginning, as any long caption",
+        "look at it: it is often data, not a caption",
+    ),
+    NoteKind.NO_END_MARKER.value: (
+        "samples that it holds are scored, with a warning",
+        "compare its size with the original's; copy it again",
+    ),
+    NoteKind.FEWER_SAMPLES.value: (
+        "samples that it holds are scored, with a warning",
+        "copy or download the shard again",
+    ),
+    NoteKind.PASSED_OVER.value: (
+        "ignored and never emitted, as webdataset does",
+        "on macOS, pack with COPYFILE_DISABLE=1",
+    ),
+}
+# Findings that by themselves lose no sample.
+HARMLESS = {
+    REPEATED,
+    SCATTERED,
+    UNSAFE,
+    LONG_WORD,
+    NoteKind.NO_END_MARKER.value,
+    NoteKind.PASSED_OVER.value,
 }
 
 
@@ -83,7 +112,7 @@ class Finding:
     lost : bool
         Whether the samples get no scores because of it.
     samples, shards : int
-        Number of samples and shards concerned.
+        Number of samples (or of members that belong to none) and of shards concerned.
     examples : list of Example
     """
 
@@ -111,7 +140,20 @@ class Diagnosis:
     @property
     def loses(self) -> bool:
         """Whether any sample would get no scores."""
-        return self.good < self.samples
+        return any(finding.lost for finding in self.findings.values())
+
+
+@dataclass
+class _Found:
+    """One kind of finding in one shard."""
+
+    count: int = 0
+    examples: list[Example] = field(default_factory=list)
+
+    def add(self, count: int, example: Example) -> None:
+        self.count += count
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(example)
 
 
 @dataclass(frozen=True)
@@ -120,7 +162,7 @@ class _Read:
 
     samples: int
     good: int
-    found: dict[str, list[Example]]
+    found: dict[str, _Found]
     keys: npt.NDArray[np.uint64]
 
 
@@ -150,9 +192,9 @@ def diagnose(
             samples += report.samples
             good += report.good
             keys.append(report.keys)
-            for name, examples in report.found.items():
-                lost = name not in (REPEATED, SCATTERED, UNSAFE)
-                findings.setdefault(name, Finding(lost)).add(len(examples), examples)
+            for name, found in report.found.items():
+                finding = findings.setdefault(name, Finding(name not in HARMLESS))
+                finding.add(found.count, found.examples)
             progress.advance(size, report.samples)
     _add_shared(findings, urls, keys)
     ordered = sorted(findings.items(), key=lambda item: (-item[1].samples, item[0]))
@@ -167,11 +209,15 @@ def _size(url: str) -> int:
 
 
 def _read(url: str, config: ReadConfig, decode: bool) -> _Read:
-    shard, found = shard_name(url), dict[str, list[Example]]()
+    shard, found = shard_name(url), defaultdict[str, _Found](_Found)
     seen: Counter[str] = Counter()
     samples = good = 0
     last = ""
     for record in read_samples(url, config):
+        if isinstance(record, Note):
+            example = Example(shard, "", record.offset, printable(record.message))
+            found[record.kind.value].add(record.count, example)
+            continue
         samples += 1
         failure = record if isinstance(record, Failure) else _image_failure(record, config, decode)
         key = printable(record.key)
@@ -183,10 +229,12 @@ def _read(url: str, config: ReadConfig, decode: bool) -> _Read:
             here.append((name, "an earlier sample of the shard has the same key"))
         if _is_unsafe(record.key):
             here.append((UNSAFE, "the key leads out of its folder or has control characters"))
+        if isinstance(record, Sample) and longest_word(record.caption) > LONGEST:
+            here.append((LONG_WORD, f"a word of {longest_word(record.caption):,} letters"))
         seen[key] += 1
         last = key
         for name, message in here:
-            found.setdefault(name, []).append(Example(shard, key, record.offset, message))
+            found[name].add(1, Example(shard, key, record.offset, message))
     hashes = [key_hash("", key) for key in seen if key]
     return _Read(samples, good, found, np.array(hashes, np.uint64))
 

@@ -24,16 +24,31 @@ Members = list[tuple[str | tarfile.TarInfo, bytes]]
 USTAR, GNU, PAX = tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT
 GOOD = "good"
 BEFORE, AFTER = ("0", GOOD), ("z", GOOD)
+PASSED_OVER = {"passed_over"}
+NOTES = {
+    "no end blocks": {"no_end_marker"},
+    "empty key": PASSED_OVER,
+    "AppleDouble members": PASSED_OVER,
+    "AppleDouble members in a folder": PASSED_OVER,
+    "metadata of webdataset": PASSED_OVER,
+}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A shard, and (key, reason or ``good``) of each of its samples, in order."""
+    """A shard, and (key, reason or ``good``) of each of its samples, in order.
+
+    `notes` are the findings about the shard that are not about a sample.
+    """
 
     name: str
     data: bytes
     outcomes: tuple[Outcome, ...]
     suffix: str = ".tar"
+
+    @property
+    def notes(self) -> set[str]:
+        return NOTES.get(self.name, set())
 
 
 def image(
@@ -70,6 +85,15 @@ def pair(
 def among(members: list, *outcomes: Outcome, format: int = USTAR) -> tuple[bytes, tuple]:
     """A tar of the members between two good samples, and the outcomes."""
     return archive([*pair("0"), *members, *pair("z")], format), (BEFORE, *outcomes, AFTER)
+
+
+def apple_double(members: list) -> list:
+    """The members as macOS packs them."""
+    parts = [(".DS_Store", b"\0\0\0\1Bud1")]
+    for name, content in members:
+        folder, slash, base = name.rpartition("/")
+        parts += [(f"{folder}{slash}._{base}", b"\0\5\x16\7" * 40), (name, content)]
+    return parts
 
 
 def special(name: str, type: bytes, **attributes: object) -> tarfile.TarInfo:
@@ -201,7 +225,13 @@ def _names() -> dict[str, tuple]:
         "dots in folders": among(pair("v1.2/b"), ("v1.2/b", GOOD)),
         "upper-case suffixes": among([("b.PNG", PNG), ("b.TXT", b"x")], ("b", GOOD)),
         "no suffix": among([("b", b"x")], ("b", "missing_image")),
-        "empty key": among([(".png", PNG), (".txt", b"x")], ("", GOOD)),
+        "empty key": among([(".png", PNG), (".txt", b"x")]),
+        "AppleDouble members": among(apple_double(pair("b")), ("b", GOOD)),
+        "AppleDouble members in a folder": among(apple_double(pair("d/b")), ("d/b", GOOD)),
+        "metadata of webdataset": among(
+            [("__meta__", b"{}"), ("b.png", PNG), ("__b__/c.txt", b"y"), ("b.txt", b"x")],
+            ("b", GOOD),
+        ),
         "members not adjacent": among(
             [("a.png", PNG), ("b.png", PNG), ("a.txt", b"x"), ("b.txt", b"x")],
             ("a", "missing_caption"),
@@ -235,6 +265,11 @@ def _captions() -> dict[str, tuple]:
         "two captions": among([*pair("b"), ("b.txt", b"y")], ("b", "duplicate_member")),
         "empty caption": caption(b"", "empty_caption"),
         "blank caption": caption(b" \n\t\xc2\xa0", "empty_caption"),
+        "caption of an entity": caption(b"&nbsp; &amp;nbsp;", "empty_caption"),
+        "caption of a byte order mark": caption(b"\xef\xbb\xbf", "empty_caption"),
+        "caption of NUL": caption(b"\0", "empty_caption"),
+        "caption of a tokenizer's mark": caption(b"<end_of_text>", "empty_caption"),
+        "caption without a space": caption(b"x" * 60_000),
         "caption of 10 MB": caption(b"x" * 10_000_000, "caption_too_large"),
         "caption that is not UTF-8": caption(b"caf\xe9", "invalid_caption"),
         "caption in UTF-16": caption("x".encode("utf-16"), "invalid_caption"),
@@ -302,6 +337,8 @@ def _images() -> dict[str, tuple]:
         "transparent PNG": picture(image(mode="RGBA")),
         "animated GIF": picture(animated.getvalue(), GOOD, "gif"),
         "WebP": picture(image("WEBP"), GOOD, "webp"),
+        "AVIF": picture(image("AVIF"), GOOD, "avif"),
+        "truncated AVIF": picture(image("AVIF")[:-40], "unreadable_image", "avif"),
         "1 x 1": picture(image(size=(1, 1))),
         "60,000 x 1": picture(_png_of(60_000, 1), "extreme_aspect_ratio"),
         "decompression bomb": picture(_png_of(50_000, 50_000), "image_too_large"),

@@ -7,11 +7,11 @@ import pytest
 
 from clipdre.config import ReadConfig
 from clipdre.doctor import ADVICE, diagnose
-from clipdre.formats.tars.samples import Reason
+from clipdre.formats.tars.samples import NoteKind, Reason
 from tests.corpus import GOOD, KINDS
 from tests.helpers import pair, png, write_tar
 
-OBSERVATIONS = {"repeated_key", "shared_key", "scattered_key", "unsafe_key"}
+OBSERVATIONS = {"repeated_key", "shared_key", "scattered_key", "unsafe_key", "long_word"}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -25,7 +25,7 @@ def test_doctor_finds_what_score_would_find(kind, tmp_path):
     assert found.loses == bool(expected)
     lost = {name: f.samples for name, f in found.findings.items() if f.lost}
     assert lost == expected
-    assert set(found.findings) - set(lost) <= OBSERVATIONS
+    assert set(found.findings) - set(lost) - OBSERVATIONS == kind.notes
 
 
 def test_repeated_shared_and_scattered_keys_are_distinguished(tmp_path):
@@ -54,6 +54,21 @@ def test_repeated_shared_and_scattered_keys_are_distinguished(tmp_path):
     assert (found.samples, found.good) == (7, 5)
 
 
+def test_words_that_are_no_language_are_counted(tmp_path):
+    members = [
+        *pair("a", "red " * 9000),
+        *pair("b", "x" * 1001),
+        *pair("c", f"data {'y' * 60_000}"),
+    ]
+    found = diagnose([str(write_tar(tmp_path / "a.tar", members))], ReadConfig())
+    (finding,) = found.findings.values()
+    assert (finding.lost, finding.samples, found.good) == (False, 2, 3)
+    assert [e.message for e in finding.examples] == [
+        "a word of 1,001 letters",
+        "a word of 60,000 letters",
+    ]
+
+
 def test_only_decoding_finds_truncated_images(tmp_path):
     path = write_tar(tmp_path / "a.tar", [*pair("a"), ("b.png", png()[:60]), ("b.txt", b"x")])
     assert not diagnose([str(path)], ReadConfig()).loses
@@ -80,7 +95,8 @@ def test_examples_are_few_and_say_where(tmp_path):
 def test_every_finding_has_advice():
     """The corpus provokes all reasons but that of a shard that cannot be opened."""
     provoked = {reason for kind in KINDS for _, reason in kind.outcomes} - {GOOD}
-    assert set(ADVICE) == provoked | {"unreadable_shard"} | OBSERVATIONS
+    notes = {kind.value for kind in NoteKind}
+    assert set(ADVICE) == provoked | {"unreadable_shard"} | OBSERVATIONS | notes
 
 
 def test_reasons_without_advice_come_from_other_commands():

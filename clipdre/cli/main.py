@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -127,6 +128,8 @@ def _main(
 def main() -> None:
     """Run the command line."""
     signals.install()
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # lists of paths need not be UTF-8
     try:
         try:
             app()

@@ -62,9 +62,9 @@ def sample_bytes(subset: Subset, table: pa.Table, keys: list[str]) -> Iterator[m
         with subset.source(index).opened() as source:
             spans = source.read([(offsets[row], sizes[row]) for row in rows])
             for row, span in zip(rows, spans, strict=True):
-                span = checked(span, old[row], source.name)  # noqa: PLW2901
+                sample = checked(span, old[row], source.name)
                 same = keys[row] == old[row]
-                yield span if same else renamed(span, keys[row], source.name)
+                yield sample if same else renamed(sample, keys[row], source.name)
 
 
 def shuffled_bytes(subset: Subset, table: pa.Table, keys: list[str]) -> list[bytes]:

@@ -20,11 +20,19 @@ from clipdre.config import Decode, EncodeConfig, ReadConfig
 from clipdre.engines.base import Advance
 from clipdre.errors import ModelError
 from clipdre.formats.files.parquet import write_table
-from clipdre.formats.folders.embeddings import EmbeddingFiles, Half
+from clipdre.formats.folders.embeddings import WARNINGS, EmbeddingFiles, Half
 from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, failures_table, key_hashes
 from clipdre.formats.tars.images import ImageError, decode_image
-from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage, printable
+from clipdre.formats.tars.samples import (
+    Failure,
+    Note,
+    NoteKind,
+    Reason,
+    Sample,
+    Stage,
+    printable,
+)
 from clipdre.formats.tars.shards import read_samples
 from clipdre.models.encoder import Encoder
 
@@ -60,6 +68,8 @@ class ShardEmbeddings:
     images, texts : fp16 arrays of shape (rows, d)
     samples : pa.Table
         The rows' sample columns.
+    warnings : tuple of str
+        Why the shard may lack samples, see `ShardRecord`.
     """
 
     seen: int
@@ -67,6 +77,7 @@ class ShardEmbeddings:
     texts: Half
     samples: pa.Table
     failures: list[Failure]
+    warnings: tuple[str, ...] = ()
 
 
 def failed_shard(failure: Failure, model: ModelRecord) -> ShardEmbeddings:
@@ -200,20 +211,22 @@ def _encode_shard(
     advance: Advance,
 ) -> ShardEmbeddings:
     rows = _Rows(shard.name, encoder, encode.batch_size)
-    failures, seen, position = list[Failure](), 0, 0
+    failures, notes, seen, position = list[Failure](), list[Note](), 0, 0
     with ThreadPoolExecutor(max(1, encode.workers)) as threads:
         records = _decode_ahead(
             read_samples(shard.url, read), encoder, read, threads, 3 * encode.batch_size
         )
         while window := list(islice(records, encode.batch_size)):
-            seen += len(window)
+            notes += [record for record in window if isinstance(record, Note)]
+            seen += sum(not isinstance(record, Note) for record in window)
             failures += [record for record in window if isinstance(record, Failure)]
             rows.add([record for record in window if isinstance(record, Decoded)])
             reached = max(position, *(_end(record) for record in window))
             advance(reached - position, len(window))
             position = reached
     advance(max(0, shard.nbytes - position), 0)
-    return rows.finished(seen, failures)
+    warnings = tuple(note.message for note in notes if note.kind is not NoteKind.PASSED_OVER)
+    return replace(rows.finished(seen, failures), warnings=warnings)
 
 
 def commit_shard(
@@ -232,34 +245,38 @@ def commit_shard(
     ordered = sorted(found.failures, key=lambda failure: failure.offset)
     counts = Counter(failure.reason.value for failure in ordered)
     write_table(failures_table(ordered), failures)
-    files.write(found.images, found.texts, found.samples, stamp)
+    warned = {WARNINGS: "\n".join(found.warnings)} if found.warnings else {}
+    files.write(found.images, found.texts, found.samples, {**stamp, **warned})
     return msgspec.structs.replace(
-        shard, rows=len(found.samples), failures=dict(sorted(counts.items()))
+        shard,
+        rows=len(found.samples),
+        failures=dict(sorted(counts.items())),
+        warnings=found.warnings,
     )
 
 
 def _decode_ahead(
-    records: Iterable[Sample | Failure],
+    records: Iterable[Sample | Failure | Note],
     encoder: Encoder,
     config: ReadConfig,
     threads: ThreadPoolExecutor,
     ahead: int,
-) -> Iterator[Decoded | Failure]:
+) -> Iterator[Decoded | Failure | Note]:
     """Decode in threads, in order, at most `ahead` samples ahead."""
-    pending: deque[Future[Decoded | Failure] | Failure] = deque()
+    pending: deque[Future[Decoded | Failure] | Failure | Note] = deque()
     for record in records:
-        if isinstance(record, Failure):
-            pending.append(record)
-        else:
+        if isinstance(record, Sample):
             pending.append(threads.submit(decode, record, encoder, config))
+        else:
+            pending.append(record)
         if len(pending) >= ahead:
             yield _settled(pending.popleft())
     while pending:
         yield _settled(pending.popleft())
 
 
-def _settled(item: Future[Decoded | Failure] | Failure) -> Decoded | Failure:
-    if isinstance(item, Failure):
+def _settled(item: Future[Decoded | Failure] | Failure | Note) -> Decoded | Failure | Note:
+    if not isinstance(item, Future):
         return item
     try:
         return item.result()
@@ -278,7 +295,11 @@ def decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | Fa
         )
     except ImageError as error:
         return Failure(sample.key, sample.offset, Stage.DECODE, error.reason, str(error))
-    pixels, tokens = encoder.preprocess(found.image), encoder.tokenize(sample.caption)
+    tokens = encoder.tokenize(sample.caption)
+    if encoder.is_empty(tokens):
+        message = "the model's tokenizer finds no text in the caption"
+        return Failure(sample.key, sample.offset, Stage.DECODE, Reason.EMPTY_CAPTION, message)
+    pixels = encoder.preprocess(found.image)
     return Decoded(replace(sample, image=b""), found.width, found.height, pixels, tokens)
 
 
@@ -287,10 +308,10 @@ def _not_finite(sample: Sample) -> Failure:
     return Failure(sample.key, sample.offset, Stage.ENCODE, Reason.NON_FINITE_EMBEDDING, message)
 
 
-def _end(record: Decoded | Failure) -> int:
-    if isinstance(record, Failure):
-        return record.offset
-    return record.sample.offset + record.sample.nbytes
+def _end(record: Decoded | Failure | Note) -> int:
+    if isinstance(record, Decoded):
+        return record.sample.offset + record.sample.nbytes
+    return record.offset
 
 
 def _stacked(parts: list[Tensor], dim: int) -> Half:

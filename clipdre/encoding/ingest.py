@@ -14,6 +14,7 @@ import torch
 from clipdre.core.density_ratio import unit
 from clipdre.encoding.encode import ShardEmbeddings, failed_shard
 from clipdre.errors import InputError, ModelError
+from clipdre.formats.files.storage import unescaped_path
 from clipdre.formats.folders.embeddings import Half
 from clipdre.formats.folders.precomputed import (
     ARCHITECTURES,
@@ -26,7 +27,7 @@ from clipdre.formats.folders.precomputed import (
 )
 from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import key_hashes
-from clipdre.formats.tars.samples import Failure, Reason, Stage
+from clipdre.formats.tars.samples import Failure, Reason, Stage, printable
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ class EmbeddingSource:
 
     def files(self) -> list[str]:
         """Return the table that belongs to each file of embeddings, in order."""
-        return [str(path) for path in self.layout_reader.files()]
+        return [printable(str(path)) for path in self.layout_reader.files()]
 
     def read(self, shard: ShardRecord) -> ShardEmbeddings:
         """Read one file; a damaged one is a failure row, not an error."""
         try:
-            images, texts, columns = self.layout_reader.read(Path(shard.url))
+            images, texts, columns = self.layout_reader.read(unescaped_path(shard.url))
         except UnreadableError as error:
             return self._failed(Reason.BROKEN_FILE, str(error))
         rows, dim = len(columns), self.model.embedding_dim

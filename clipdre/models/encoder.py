@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,6 +43,10 @@ class Encoder(Protocol):
 
     def tokenize(self, caption: str) -> Tensor:
         """Prepare a caption for `encode_texts`: int64 of shape (context,). Thread-safe."""
+        ...
+
+    def is_empty(self, tokens: Tensor) -> bool:
+        """Return whether a tokenized caption has only tokens that an empty one has too."""
         ...
 
     def encode_images(self, pixels: Sequence[Tensor]) -> Tensor:
@@ -117,6 +122,14 @@ class OpenClipEncoder:
         with self._tokenizing:
             tokens: Tensor = self.tokenizer([caption])[0]
         return tokens
+
+    def is_empty(self, tokens: Tensor) -> bool:
+        """See `Encoder`."""
+        return self._tokens_of_nothing.issuperset(tokens.tolist())
+
+    @cached_property
+    def _tokens_of_nothing(self) -> frozenset[int]:
+        return frozenset(self.tokenize("").tolist())
 
     @torch.inference_mode()
     def encode_images(self, pixels: Sequence[Tensor]) -> Tensor:

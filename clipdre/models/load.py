@@ -22,6 +22,7 @@ from clipdre.models.checks import QUICK, check_checkpoint, needs_quick_gelu
 from clipdre.models.encoder import OpenClipEncoder, split_transform
 from clipdre.models.fingerprint import fingerprint
 from clipdre.models.text_tower import TextTower
+from clipdre.models.tokenizer import bounded
 
 DTYPES = {
     Precision.FP32: torch.float32,
@@ -165,7 +166,8 @@ def _looks_like_path(name: str) -> bool:
 def _load(name: str, pretrained: str | None, quick: bool) -> tuple[Any, Any, Any]:
     try:
         with _quiet_open_clip():
-            tokenizer = open_clip.get_tokenizer(name)  # first: weights are slow to download
+            # First: weights are slow to download.
+            tokenizer = bounded(open_clip.get_tokenizer(name))
             model, _, transform = open_clip.create_model_and_transforms(
                 name,
                 pretrained=pretrained,

@@ -134,12 +134,13 @@ class StoredRows:
             spans = list(zip(table["offset"].to_pylist(), table["nbytes"].to_pylist(), strict=True))
             with Source(shard.url, shard.nbytes, shard.modified).opened() as source:
                 for key, span in zip(keys, source.read(spans), strict=True):
-                    sample = next(iter_samples(io.BytesIO(checked(span, key, source.name)), read))
-                    if not isinstance(sample, Sample):
+                    found = iter_samples(io.BytesIO(checked(span, key, source.name)), read)
+                    samples = [sample for sample in found if isinstance(sample, Sample)]
+                    if not samples:
                         raise InputError(
                             f"{source.name} has changed since it was scored", "score it again"
                         )
-                    yield sample
+                    yield samples[0]
 
 
 def _same_encoder(manifest: Manifest, device: str) -> Encoder:

@@ -30,7 +30,12 @@ from clipdre.formats.files.storage import exclusive, identify, remove_unfinished
 from clipdre.formats.folders.columns import column_folders
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.formats.folders.manifest import Manifest, read_complete_manifest, read_manifest
+from clipdre.formats.folders.manifest import (
+    MANIFEST,
+    Manifest,
+    read_complete_manifest,
+    read_manifest,
+)
 from clipdre.formats.folders.records import ModelRecord, ShardRecord, builtins
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.tars.samples import Reason
@@ -40,6 +45,8 @@ from clipdre.progress import Progress
 
 # Subfolders that a run writes into.
 WRITTEN = ("scores", "failures", "reference", "embeddings/*")
+# Warnings about shards that are printed.
+WARNED = 10
 # Failures that another try may cure.
 TRANSIENT = {Reason.UNREADABLE_SHARD.value, Reason.WORKER_DIED.value}
 
@@ -115,9 +122,9 @@ def score_embeddings(
 def _check_output(folder: ScoreFolder, urls: Sequence[str], config: EstimateConfig) -> None:
     """Refuse an output that is not a score folder, or that holds what the scores are made from."""
     if folder.is_foreign():
+        damaged = ", or its manifest is damaged" if (folder.path / MANIFEST).exists() else ""
         raise OutputError(
-            f"{folder.path} exists and is not a score folder, or its manifest.json is damaged",
-            "choose another `output`",
+            f"{folder.path} exists and is not a score folder{damaged}", "choose another `output`"
         )
     here = folder.path.resolve()
     for name, inputs in (("reference", [config.saved or ""]), ("the input", urls)):
@@ -182,10 +189,13 @@ class _Stages:
             planned.write(folder.path)  # first: if this run is killed, it is still this run
             shards = self._encoded(planned)
             encoded = msgspec.structs.replace(planned, shards=shards)
+            _warn_of_shards(encoded)
             _check_share(folder, encoded, run.max_bad_fraction)
             found = self._estimated(encoded)
             _check_whole(folder, found)
             found.write(folder.path)
+        else:
+            _warn_of_shards(found)
         if run.discard_embeddings:
             shutil.rmtree(folder.embeddings, ignore_errors=True)
         return found
@@ -254,6 +264,16 @@ def _note_columns(folder: ScoreFolder) -> None:
 def _has_transient(manifest: Manifest) -> bool:
     """Whether a shard could not be read to its end, which another try may cure."""
     return any(TRANSIENT & shard.failures.keys() for shard in manifest.shards)
+
+
+def _warn_of_shards(manifest: Manifest) -> None:
+    """Warn of shards that may lack samples."""
+    warned = [(shard.name, text) for shard in manifest.shards for text in shard.warnings]
+    for name, text in warned[:WARNED]:
+        warnings.warn(f"shard {name}: {text}", stacklevel=2)
+    if len(warned) > WARNED:
+        more = f"{len(warned) - WARNED:,} more warnings about shards are in the manifest"
+        warnings.warn(more, stacklevel=2)
 
 
 def _check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
@@ -358,4 +378,5 @@ def _encoding_stamp(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
 
 def _recounted(folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles) -> ShardRecord:
     rows = pq.read_metadata(files.metadata).num_rows
-    return msgspec.structs.replace(shard, rows=rows, failures=folder.failure_counts(shard.name))
+    failures = folder.failure_counts(shard.name)
+    return msgspec.structs.replace(shard, rows=rows, failures=failures, warnings=files.warnings())

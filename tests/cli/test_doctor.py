@@ -35,6 +35,23 @@ def test_what_would_be_lost_is_reported_with_a_cure(run, bad):
     assert lines[at + 2].startswith("    e.g. bad/c at byte ")
 
 
+def test_a_tar_that_was_cut_between_members_is_reported(run, tmp_path):
+    path = write_tar(tmp_path / "a.tar", [*pair("a"), *pair("b", seed=1)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2048])
+    found = run(f"doctor {path}")
+    assert found.exit_code == 0
+    assert rows_of(found.stdout)["no_end_marker"] == ["no", "1", "1"]
+    last = found.stderr.splitlines()[-1]
+    assert last == "nothing would be lost of what the shards hold, but some may be cut off"
+    (tmp_path / "a_stats.json").write_text('{"count": 9, "successes": 2}')
+    found = run(f"doctor {path}")
+    assert found.exit_code == 1
+    assert rows_of(found.stdout)["fewer_samples"] == ["yes", "1", "1"]
+    path.write_bytes(whole)
+    assert run(f"doctor {path}").stdout == "2 samples in 1 shard, 2 good\n"
+
+
 def test_only_decode_finds_an_image_that_is_cut(run, bad):
     found = run(f"doctor {bad}")
     assert found.exit_code == 1

@@ -1,16 +1,20 @@
 import gzip
 import io
+import os
 from collections import Counter
 
 import pyarrow as pa
 import pytest
+import webdataset
 
 from clipdre.config import EmitConfig
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.tars import shuffled_bytes, unique_keys, write_tar
 from clipdre.pipelines.score import score
+from tests.corpus import apple_double
 from tests.emitting.contents import SUFFIXES, expected_members, members
-from tests.helpers import TINY, rows_of, subset_of, tiny_score
+from tests.helpers import TINY, pair, rows_of, subset_of, tiny_score
+from tests.helpers import write_tar as write_source
 
 
 def test_writes_the_same_tar_to_any_file(pool, tmp_path):
@@ -99,3 +103,33 @@ def test_reads_only_ranges_of_remote_sources(pool, scored, tmp_path, store, monk
     name = "00000000.tar"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert 0 < sum(asked) < sum(len(store.cat(url)) for url in urls)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset does not close its tars
+def test_webdataset_reads_the_samples_of_a_tar_from_macos(tmp_path):
+    """In a folder, it would take an AppleDouble member for the end of a sample."""
+    members = [m for n in range(3) for m in pair(f"d/{n}", "red", n)]
+    members[1:1] = [("__meta__", b"{}")]
+    (tmp_path / "pool").mkdir()
+    write_source(tmp_path / "pool" / "a.tar", apple_double(members))
+    scored = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
+    assert (scored[1].rows, scored[1].samples) == (3, 3)
+    write_tar_folder(subset_of(scored), tmp_path / "kept", EmitConfig())
+    tar = str(tmp_path / "kept" / "00000000.tar")
+    found = list(webdataset.WebDataset(tar, shardshuffle=False, empty_check=False))
+    assert [sample["__key__"] for sample in found] == ["d/0", "d/1", "d/2"]
+    assert [sample["txt"] for sample in found] == [b"red"] * 3
+    assert all({"png", "txt"} == {k for k in sample if k[0] != "_"} for sample in found)
+
+
+def test_shards_whose_names_are_not_utf8_are_scored_and_emitted(tmp_path):
+    (tmp_path / "pool").mkdir()
+    for n, name in enumerate(("a", os.fsdecode(b"caf\xe9"), "z")):
+        write_source(tmp_path / "pool" / f"{name}.tar", [*pair(f"{n}", "red", n), *pair("b", "x")])
+    scored = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
+    assert [shard.name for shard in scored[1].shards] == ["a", "caf\\udce9", "z"]
+    assert (scored[1].rows, scored[1].samples) == (6, 6)
+    write_tar_folder(subset_of(scored), tmp_path / "kept", EmitConfig())
+    found = [name for name, *_ in members(tmp_path / "kept" / "00000000.tar")]
+    assert found[6:8] == ["caf\\udce9-b.png", "caf\\udce9-b.txt"]

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import threading
 import time
@@ -6,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 
 from clipdre.config import Decode, ReadConfig
@@ -100,6 +102,16 @@ class TestShard:
         assert len(found.samples) == 0
         (failure,) = found.failures
         assert failure.stage is Stage.READ
+
+    def test_captions_that_tokenize_to_nothing_are_failures(self, tmp_path, encoder):
+        """For a tokenizer that drops punctuation, as those of SigLIP do."""
+        shard = shard_of(tmp_path / "a.tar", [*pair("a", "..."), *pair("b", "red...")])
+        assert encoded(shard, encoder).failures == []
+        picky = dataclasses.replace(encoder, tokenizer=SimpleTokenizer(clean="canonicalize"))
+        found = encoded(shard, picky)
+        assert (found.seen, found.samples["key"].to_pylist()) == (2, ["b"])
+        (failure,) = found.failures
+        assert (failure.key, failure.reason) == ("a", Reason.EMPTY_CAPTION)
 
     def test_repeated_keys_have_different_hashes(self, tmp_path, encoder):
         members = [*pair("a", seed=1), *pair("b", seed=2), *pair("a", seed=3)]

@@ -22,6 +22,7 @@ from clipdre.formats.folders.embeddings import embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import MANIFEST, read_complete_manifest, read_manifest
 from clipdre.formats.folders.precomputed import find_layout
+from clipdre.formats.tars.groups import CUT
 from clipdre.pipelines.measure import measure
 from clipdre.pipelines.rows import PoolReader
 from clipdre.pipelines.score import score_embeddings
@@ -90,6 +91,31 @@ class TestAgain:
         assert len(calls) == 4  # the first range is not estimated again
         assert first.stat().st_mtime_ns == written
         assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
+
+    def test_a_shard_that_was_cut_off_is_known_to_each_run(self, tmp_path, monkeypatch):
+        (tmp_path / "pool").mkdir()
+        for name in ("a", "b", "c"):
+            members = [member for n in range(4) for member in pair(f"{n}", "red", n)]
+            path = write_tar(tmp_path / "pool" / f"{name}.tar", members)
+        path.write_bytes(path.read_bytes().rstrip(b"\0").ljust(4 * 2048, b"\0"))
+        (tmp_path / "pool" / "sizes.json").write_text('{"a.tar": 4, "b.tar": 6, "c.tar": 4}')
+
+        def run():
+            with pytest.warns(UserWarning, match="shard .: ") as found:
+                manifest = tiny_score(tmp_path / "pool", tmp_path / "s")
+            assert [str(warning.message) for warning in found] == [
+                "shard b: the tar holds 4 of the 6 samples that sizes.json counts; "
+                "copy or download it again",
+                f"shard c: {CUT}",
+            ]
+            assert (manifest.rows, manifest.samples) == (12, 12)
+            return manifest
+
+        manifest = run()
+        assert run() == manifest
+        msgspec.structs.replace(manifest, complete=False).write(tmp_path / "s")
+        monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+        assert run() == manifest
 
     @pytest.mark.parametrize(
         ("config", "difference"),

@@ -19,6 +19,7 @@ from clipdre.errors import InputError, OutputError
 from clipdre.formats.files.remote import RemoteFile, identify_remote, is_remote
 
 GZIP_MAGIC = b"\x1f\x8b"
+ESCAPED = re.compile(r"\\udc([89a-f][0-9a-f])")
 CHECK_PATH = "check the path and its permissions"
 TEMPORARY_PREFIX = ".unfinished-"
 TEMPORARY = re.compile(
@@ -65,7 +66,9 @@ def open_source(url: str) -> BinaryIO:
         If the source cannot be opened, or later if reading a remote source keeps failing.
     """
     try:
-        file = RemoteFile(url).buffered() if is_remote(url) else open(url, "rb")  # noqa: SIM115
+        file = (
+            RemoteFile(url).buffered() if is_remote(url) else open(unescaped_path(url), "rb")  # noqa: SIM115
+        )
         compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         file.seek(0)
     except OSError as error:
@@ -90,6 +93,18 @@ class _Gunzipped(gzip.GzipFile):
         self._compressed.close()
 
 
+def unescaped_path(url: str) -> Path:
+    r"""Return the path that a URL without a scheme stands for.
+
+    Manifests and tables are UTF-8. In a path that is not, ``\udcXX`` stands for the byte XX; see
+    `clipdre.formats.tars.samples.printable`. A file of that very name comes first.
+    """
+    path = Path(url)
+    if not ESCAPED.search(url) or path.exists():
+        return path
+    return Path(ESCAPED.sub(lambda found: chr(0xDC00 + int(found[1], 16)), url))
+
+
 def identify(url: str) -> SourceIdentity:
     """Return the size and time of change of a source.
 
@@ -101,7 +116,7 @@ def identify(url: str) -> SourceIdentity:
     if is_remote(url):
         return SourceIdentity(*identify_remote(url))
     try:
-        stat = Path(url).stat()
+        stat = unescaped_path(url).stat()
     except OSError as error:
         raise InputError(f"cannot find {url}: {error}", CHECK_PATH) from error
     return SourceIdentity(stat.st_size, str(stat.st_mtime_ns))

@@ -26,6 +26,8 @@ Half = npt.NDArray[np.float16]
 # clip-retrieval's names for the modalities.
 PREFIXES = {Modality.IMAGE: "img", Modality.TEXT: "text"}
 NPY_HEADER_BYTES = 128
+# Key of a stamp: the warnings about a shard, one a line.
+WARNINGS = "clipdre.warnings"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class EmbeddingFiles:
     def stamp(self) -> dict[str, str]:
         """Return the stamp given to `write`; empty if the shard is not encoded yet."""
         return read_stamp(self.metadata)
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return the warnings about the shard that were found when it was encoded."""
+        return tuple(self.stamp().get(WARNINGS, "").splitlines())
 
     def hashes(self) -> npt.NDArray[np.uint64]:
         """Return the key hashes of the shard's rows, shape (rows,)."""

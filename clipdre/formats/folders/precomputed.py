@@ -62,7 +62,8 @@ class DataCompLayout:
 
     def files(self) -> list[Path]:
         """See `Layout`."""
-        return sorted(p for p in self.folder.glob("*.parquet") if p.with_suffix(".npz").exists())
+        shown = self.folder.glob("[!.]*.parquet")
+        return sorted(path for path in shown if path.with_suffix(".npz").exists())
 
     def read(self, path: Path) -> tuple[Vectors, Vectors, pa.Table]:
         """See `Layout`."""

@@ -84,7 +84,14 @@ class ModelRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ShardRecord(Record, frozen=True, kw_only=True):
-    """One source shard and its counts, which are filled in once it is encoded."""
+    """One source shard and its counts, which are filled in once it is encoded.
+
+    Attributes
+    ----------
+    warnings : tuple of str
+        Why the shard may lack samples that it once had: no end of the archive, or fewer samples
+        than are stated beside it.
+    """
 
     name: str
     url: str
@@ -92,6 +99,7 @@ class ShardRecord(Record, frozen=True, kw_only=True):
     modified: str
     rows: int = 0
     failures: dict[str, int] = {}
+    warnings: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:

@@ -6,8 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from clipdre.formats.tars.samples import Failure, Reason, Stage
-from clipdre.formats.tars.tar import BrokenTarError, Gap, Member, iter_members
+from clipdre.formats.tars.samples import Failure, Note, NoteKind, Reason, Stage
+from clipdre.formats.tars.tar import BrokenTarError, Gap, Member, NoEnd, iter_members
+
+CUT = (
+    "no end-of-archive marker: the tar may have been cut off between two members; compare its size "
+    "with the original's"
+)
 
 
 @dataclass
@@ -36,8 +41,13 @@ class Group:
         self.failure = self.failure or (reason, message)
 
 
-def iter_groups(file: BinaryIO, add: Callable[[Group, Member], None]) -> Iterator[Group | Failure]:
+def iter_groups(
+    file: BinaryIO, add: Callable[[Group, Member], None]
+) -> Iterator[Group | Failure | Note]:
     """Yield the groups of a tar in order, and a `Failure` for damage between or behind them.
+
+    Each member that is passed over is a `Note`; it separates nothing, so its neighbours may form
+    one group. An archive without an end gives another `Note`.
 
     Parameters
     ----------
@@ -48,11 +58,10 @@ def iter_groups(file: BinaryIO, add: Callable[[Group, Member], None]) -> Iterato
     group: Group | None = None
     gap = False
     try:
-        for member in iter_members(file):
-            if isinstance(member, Gap):
-                message = f"{member.message}; {member.end - member.offset} bytes are lost"
-                yield Failure("", member.offset, Stage.READ, Reason.GARBAGE, message)
-                gap = True
+        for member in _members(file):
+            if not isinstance(member, Member):
+                gap = gap or isinstance(member, Failure)
+                yield member
                 continue
             if group is None or member.key != group.key:
                 if group is not None:
@@ -72,3 +81,18 @@ def iter_groups(file: BinaryIO, add: Callable[[Group, Member], None]) -> Iterato
         return
     if group is not None:
         yield group
+
+
+def _members(file: BinaryIO) -> Iterator[Member | Failure | Note]:
+    """Yield the members that belong to samples, and what else there is to know of the tar."""
+    for member in iter_members(file):
+        if isinstance(member, Gap):
+            message = f"{member.message}; {member.end - member.offset} bytes are lost"
+            yield Failure("", member.offset, Stage.READ, Reason.GARBAGE, message)
+        elif isinstance(member, NoEnd):
+            yield Note(NoteKind.NO_END_MARKER, member.offset, 1, CUT)
+        elif member.passed_over:
+            message = f"{member.name!r} belongs to no sample"
+            yield Note(NoteKind.PASSED_OVER, member.offset, 1, message)
+        else:
+            yield member

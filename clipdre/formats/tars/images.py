@@ -9,12 +9,24 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipdre.formats.tars.samples import Reason
 
 # Pillow guesses the format from the content. No other decoder may see untrusted bytes.
-DECODERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+DECODERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+# What else is found in pools, by its first bytes.
+FOREIGN = {
+    "a JPEG 2000 image": rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+    "a JPEG XL image": rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a",
+    "a TIFF image": rb"II[*+]\0|MM\0[*+]",
+    "a HEIC image": rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
+    "an HTML page": rb"(?=\s*<).*?<(!doctype html|html|head|body)\b",
+    "an SVG image": rb"(?=\s*<).*?<svg\b",
+}
+FIRST_BYTES = 1024
+# Brightest value of 12-bit colours among the upper 8 of 16 bits, plus one.
+LOW_BITS = 16
 ORIENTATION = 0x0112
 QUARTER_TURNS = range(5, 9)
 # Memory addresses in Pillow's messages are not reproducible.
@@ -30,7 +42,7 @@ class ImageError(Exception):
 
 
 @contextmanager
-def _image_errors() -> Iterator[None]:
+def _image_errors(data: bytes) -> Iterator[None]:
     """Turn the errors that a decoder raises into an `ImageError` with a reason."""
     try:
         yield
@@ -38,9 +50,20 @@ def _image_errors() -> Iterator[None]:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(Reason.IMAGE_TOO_LARGE, str(error)) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(Reason.UNREADABLE_IMAGE, _unidentified(data)) from error
     except Exception as error:  # decoders raise nearly anything on hostile bytes
         message = ADDRESS.sub("", f"{type(error).__name__}: {error}")
         raise ImageError(Reason.UNREADABLE_IMAGE, message) from error
+
+
+def _unidentified(data: bytes) -> str:
+    """Return the message about an image in none of the known formats."""
+    start = data[:FIRST_BYTES]
+    for name, pattern in FOREIGN.items():
+        if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
+            return f"cannot identify image file: it is {name}"
+    return "cannot identify image file"
 
 
 class DecodedImage(NamedTuple):
@@ -56,6 +79,9 @@ def decode_image(
 ) -> DecodedImage:
     """Decode the first frame of an image: upright (EXIF), RGB, with transparency on white.
 
+    The alpha channel of a BMP that is zero everywhere is not used, and ignored. 16-bit grey is
+    scaled by as many of its bits as the brightest pixel uses.
+
     Parameters
     ----------
     smallest : int, optional
@@ -67,14 +93,17 @@ def decode_image(
     ImageError
         If the image cannot be used; `reason` is the reason.
     """
-    with _image_errors():
+    with _image_errors(data):
         image = Image.open(io.BytesIO(data), formats=DECODERS)
         width, height = image.size
         _check_size(width, height, max_pixels, max_aspect_ratio)
         if smallest is not None:
             image.draft(image.mode, (smallest, smallest))
+        deep = image.format == "PNG" and ";16B" in str(image.tile)
         image.load()
-        upright, turned = _upright(image)
+        if deep and not image.mode.startswith("I"):
+            _check_depth(image)
+        upright, turned = _upright(_with_used_alpha(image))
         return DecodedImage(_to_rgb(upright), *((height, width) if turned else (width, height)))
 
 
@@ -86,7 +115,7 @@ def check_image(data: bytes, *, max_pixels: int, max_aspect_ratio: float) -> Non
     ImageError
         If the header alone shows that `decode_image` would raise it.
     """
-    with _image_errors(), Image.open(io.BytesIO(data), formats=DECODERS) as image:
+    with _image_errors(data), Image.open(io.BytesIO(data), formats=DECODERS) as image:
         _check_size(image.width, image.height, max_pixels, max_aspect_ratio)
 
 
@@ -111,10 +140,29 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
         return image, False
 
 
+def _check_depth(image: Image.Image) -> None:
+    """Refuse 16-bit colours that use the low bits only: Pillow keeps the high eight."""
+    if 0 < max(_brightest(image, name) for name in image.getbands() if name != "A") < LOW_BITS:
+        message = "its 16-bit colours use 12 bits or fewer, and only the upper 8 can be read"
+        raise ImageError(Reason.UNREADABLE_IMAGE, message)
+
+
+def _brightest(image: Image.Image, band: str) -> int:
+    return int(np.asarray(image.getchannel(band)).max())
+
+
+def _with_used_alpha(image: Image.Image) -> Image.Image:
+    """Return the image without its alpha channel if that is a BMP's that nobody filled."""
+    if image.format == "BMP" and image.mode == "RGBA" and not _brightest(image, "A"):
+        return image.convert("RGB")
+    return image
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip at 255 instead of scaling
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
+        values = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF)
+        used = max(8, int(values.max()).bit_length())  # 12 for many cameras and scanners
+        return Image.fromarray((values >> (used - 8)).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from clipdre.formats.tars.groups import Group, iter_groups
-from clipdre.formats.tars.samples import Failure, printable
-from clipdre.formats.tars.shards import json_object
+from clipdre.formats.tars.samples import json_object, printable
 from clipdre.formats.tars.tar import Member
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
@@ -30,7 +29,7 @@ def locate(file: BinaryIO, wanted: Callable[[str], bool]) -> Iterator[Located]:
     Only json members are read. Damaged samples are left out.
     """
     for group in iter_groups(file, _add):
-        if isinstance(group, Failure) or group.failure is not None:
+        if not isinstance(group, Group) or group.failure is not None:
             continue
         found = json_object(group.content.get("json")).get("uid")
         uid = found if isinstance(found, str) else None

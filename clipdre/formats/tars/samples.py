@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -51,6 +52,31 @@ class Failure:
     message: str
 
 
+class NoteKind(StrEnum):
+    """Kinds of notes."""
+
+    NO_END_MARKER = "no_end_marker"
+    FEWER_SAMPLES = "fewer_samples"
+    PASSED_OVER = "passed_over"
+
+
+@dataclass(frozen=True)
+class Note:
+    """What else there is to know about a shard; it is not a sample.
+
+    Attributes
+    ----------
+    offset : int
+    count : int
+        Samples or members concerned, or 1.
+    """
+
+    kind: NoteKind
+    offset: int
+    count: int
+    message: str
+
+
 @dataclass(frozen=True)
 class Sample:
     """A sample as stored in its shard.
@@ -78,3 +104,12 @@ class Sample:
 def printable(text: str) -> str:
     """Return `text` as valid UTF-8: lone surrogates, also from undecodable names, are escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def json_object(raw: bytes | None) -> dict[str, object]:
+    """Parse a json member; empty if it is missing, damaged, or not an object."""
+    try:
+        value = json.loads(raw) if raw is not None else {}
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

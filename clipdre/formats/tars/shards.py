@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 from braceexpand import braceexpand
@@ -13,11 +11,31 @@ from braceexpand import braceexpand
 from clipdre.config import ReadConfig
 from clipdre.errors import InputError
 from clipdre.formats.files.remote import is_remote
-from clipdre.formats.files.storage import open_source
+from clipdre.formats.files.storage import open_source, unescaped_path
+from clipdre.formats.tars.captions import says_nothing
 from clipdre.formats.tars.groups import Group, iter_groups
-from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage, printable
+from clipdre.formats.tars.loose import refuse_loose
+from clipdre.formats.tars.samples import (
+    Failure,
+    Note,
+    NoteKind,
+    Reason,
+    Sample,
+    Stage,
+    json_object,
+    printable,
+)
+from clipdre.formats.tars.stated import stated_count
 from clipdre.formats.tars.tar import Member
 
+# Failures of an archive, not of one of its samples.
+DAMAGE = {
+    Reason.BROKEN_TAR,
+    Reason.GARBAGE,
+    Reason.NOT_A_TAR,
+    Reason.COMPRESSED_TAR,
+    Reason.EMPTY_FILE,
+}
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 GLOB_CHARACTERS = frozenset("*?[")
 
@@ -26,7 +44,8 @@ def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[s
     """Return the paths and URLs of the shards that `arguments` name, in order.
 
     Each argument is a folder (its tars, sorted by name), a tar, a glob, a brace pattern, a URL, or
-    ``-``, which stands for the lines of `stdin`.
+    ``-``, which stands for the lines of `stdin`. Bytes that are not UTF-8 are escaped, see
+    `clipdre.formats.files.storage.unescaped_path`.
 
     Raises
     ------
@@ -42,6 +61,7 @@ def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[s
             urls += _expand(argument)
     if not urls:
         raise InputError("no shards were given", "pass folders, tars, globs, or '-' with a list")
+    urls = [printable(url) for url in urls]
     by_name: dict[str, str] = {}
     for url in urls:
         name = shard_name(url)
@@ -55,11 +75,15 @@ def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[s
 
 
 def _expand(pattern: str) -> list[str]:
-    if Path(pattern).exists() and not is_remote(pattern):
-        if not Path(pattern).is_dir():
+    path = unescaped_path(pattern)
+    if path.exists() and not is_remote(pattern):
+        if not path.is_dir():
+            refuse_loose(path)
             return [pattern]
-        tars = sorted(str(p) for p in Path(pattern).iterdir() if p.name.endswith(TAR_SUFFIXES))
+        found = [p for p in path.iterdir() if p.name.endswith(TAR_SUFFIXES)]
+        tars = sorted(str(p) for p in found if not p.name.startswith("."))
         if not tars:
+            refuse_loose(path)
             raise InputError(f"no .tar files in {pattern}", "pass the folder that holds the shards")
         return tars
     expanded = list(braceexpand(pattern)) if "{" in pattern else [pattern]
@@ -68,8 +92,11 @@ def _expand(pattern: str) -> list[str]:
         if is_remote(name):
             urls.append(name)
         elif GLOB_CHARACTERS & set(name):
-            urls += sorted(glob.glob(name))
-        elif Path(name).exists():
+            matches = sorted(glob.glob(name))
+            if matches:
+                refuse_loose(unescaped_path(matches[0]))
+            urls += matches
+        elif unescaped_path(name).exists():
             urls.append(name)
         else:
             raise InputError(f"no such shard or folder: {name}", "check the path")
@@ -85,19 +112,34 @@ def shard_name(url: str) -> str:
     return name.removesuffix(suffix)
 
 
-def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure]:
-    """Yield the samples of a shard, and a `Failure` if it cannot be read to its end."""
+def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure | Note]:
+    """Yield the samples of a shard, and a `Failure` if it cannot be read to its end.
+
+    A `Note` follows if a file beside the shard counts more samples.
+    """
+    found = 0
     try:
         with open_source(url) as file:
-            yield from iter_samples(file, config)
+            for record in iter_samples(file, config):
+                damage = isinstance(record, Failure) and record.reason in DAMAGE
+                found += not damage and not isinstance(record, Note)
+                yield record
     except (InputError, OSError) as error:
         yield Failure("", 0, Stage.READ, Reason.UNREADABLE_SHARD, str(error))
+        return
+    stated = stated_count(url, shard_name(url))
+    if stated is not None and found < stated.samples:
+        message = (
+            f"the tar holds {found:,} of the {stated.samples:,} samples that {stated.by} counts; "
+            "copy or download it again"
+        )
+        yield Note(NoteKind.FEWER_SAMPLES, 0, stated.samples - found, message)
 
 
-def iter_samples(file: BinaryIO, config: ReadConfig) -> Iterator[Sample | Failure]:
+def iter_samples(file: BinaryIO, config: ReadConfig) -> Iterator[Sample | Failure | Note]:
     """Yield the samples of a tar in order, with a `Failure` for each that cannot be used."""
     for group in iter_groups(file, lambda group, member: _add(group, member, config)):
-        yield group if isinstance(group, Failure) else _finish(group, config)
+        yield _finish(group, config) if isinstance(group, Group) else group
 
 
 def _add(group: Group, member: Member, config: ReadConfig) -> None:
@@ -165,16 +207,7 @@ def _caption(group: Group, metadata: dict[str, object], config: ReadConfig) -> s
         message = f"caption of {size} bytes, above the limit of {config.max_caption_bytes}"
         group.fail(Reason.CAPTION_TOO_LARGE, message)
         return None
-    if not text.strip():
-        group.fail(Reason.EMPTY_CAPTION, "caption is empty or blank")
+    if says_nothing(text):
+        group.fail(Reason.EMPTY_CAPTION, "caption is empty, blank or invisible")
         return None
     return text
-
-
-def json_object(raw: bytes | None) -> dict[str, object]:
-    """Parse a json member; empty if it is missing, damaged, or not an object."""
-    try:
-        value = json.loads(raw) if raw is not None else {}
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -25,6 +25,7 @@ from clipdre.formats.tars.samples import printable
 from clipdre.formats.tars.tar import (
     COMPRESSION_ERRORS,
     BrokenTarError,
+    Gap,
     Member,
     iter_members,
     split_name,
@@ -32,9 +33,10 @@ from clipdre.formats.tars.tar import (
 
 BLOCK = 512
 RECORD = 20 * BLOCK
-# Offsets of the size, the type and the name's prefix in a header, and the length of the name.
-SIZE, TYPE, PREFIX, NAME = 124, 156, 345, 100
+# Offsets of the size, the type and the name's prefix in a header, and the size of the name field.
+SIZE, TYPE, PREFIX, NAME = slice(124, 135), 156, 345, 100
 REGULAR = ord("0")
+OCTAL = b"01234567"
 # Bytes per read, and the largest gap that is read through instead of sending another request.
 CHUNK = 2 * 1024 * 1024
 REMOTE_CHUNK = 32 * 1024 * 1024
@@ -190,26 +192,28 @@ def coalesced(spans: Iterable[Span], gap: int = 0) -> Iterator[Span]:
 
 
 def checked(span: memoryview, key: str, shard: str) -> memoryview:
-    """Return `span` if it begins with a header of `key`.
+    """Return the sample `key` of a span that begins with a header of it.
+
+    That is `span` itself, or a copy without the members that are passed over: outside their own
+    tar, webdataset might take them for a part of a sample.
 
     Raises
     ------
     InputError
-        If it does not: the shard was replaced, although size and time of change agree.
+        If there is another header: the shard was replaced, although size and time of change agree.
     """
-    start = key.encode() + b"."
-    # Fast path: the header of a regular file with a short name starts with that name.
-    plain = len(span) >= BLOCK and span[TYPE] == REGULAR and not span[PREFIX]
-    if plain and len(start) < NAME and span[: len(start)] == start:
+    if _is_plain(span, key.encode() + b"."):
         return span
-    found = _first_key(span)
-    if found != key:
-        there = "no tar header" if found is None else repr(found)
+    members = _members(span)
+    names = [printable(member.key) for member in members]
+    if set(names) != {key}:
+        there = next((repr(name) for name in names if name != key), "no tar header")
         raise InputError(
             f"{shard} has changed since it was scored: where {key!r} was, there is {there}",
             SCORE_AGAIN,
         )
-    return span
+    kept = [span[member.offset : member.end] for member in members]
+    return span if sum(map(len, kept)) == len(span) else memoryview(b"".join(kept))
 
 
 def member_suffixes(span: memoryview | bytes) -> set[str]:
@@ -222,19 +226,38 @@ def member_suffixes(span: memoryview | bytes) -> set[str]:
                 return {m.suffix for m in iter_members(io.BytesIO(span)) if isinstance(m, Member)}
             name = bytes(span[at : at + NAME]).partition(b"\0")[0]
             suffixes.add(split_name(name.decode("utf-8", "surrogateescape"))[1])
-            size = int(bytes(span[at + SIZE : at + SIZE + 12]).strip(b" \0"), 8)
+            size = int(bytes(span[at : at + BLOCK][SIZE]), 8)
             at += BLOCK + -(-size // BLOCK) * BLOCK
     except (BrokenTarError, IndexError, ValueError):
         pass  # what follows is not a header: nobody will read it as a member
     return suffixes
 
 
-def _first_key(span: memoryview) -> str | None:
+def _is_plain(span: memoryview, start: bytes) -> bool:
+    """Return whether all members are regular files whose headers begin with `start`.
+
+    This is the fast path: it reads short names only, and is false if in doubt.
+    """
+    at = 0
+    while at + BLOCK <= len(span) and len(start) < NAME:
+        header = span[at : at + BLOCK]
+        size = bytes(header[SIZE])
+        regular = header[TYPE] == REGULAR and not header[PREFIX]
+        if not regular or header[: len(start)] != start or size.strip(OCTAL):
+            return False
+        at += BLOCK - int(size, 8) // -BLOCK * BLOCK
+    return at == len(span) > 0
+
+
+def _members(span: memoryview) -> list[Member]:
+    """Return the members of a sample; none if the span is damaged."""
     try:
-        first = next(iter_members(io.BytesIO(span)))
-    except (BrokenTarError, StopIteration):
-        return None
-    return printable(first.key) if isinstance(first, Member) else None
+        found = list(iter_members(io.BytesIO(span)))
+    except BrokenTarError:
+        return []
+    if any(isinstance(part, Gap) for part in found):
+        return []
+    return [part for part in found if isinstance(part, Member) and not part.passed_over]
 
 
 def renamed(span: memoryview, key: str, shard: str) -> bytes:

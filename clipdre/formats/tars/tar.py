@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
@@ -13,6 +14,8 @@ from typing import BinaryIO, Self
 from clipdre.formats.tars.samples import Reason
 
 BLOCK = 512
+# Names that webdataset passes over at the top of an archive, such as ``__meta__``.
+META = re.compile(r"__[^/]*__($|/)")
 MAGIC, MAGIC_AT = b"ustar", 257
 # tarfile reads extension headers into memory, and no real name needs more than this.
 MAX_EXTENSION = 64 * 1024
@@ -35,6 +38,7 @@ class Member:
 
     Attributes
     ----------
+    name : str
     key, suffix : str
         Name up to the first dot of its last part, and the rest in lower case.
     offset, end : int
@@ -47,6 +51,7 @@ class Member:
         Returns the content; raises `BrokenTarError` if the archive ends within it.
     """
 
+    name: str
     key: str
     suffix: str
     offset: int
@@ -54,6 +59,21 @@ class Member:
     size: int
     odd: str
     read: Callable[[], bytes]
+
+    @property
+    def passed_over(self) -> bool:
+        """Whether it belongs to no sample: hidden, or metadata of webdataset.
+
+        macOS writes an AppleDouble member ``._NAME`` before each ``NAME``, and ``.DS_Store``.
+        """
+        return self.name.rpartition("/")[2].startswith(".") or META.match(self.name) is not None
+
+
+@dataclass(frozen=True)
+class NoEnd:
+    """The end of an archive without its end-of-archive marker: it may have been cut off there."""
+
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -109,10 +129,11 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, suffix.lower()
 
 
-def iter_members(file: BinaryIO) -> Iterator[Member | Gap]:
+def iter_members(file: BinaryIO) -> Iterator[Member | Gap | NoEnd]:
     """Yield the members of a tar in order, except folders, and a `Gap` for garbage between them.
 
-    Concatenated archives are read to the end of the last one.
+    Concatenated archives are read to the end of the last one. If not even one zero block follows
+    its members, a `NoEnd` comes last.
 
     Raises
     ------
@@ -123,6 +144,7 @@ def iter_members(file: BinaryIO) -> Iterator[Member | Gap]:
     while True:
         end, reason = yield from _members(file, at)
         if isinstance(reason, tarfile.EmptyHeaderError) and end:  # type: ignore[attr-defined]
+            yield NoEnd(end)
             return
         ended = isinstance(reason, tarfile.EOFHeaderError)  # type: ignore[attr-defined]
         try:
@@ -153,8 +175,10 @@ def _members(file: BinaryIO, at: int) -> Generator[Member, None, tuple[int, Exce
             if end <= start:
                 raise BrokenTarError(f"the header at byte {start} points backwards", start)
             if not info.isdir():
-                key, suffix = split_name(info.name)
-                yield Member(key, suffix, start, end, info.size, _odd(info), _reader(tar, info))
+                name = split_name(info.name)
+                yield Member(
+                    info.name, *name, start, end, info.size, _odd(info), _reader(tar, info)
+                )
     except tarfile.ReadError as error:
         if _size(file, start) < end:  # the last member is the broken one: it is cut short
             raise BrokenTarError(str(error), start) from error

@@ -19,7 +19,7 @@ VECTORS = np.arange(24, dtype=np.float16).reshape(4, ROWS, 2)  # b32 and l14, im
 
 @pytest.fixture
 def datacomp(tmp_path):
-    """One file of DataComp metadata, a table without arrays, and arrays without a table."""
+    """One file of DataComp metadata, a table or arrays alone, and hidden files."""
     table = {
         "uid": ["a", "b", "c"],
         "text": ["x", "y", "z"],
@@ -33,6 +33,8 @@ def datacomp(tmp_path):
     np.savez(tmp_path / "b.npz", **dict(zip(names, VECTORS, strict=True)))
     pq.write_table(pa.table(table), tmp_path / "alone.parquet")
     np.savez(tmp_path / "z.npz", b32_img=VECTORS[0])
+    for suffix in ("parquet", "npz"):  # as macOS leaves them
+        (tmp_path / f"._b.{suffix}").write_bytes(b"AppleDouble")
     return tmp_path
 
 

@@ -4,7 +4,7 @@ import tarfile
 import pytest
 
 from clipdre.formats.tars.groups import Group, iter_groups
-from clipdre.formats.tars.samples import Failure, Reason
+from clipdre.formats.tars.samples import Failure, Note, NoteKind, Reason
 from tests.helpers import pair, write_tar
 
 MEMBERS = [("a.txt", b"1"), ("a.json", b"2"), ("b.txt", b"3"), ("a.txt", b"4")]
@@ -48,6 +48,26 @@ def test_garbage_within_a_group_fails_it(tmp_path):
     assert garbage.message.endswith("512 bytes are lost")
     assert (first.key, first.failure[0]) == ("a", Reason.GARBAGE)
     assert [(group.key, group.failure) for group in rest] == [("b", None), ("a", None)]
+
+
+def test_members_that_are_passed_over_separate_nothing(tmp_path):
+    hidden = [("._a.txt", b"x"), ("__meta__", b"x"), ("d/._a.json", b"x")]
+    members = [hidden[0], MEMBERS[0], *hidden, *MEMBERS[1:3], hidden[0]]
+    found = groups(archive(tmp_path, members))
+    assert [(item.key, item.content) for item in found if isinstance(item, Group)] == [
+        ("a", {"txt": b"1", "json": b"2"}),
+        ("b", {"txt": b"3"}),
+    ]
+    notes = [item for item in found if isinstance(item, Note)]
+    assert {note.kind for note in notes} == {NoteKind.PASSED_OVER}
+    assert [note.offset // SIZE for note in notes] == [0, 2, 3, 4, 7]
+
+
+def test_archive_without_an_end_is_noted(tmp_path):
+    cut = archive(tmp_path)[: 3 * SIZE]
+    notes = [item for item in groups(cut) if isinstance(item, Note)]
+    assert [(note.kind, note.offset) for note in notes] == [(NoteKind.NO_END_MARKER, 3 * SIZE)]
+    assert not any(isinstance(item, Note) for item in groups(cut + b"\0" * 512))
 
 
 def test_garbage_between_groups_fails_neither(tmp_path):

@@ -1,11 +1,13 @@
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from clipdre.formats.tars.images import ORIENTATION, ImageError, decode_image
+from clipdre.formats.tars.images import DECODERS, ORIENTATION, ImageError, decode_image
 from clipdre.formats.tars.samples import Reason
 from tests.helpers import png
 
@@ -23,7 +25,7 @@ def encoded(image, format="PNG", **options):
 RAMP = Image.fromarray(np.linspace(0, 255, 64 * 48 * 3).reshape(48, 64, 3).astype(np.uint8))
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("format", DECODERS)
 def test_every_format_decodes_to_rgb(format):
     image = decode(encoded(RAMP, format))
     assert (image.mode, image.size) == ("RGB", (64, 48))
@@ -53,6 +55,46 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
     grey = np.array([[0, 32768, 65535]], dtype=np.uint16)
     found = np.asarray(decode(encoded(Image.fromarray(grey))))
     assert found[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("bits", [8, 9, 12, 15, 16])
+def test_sixteen_bit_grey_is_scaled_by_the_bits_that_it_uses(bits):
+    grey = np.array([[0, 1 << (bits - 1), (1 << bits) - 1]], dtype=np.uint16)
+    found = np.asarray(decode(encoded(Image.fromarray(grey))))
+    assert found[0, :, 0].tolist() == [0, 128, 255]
+
+
+def deep_png(value, alpha=None):
+    """A PNG of one pixel with 16-bit colours."""
+    channels = [value] * 3 + ([] if alpha is None else [alpha])
+
+    def chunk(kind, data):
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2 if alpha is None else 6, 0, 0, 0)
+    pixel = zlib.compress(b"\0" + struct.pack(f">{len(channels)}H", *channels))
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixel) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize("alpha", [None, 0xFFFF])
+def test_sixteen_bit_colours_that_use_the_low_bits_are_refused(alpha):
+    with pytest.raises(ImageError, match="12 bits or fewer") as caught:
+        decode(deep_png(0xFFF, alpha))
+    assert caught.value.reason is Reason.UNREADABLE_IMAGE
+    for value in (0, 0x1000, 0xFFFF):
+        assert np.asarray(decode(deep_png(value, alpha)))[0, 0].tolist() == [value >> 8] * 3
+
+
+@pytest.mark.parametrize(("alpha", "red"), [(0, 220), (128, 237), (255, 220)])
+def test_alpha_of_a_bmp_that_is_zero_everywhere_is_ignored(alpha, red):
+    pixels = bytes([30, 20, 220, alpha]) * 4 + bytes([30, 20, 220, min(alpha, 128)])
+    size = struct.pack("<IiiHHIIiiII", 108, 5, 1, 1, 32, 3, len(pixels), 1, 1, 0, 0)
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = (size + masks + b"BGRs").ljust(108, b"\0")
+    start = b"BM" + struct.pack("<IHHI", 122 + len(pixels), 0, 0, 122)
+    assert np.asarray(decode(start + header + pixels))[0, 0, 0] == red
 
 
 def test_transparency_is_composited_on_white():
@@ -99,8 +141,29 @@ def test_damaged_and_foreign_files_are_unreadable(data):
 
 
 def test_other_decoders_are_never_tried():
-    with pytest.raises(ImageError, match="cannot identify"):
-        decode(encoded(RAMP, "TIFF"))
+    with pytest.raises(ImageError, match="cannot identify image file"):
+        decode(encoded(RAMP, "ICO"))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (encoded(RAMP, "TIFF"), "a TIFF image"),
+        (encoded(RAMP, "TIFF", big_tiff=True), "a TIFF image"),
+        (encoded(RAMP, "JPEG2000"), "a JPEG 2000 image"),
+        (encoded(RAMP, "JPEG2000", no_jp2=True), "a JPEG 2000 image"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image"),
+        (b"\xff\x0a\xfa\x1f", "a JPEG XL image"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
+        (b"<?xml version='1.0'?>\n<!-- made by -->\n<svg xmlns='...'>", "an SVG image"),
+        (b"\n<!DOCTYPE HTML>\n<title>404</title><svg>", "an HTML page"),
+        (b"<html>", "an HTML page"),
+    ],
+)
+def test_what_else_is_found_in_pools_is_named(data, name):
+    with pytest.raises(ImageError) as caught:
+        decode(data)
+    assert str(caught.value) == f"cannot identify image file: it is {name}"
 
 
 def test_bombs_are_refused_before_decoding():
@@ -122,7 +185,10 @@ def test_extreme_aspect_ratios_are_refused():
 def test_messages_are_reproducible():
     with pytest.raises(ImageError) as caught:
         decode_image(b"<html>", max_pixels=100, max_aspect_ratio=9)
-    assert str(caught.value) == "UnidentifiedImageError: cannot identify image file"
+    assert str(caught.value) == "cannot identify image file: it is an HTML page"
+    with pytest.raises(ImageError) as caught:
+        decode_image(b"junk", max_pixels=100, max_aspect_ratio=9)
+    assert str(caught.value) == "cannot identify image file"
 
 
 def photo(width, height, seed=0):

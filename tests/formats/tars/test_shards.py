@@ -1,9 +1,13 @@
+import os
+from pathlib import Path
+
 import pytest
 
 from clipdre.config import ReadConfig
 from clipdre.errors import InputError
+from clipdre.formats.files.storage import identify
 from clipdre.formats.tars.samples import Failure, Reason, Sample
-from clipdre.formats.tars.shards import expand_shards, iter_samples, shard_name
+from clipdre.formats.tars.shards import expand_shards, iter_samples, read_samples, shard_name
 from tests.helpers import pair, png, write_tar
 
 
@@ -58,6 +62,34 @@ class TestExpandShards:
         write_tar(folder / "other" / "00000.tar", pair("a"))
         with pytest.raises(InputError, match="two shards are named '00000'"):
             expand_shards([str(folder), str(folder / "other")])
+
+    def test_hidden_files_are_not_shards_unless_they_are_named(self, folder):
+        hidden = folder / "._00000.tar"
+        hidden.write_bytes(b"AppleDouble")
+        assert len(expand_shards([str(folder)])) == 3
+        assert len(expand_shards([f"{folder}/*.tar"])) == 3
+        assert expand_shards([str(hidden)]) == [str(hidden)]
+        for path in folder.glob("0*.tar"):
+            path.unlink()
+        with pytest.raises(InputError, match=r"no \.tar files in"):
+            expand_shards([str(folder)])
+
+    def test_names_that_are_not_utf8_are_escaped_and_found(self, folder):
+        shard = str(folder / os.fsdecode(b"caf\xe9.tar"))
+        write_tar(Path(shard), pair("a"))
+        escaped = f"{folder}/caf\\udce9.tar"
+        for argument in (str(folder), f"{folder}/c*.tar", shard, escaped):
+            *_, url = expand_shards([argument])
+            assert url == escaped
+            assert shard_name(url) == "caf\\udce9"
+        assert identify(url) == identify(shard)
+        (sample,) = read_samples(url, ReadConfig())
+        assert sample.key == "a"
+        write_tar(Path(escaped), pair("b"))
+        (sample,) = read_samples(url, ReadConfig())
+        assert sample.key == "b"
+        with pytest.raises(InputError, match="two shards are named"):
+            expand_shards([str(folder)])
 
     def test_urls_are_not_looked_up(self):
         assert expand_shards(["s3://bucket/{0..1}.tar"]) == [

@@ -93,6 +93,22 @@ class TestHeaders:
         assert checked(memoryview(data), new, "a.tar") is not None
 
 
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("hidden", ["._k.txt", "d/._k.txt", "__meta__", "." + "x" * 120])
+def test_members_that_are_passed_over_are_left_out(tmp_path, format, hidden):
+    if format == tarfile.USTAR_FORMAT:
+        hidden = hidden[:90]
+    parts = [("k.png", b"png" * 300), (hidden, b"x" * 700), ("k.txt", b"red")]
+    data = write_tar(tmp_path / "a.tar", parts, format).read_bytes()
+    span = memoryview(data.rstrip(b"\0").ljust(-(-len(data.rstrip(b"\0")) // 512) * 512, b"\0"))
+    for found in (checked(span, "k", "a.tar"), renamed(checked(span, "k", "a.tar"), "n", "a.tar")):
+        with tarfile.open(fileobj=io.BytesIO(found)) as tar:
+            names = tar.getnames()
+            contents = [tar.extractfile(name).read() for name in names]
+        assert [name[1:] for name in names] == [".png", ".txt"]
+        assert contents == [b"png" * 300, b"red"]
+
+
 @pytest.mark.parametrize("blocks", [0, 1, 17, 18, 19, 20])
 def test_ended_archive_has_full_records_and_reads_back(blocks):
     out = io.BytesIO()

@@ -1,10 +1,11 @@
+import gzip
 import io
 import tarfile
 import time
 
 import pytest
 
-from clipdre.formats.tars.tar import BrokenTarError, Gap, iter_members, split_name
+from clipdre.formats.tars.tar import BrokenTarError, Member, NoEnd, iter_members, split_name
 from tests.helpers import write_tar
 
 
@@ -73,6 +74,42 @@ def test_truncated_archives_report_the_broken_member(tmp_path, cut, read, broken
     path = write_tar(tmp_path / "a.tar", MEMBERS)
     path.write_bytes(path.read_bytes()[:cut])
     assert members_and_break(path) == (read, broken_at)
+
+
+@pytest.mark.parametrize(("cut", "ends"), [(WHOLE, False), (WHOLE + 512, True), (None, True)])
+@pytest.mark.parametrize("archives", [1, 2])
+@pytest.mark.parametrize("opener", [open, gzip.open])
+def test_archive_without_a_zero_block_may_be_cut_off(tmp_path, cut, ends, archives, opener):
+    whole = write_tar(tmp_path / "a.tar", MEMBERS).read_bytes()
+    with opener(tmp_path / "b.tar", "wb") as file:
+        file.write(whole * (archives - 1) + whole[:cut])
+    with opener(tmp_path / "b.tar", "rb") as file:
+        *members, last = iter_members(file)
+        assert all(isinstance(member, Member) for member in members)
+        assert isinstance(last, Member) == ends
+        assert ends or last == NoEnd((archives - 1) * len(whole) + WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("name", "passed_over"),
+    [
+        ("._a.jpg", True),
+        (".DS_Store", True),
+        ("folder/._a.jpg", True),
+        ("folder/.jpg", True),
+        ("__meta__", True),
+        ("__meta__/a.json", True),
+        ("__a.b__", True),
+        ("__meta__.json", False),
+        ("folder/__meta__", False),
+        (".folder/a.jpg", False),
+        ("a.jpg", False),
+    ],
+)
+def test_names_are_passed_over_as_webdataset_does(tmp_path, name, passed_over):
+    with write_tar(tmp_path / "a.tar", [(name, b"x")]).open("rb") as file:
+        (member,) = iter_members(file)
+    assert (member.name, member.passed_over) == (name, passed_over)
 
 
 @pytest.mark.parametrize("skip_reading", [True, False])
@@ -152,9 +189,9 @@ def members_and_break(path, read=True):
     with path.open("rb") as file:
         try:
             for member in iter_members(file):
-                if read and not isinstance(member, Gap):
+                if read and isinstance(member, Member):
                     member.read()
-                count += 1
+                count += not isinstance(member, NoEnd)
         except BrokenTarError as error:
             return count, error.offset
     return count, None
