@@ -73,6 +73,7 @@ def test_keys_write_only_into_the_output(hostile, tmp_path):
         "00000000.tar",
         "00000000.parquet",
         "00000000_stats.json",
+        "sizes.json",
         "summary.json",
     }
     assert not (folder / "absolute.png").exists()

@@ -279,6 +279,17 @@ class TestReplacing:
         assert not (tmp_path / "s" / "embeddings").exists()
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"name": "web app"}'])
+def test_overwrite_spares_a_folder_with_another_manifest(pool, tmp_path, content):
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "mine.txt").write_text("mine")
+    (tmp_path / MANIFEST).write_text(content)
+    before = all_files(tmp_path)
+    with pytest.raises(OutputError, match="is not a score folder, or its manifest is damaged"):
+        tiny_score(pool, tmp_path, overwrite=True)
+    assert all_files(tmp_path) == before
+
+
 class TestInputsInTheOutput:
     @pytest.mark.parametrize("overwrite", [False, True])
     def test_are_refused(self, scored, pool, tmp_path, overwrite):
