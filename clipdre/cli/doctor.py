@@ -103,5 +103,7 @@ def _print(found: Diagnosis, *, decode: bool) -> None:
     if not decode:
         note("only the headers of images were checked; --decode reads them to the last pixel")
     if not found.loses:
-        cut = "no_end_marker" in found.findings
-        note("nothing would be lost" + " of what the shards hold, but some may be cut off" * cut)
+        if "no_end_marker" in found.findings:
+            note("nothing would be lost of what the shards hold, but some may be cut off")
+        else:
+            note("nothing would be lost")

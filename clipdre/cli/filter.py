@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -34,7 +35,7 @@ def filter_scores(
     context: typer.Context,
     scores: Scores,
     where: keep.Where = None,
-    every: keep.All = False,
+    every: keep.All = False,  # noqa: ARG001 (looked up among the given options)
     by: keep.By = None,
     top: keep.Top = None,
     bottom: keep.Bottom = None,
@@ -91,15 +92,7 @@ def filter_scores(
         settings=_settings(settings or []),
         seed=seed,
     )
-    if not every and not any(name in given for name in RULES):
-        raise UsageError(
-            "nothing says which pairs to keep",
-            "add `where`, `by` with `top`, `sample` or `recipe`, or `every` to keep all",
-        )
-    if recipe and len(set(recipe)) < len(recipe):
-        raise UsageError("a `recipe` is given twice", "drop one of them")
-    if recipe and len(recipe) > 1 and not dry_run:
-        raise UsageError("several `recipe` options can only be compared", "add `dry_run`")
+    _check_rules(given, recipe or [], dry_run)
     place = write.checked_output(output, format, given, needed=not dry_run)
     manifest = read_complete_manifest(scores)
     query = MeasurableQuery(ScoreFolder(scores), manifest, joined or (), time_limit)
@@ -111,6 +104,19 @@ def filter_scores(
         return
     config = EmitConfig(shard_size, max_bytes, seed if shuffle else None, writers, card)
     write.write_and_print(selections[0], place, format, config, shards, overwrite)
+
+
+def _check_rules(given: Mapping[str, object], recipes: Sequence[str], dry_run: bool) -> None:
+    """Refuse no rule, and recipes that cannot be used together."""
+    if not any(name in given for name in ("every", *RULES)):
+        raise UsageError(
+            "nothing says which pairs to keep",
+            "add `where`, `by` with `top`, `sample` or `recipe`, or `every` to keep all",
+        )
+    if len(set(recipes)) < len(recipes):
+        raise UsageError("a `recipe` is given twice", "drop one of them")
+    if len(recipes) > 1 and not dry_run:
+        raise UsageError("several `recipe` options can only be compared", "add `dry_run`")
 
 
 def _settings(given: list[str]) -> dict[str, str | int | float]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from clipdre.errors import OutputError
 from clipdre.formats.files.outputs import OutputFolder, parent_folder, read_json
-from clipdre.formats.files.remote import local_path, redacted
-from clipdre.formats.files.storage import REPLACEMENT
+from clipdre.formats.files.remote import redacted
+from clipdre.formats.files.storage import REPLACEMENT, local_path
 from clipdre.formats.folders.folder import PARTS
 from clipdre.formats.folders.manifest import MANIFEST
 
@@ -20,6 +22,8 @@ RENAMED = "renamed.parquet"
 SIZES = "sizes.json"
 CARD = "README.md"
 DIGITS = "[0-9]" * 8
+# A summary may be anybody's: only these names are taken from it.
+TAR = re.compile(f"{DIGITS}[.]tar")
 PATTERNS = (
     SUMMARY,
     UNFINISHED,
@@ -42,9 +46,7 @@ def check_folder(inputs: Iterable[str], folder: OutputFolder) -> None:
     """
     if MANIFEST in folder.names():
         raise OutputError(f"{folder.name} is a score folder", ELSEWHERE)
-    held = next((url for url in inputs if folder.contains(url)), None)
-    if held is not None:
-        name = held.rpartition("/")[2]
+    for name in folder.among(inputs):
         raise OutputError(f"{folder.name} holds {name}, which the scores were made from", ELSEWHERE)
 
 
@@ -63,11 +65,11 @@ def check_file(inputs: Iterable[str], place: str, overwrite: bool) -> None:
     if name not in folder.names():
         return
     full = redacted(place)
-    if any(folder.contains(url, name) for url in inputs):
+    if name in folder.among(inputs):
         raise OutputError(f"{full} is what the scores were made from", ELSEWHERE)
     if path is not None and _is_part_of_scores(path.resolve()):
         raise OutputError(f"{full} is part of a score folder", ELSEWHERE)
-    if name in _own_files(folder):
+    if name in _Held.of(folder).own:
         raise OutputError(f"{full} is part of a subset", ELSEWHERE)
     if not overwrite:
         raise OutputError(f"{full} exists", OVERWRITE)
@@ -91,32 +93,31 @@ def writing_folder(
     OutputError
         If `folder` holds anything else.
     """
-    replacement = folder.subfolder(REPLACEMENT)
-    there = [name for name in folder.names() if name != REPLACEMENT]
-    finished = read_json(folder, SUMMARY)
-    begun = read_json(folder, UNFINISHED)
-    if there and not finished and not begun:
+    held, replacement = _Held.of(folder), folder.subfolder(REPLACEMENT)
+    if held.names and not held.summary and not held.plan:
         raise OutputError(
             f"{folder.name} is not empty and does not hold a subset", "choose a new folder"
         )
-    if not there or (not finished and begun == plan):
-        _clear(replacement)
+    if not held.names or (not held.summary and held.plan == plan):
+        _remove(replacement, _Held.of(replacement))
         return folder, False
-    if not overwrite and finished.get("emitted") == plan:
+    if not overwrite and held.summary.get("emitted") == plan:
         return folder, True
     if not overwrite:
         raise OutputError(
             f"{folder.name} is not empty and does not hold a part of this subset", OVERWRITE
         )
-    written = {*_matching(folder), *([CARD] if plan["card"] else [])}
-    foreign = sorted(written.intersection(there) - _own_files(folder))
-    if foreign:
+    taken = held.matching | ({CARD} & held.names if plan["card"] else set())
+    for name in sorted(taken - held.own):
         raise OutputError(
-            f"{folder.name} holds {foreign[0]}, which is not part of the subset in it",
+            f"{folder.name} holds {name}, which is not part of the subset in it",
             "move it elsewhere, or choose another `output`",
         )
-    if read_json(replacement, UNFINISHED) != plan:
-        _clear(replacement)
+    begun = _Held.of(replacement)
+    if begun.plan != plan:
+        _remove(replacement, begun)
+        if begun.names - begun.own:
+            raise OutputError(f"{replacement.name} is not clipdre's", "move it elsewhere")
     return replacement, False
 
 
@@ -127,22 +128,73 @@ def finish_replacement(folder: OutputFolder) -> None:
     nobody takes it for a subset.
     """
     replacement = folder.subfolder(REPLACEMENT)
-    summary = read_json(replacement, SUMMARY)
-    if not summary:
+    new = _Held.of(replacement)
+    if not new.summary:
         return
-    old = _own_files(folder) or set(_matching(folder))
+    old = _Held.of(folder)
     folder.remove(SUMMARY)
-    for name in sorted(old - _files(summary)):
+    # Without a summary or a plan this was interrupted, and what is not of the new subset is old.
+    for name in sorted((old.own or old.matching) - _files(new.summary)):
         folder.remove(name)
-    for name in [name for name in replacement.names() if name != SUMMARY]:
-        folder.take(replacement, name)
-    folder.take(replacement, SUMMARY)
+    for name in sorted(new.own - {SUMMARY}):
+        folder.take(REPLACEMENT, name)
+    folder.take(REPLACEMENT, SUMMARY)
     folder.remove(UNFINISHED)
-    _clear(replacement)
+    _remove(replacement, _Held.of(replacement))
 
 
-def _clear(replacement: OutputFolder) -> None:
-    for name in list(_matching(replacement)):
+@dataclass(frozen=True)
+class _Held:
+    """What a folder holds.
+
+    Attributes
+    ----------
+    names : set of str
+    summary : dict
+        Of a finished subset, else empty.
+    plan : dict
+        Of an unfinished subset, else empty.
+    """
+
+    names: set[str]
+    summary: dict[str, Any]
+    plan: dict[str, Any]
+
+    @classmethod
+    def of(cls, folder: OutputFolder) -> _Held:
+        names = {name for name in folder.names() if name != REPLACEMENT}
+        summary, plan = (
+            read_json(folder, name) if name in names else {} for name in (SUMMARY, UNFINISHED)
+        )
+        return cls(names, summary, plan)
+
+    @property
+    def matching(self) -> set[str]:
+        """Names that emission gives."""
+        return {name for name in self.names if any(fnmatch(name, p) for p in PATTERNS)}
+
+    @property
+    def own(self) -> set[str]:
+        """Files of the subset, finished or not; empty if there is none."""
+        if self.summary:
+            return self.names & _files(self.summary)
+        return self.matching if self.plan else set()
+
+
+def _files(summary: dict[str, Any]) -> set[str]:
+    """Return the names of all files of a finished subset."""
+    shards, plan = summary.get("shards"), summary.get("emitted")
+    shards = shards if isinstance(shards, list) else []
+    tars = [str(shard.get("name")) for shard in shards if isinstance(shard, dict)]
+    stems = [tar.removesuffix(".tar") for tar in tars if TAR.fullmatch(tar)]
+    own = {f"{stem}{end}" for stem in stems for end in (".tar", ".parquet", "_stats.json")}
+    own |= {SUMMARY, UNFINISHED, SIZES}
+    own |= {RENAMED} if summary.get("renamed") else set()
+    return own | ({CARD} if isinstance(plan, dict) and plan.get("card") else set())
+
+
+def _remove(replacement: OutputFolder, held: _Held) -> None:
+    for name in sorted(held.own, key=(SUMMARY, UNFINISHED).__contains__):  # these say what it is
         replacement.remove(name)
     replacement.remove_leftovers()
     replacement.rmdir()
@@ -155,25 +207,3 @@ def _is_part_of_scores(path: Path) -> bool:
         and path.relative_to(folder).parts[0] in (MANIFEST, REPLACEMENT, *PARTS)
         for folder in list(path.parents)[:4]
     )
-
-
-def _own_files(folder: OutputFolder) -> set[str]:
-    """Return the files of the subset in `folder`, finished or not; empty if there is none."""
-    summary = read_json(folder, SUMMARY)
-    if summary:
-        return _files(summary)
-    return set(_matching(folder)) if read_json(folder, UNFINISHED) else set()
-
-
-def _files(summary: dict[str, Any]) -> set[str]:
-    """Return the names of all files of a finished subset."""
-    stems = [str(shard["name"]).removesuffix(".tar") for shard in summary.get("shards", [])]
-    ends = (".tar", ".parquet", "_stats.json")
-    own = {f"{stem}{end}" for stem in stems for end in ends}
-    own |= {SUMMARY, UNFINISHED, SIZES}
-    own |= {RENAMED} if summary.get("renamed") else set()
-    return own | ({CARD} if summary.get("emitted", {}).get("card") else set())
-
-
-def _matching(folder: OutputFolder) -> Iterator[str]:
-    return (name for name in folder.names() if any(fnmatch(name, p) for p in PATTERNS))

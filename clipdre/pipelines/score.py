@@ -25,8 +25,7 @@ from clipdre.errors import InputError, OutputError, ScoresError
 from clipdre.estimating.estimate import usable_reference
 from clipdre.estimating.jobs import EstimateWork, shard_ranges
 from clipdre.estimating.reference import build_reference
-from clipdre.formats.files.remote import local_path
-from clipdre.formats.files.storage import exclusive, identify, remove_unfinished
+from clipdre.formats.files.storage import exclusive, identify, real_paths, remove_unfinished
 from clipdre.formats.folders.columns import column_folders
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
@@ -127,10 +126,11 @@ def _check_output(folder: ScoreFolder, urls: Sequence[str], config: EstimateConf
             f"{folder.path} exists and is not a score folder{damaged}", "choose another `output`"
         )
     here = folder.path.resolve()
-    for name, inputs in (("reference", [config.saved or ""]), ("the input", urls)):
-        paths = (path.resolve() for url in inputs if url and (path := local_path(url)))
-        if any(path.is_relative_to(here) for path in paths):
-            what = "`reference`" if name == "reference" else name
+    paths = {"the input": [path for _, path in real_paths(urls)]}
+    if config.saved is not None:
+        paths["`reference`"] = [Path(config.saved).resolve()]
+    for what, found in paths.items():
+        if any(path.is_relative_to(here) for path in found):
             raise OutputError(f"{what} is in `output` {folder.path}", "choose another `output`")
 
 
@@ -173,8 +173,10 @@ class _Stages:
                 return self._finished(planned, run)
             _note_columns(folder)
             replacement = folder.replacement
+            if replacement.is_foreign():
+                raise OutputError(f"{replacement.path} is not clipdre's", "move it elsewhere")
             if not _is_begun(replacement, planned):
-                shutil.rmtree(replacement.path, ignore_errors=True)
+                replacement.clear()
             finished = replace(self, folder=replacement)._finished(planned, run)
             folder.finish_replacement()
             return finished

@@ -116,6 +116,37 @@ class TestOtherPeoplesFiles:
             write_tar_folder(subset_of(scored), url, NEW, overwrite=True)
         assert files() == before
 
+    @pytest.mark.parametrize("emitted", ["{}", '"x"', "[3]"])
+    @pytest.mark.parametrize(
+        "shards",
+        ['[{"name": "../mine.tar"}, {"name": "/etc/passwd.tar"}]', '"x"', "[3]", "{}", "null"],
+    )
+    def test_a_planted_summary_reaches_no_other_file(self, scored, tmp_path, shards, emitted):
+        for name in ("mine.tar", "mine.parquet", "mine_stats.json"):
+            (tmp_path / name).write_text("mine")
+        (tmp_path / "out").mkdir()
+        text = f'{{"shards": {shards}, "emitted": {emitted}}}'
+        (tmp_path / "out" / "summary.json").write_text(text)
+        write_tar_folder(
+            subset_of(scored, by="kl_text", top=5), tmp_path / "out", OLD, overwrite=True
+        )
+        assert contents(tmp_path, but="out") == dict.fromkeys(
+            ("mine.tar", "mine.parquet", "mine_stats.json"), b"mine"
+        )
+        assert "00000000.tar" in contents(tmp_path / "out")
+
+    @pytest.mark.parametrize("name", ["00000000.tar", "thesis.tex"])
+    def test_a_folder_of_the_users_is_no_replacement(self, scored, place, name):
+        url, files = place
+        write_tar_folder(subset_of(scored, by="kl_text", top=10), url, OLD)
+        with output_folder(f"{url}/.replacement").committed(name) as temporary:
+            temporary.write_text("mine")
+        before = files(but=".replacement")
+        with pytest.raises(OutputError, match=r"replacement is not clipdre's: move it elsewhere"):
+            write_tar_folder(subset_of(scored), url, NEW, overwrite=True)
+        assert files(but=".replacement") == before
+        assert output_folder(f"{url}/.replacement").text(name) == "mine"
+
 
 class TestReplacing:
     def test_leaves_the_new_subset_and_other_files(self, scored, place):

@@ -240,6 +240,15 @@ class TestReplacing:
         assert read_complete_manifest(folder.path).settings["estimate"]["method"] == "exact"
         assert not folder.replacement.path.exists()
 
+    def test_a_folder_of_the_users_is_no_replacement(self, replaced):
+        pool, folder = replaced
+        (folder.replacement.path / "scores").mkdir(parents=True)
+        (folder.replacement.path / "scores" / "mine.txt").write_text("mine")
+        before = all_files(folder.path)
+        with pytest.raises(OutputError, match=r"replacement is not clipdre's"):
+            tiny_score(pool, folder.path, overwrite=True)
+        assert all_files(folder.path) == before
+
     def test_a_killed_exchange_is_finished(self, replaced, expected, tmp_path, monkeypatch):
         pool, folder = replaced
         old = all_files(folder.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,8 +15,15 @@ import pyarrow.parquet as pq
 
 from clipdre.errors import InputError, OutputError
 from clipdre.formats.files.parquet import read_stamp
-from clipdre.formats.files.remote import local_path, redacted, with_retries
-from clipdre.formats.files.storage import committed, exclusive, is_unfinished, remove_unfinished
+from clipdre.formats.files.remote import redacted, with_retries
+from clipdre.formats.files.storage import (
+    committed,
+    exclusive,
+    is_unfinished,
+    local_path,
+    real_paths,
+    remove_unfinished,
+)
 
 T = TypeVar("T")
 
@@ -62,18 +69,15 @@ class OutputFolder(Protocol):
         """Remove a file if it exists."""
         ...
 
-    def contains(self, url: str, name: str | None = None) -> bool:
-        """Return whether a path or URL is that of a file directly in this folder.
-
-        With `name`, of the file of this name.
-        """
+    def among(self, urls: Iterable[str]) -> dict[str, str]:
+        """Return the files directly in this folder that paths or URLs lead to: name to URL."""
         ...
 
     def subfolder(self, name: str) -> OutputFolder:
         """Return a subfolder, which need not exist. The lock of this folder covers it."""
         ...
 
-    def take(self, subfolder: OutputFolder, name: str) -> None:
+    def take(self, subfolder: str, name: str) -> None:
         """Move a file of a subfolder here, replacing a file of the same name."""
         ...
 
@@ -162,22 +166,15 @@ class _LocalFolder:
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
-    def contains(self, url: str, name: str | None = None) -> bool:
-        given = local_path(url)
-        if given is None:
-            return False
+    def among(self, urls: Iterable[str]) -> dict[str, str]:
         here = self.path.resolve()
-        # A link counts where it lies and where it leads.
-        return any(
-            path.parent == here and name in (None, path.name)
-            for path in (given.parent.resolve() / given.name, given.resolve())
-        )
+        return {path.name: url for url, path in real_paths(urls) if path.parent == here}
 
     def subfolder(self, name: str) -> OutputFolder:
         return _LocalFolder(self.path / name)
 
-    def take(self, subfolder: OutputFolder, name: str) -> None:
-        (Path(subfolder.name) / name).replace(self.path / name)
+    def take(self, subfolder: str, name: str) -> None:
+        (self.path / subfolder / name).replace(self.path / name)
 
     def rmdir(self) -> None:
         with suppress(OSError):
@@ -272,23 +269,24 @@ class _RemoteFolder:
 
         self._change(remove, f"cannot remove {self.name}/{name}")
 
-    def contains(self, url: str, name: str | None = None) -> bool:
-        protocols = self._files.protocol
-        protocol = url.rpartition("::")[2].partition("://")[0]
-        if protocol not in ([protocols] if isinstance(protocols, str) else protocols):
-            return False
-        parent, _, last = str(self._files._strip_protocol(url)).rpartition("/")
-        return parent == self._root and name in (None, last)
+    def among(self, urls: Iterable[str]) -> dict[str, str]:
+        own = self._files.protocol
+        protocols = (own,) if isinstance(own, str) else own
+        found = {}
+        for url in urls:
+            if url.rpartition("::")[2].partition("://")[0] in protocols:
+                parent, _, name = str(self._files._strip_protocol(url)).rpartition("/")
+                if parent == self._root:
+                    found[name] = url
+        return found
 
     def subfolder(self, name: str) -> OutputFolder:
         return _RemoteFolder(f"{self._url}/{name}")
 
-    def take(self, subfolder: OutputFolder, name: str) -> None:
-        old = f"{self._root}/{subfolder.name.rpartition('/')[2]}/{name}"
-
+    def take(self, subfolder: str, name: str) -> None:
         def move() -> None:
             with suppress(FileNotFoundError):  # moved by an attempt whose answer was lost
-                self._files.mv(old, self._at(name))
+                self._files.mv(self._at(f"{subfolder}/{name}"), self._at(name))
 
         self._change(move, f"cannot write {self.name}/{name}")
 

@@ -6,7 +6,6 @@ import io
 import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -28,20 +27,12 @@ PERMANENT = (
 CHECK_URL = "check the URL and your access to it"
 RUN_AGAIN = "check the connection and run the same command again"
 SECRETS = re.compile(r"(?<=://)[^/@\s]*@|\?[^\s'\")]*")
-LOCAL = "file://"
 T = TypeVar("T")
 
 
 def is_remote(url: str) -> bool:
     """Return whether `url` is opened by fsspec, not by the local file system."""
     return "://" in url
-
-
-def local_path(place: str) -> Path | None:
-    """Return the path of a place on a local disk, ``file://`` included; None for other URLs."""
-    if place.startswith(LOCAL):
-        return Path(place.removeprefix(LOCAL))
-    return None if is_remote(place) else Path(place)
 
 
 def redacted(text: str) -> str:

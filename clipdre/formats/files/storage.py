@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from clipdre.errors import InputError, OutputError
 from clipdre.formats.files.remote import RemoteFile, identify_remote, is_remote
 
 GZIP_MAGIC = b"\x1f\x8b"
+LOCAL = "file://"
 ESCAPED = re.compile(r"\\udc([89a-f][0-9a-f])")
 CHECK_PATH = "check the path and its permissions"
 TEMPORARY_PREFIX = ".unfinished-"
@@ -103,6 +104,28 @@ def unescaped_path(url: str) -> Path:
     if not ESCAPED.search(url) or path.exists():
         return path
     return Path(ESCAPED.sub(lambda found: chr(0xDC00 + int(found[1], 16)), url))
+
+
+def local_path(place: str) -> Path | None:
+    """Return the path of a place on a local disk, ``file://`` included; None for other URLs."""
+    if place.startswith(LOCAL):
+        return Path(place.removeprefix(LOCAL))
+    return None if is_remote(place) else unescaped_path(place)
+
+
+def real_paths(urls: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """Yield local URLs, each with where it lies and, if it is a link, also with where it leads."""
+    folders: dict[Path, Path] = {}
+    for url in urls:
+        path = local_path(url)
+        if path is None:
+            continue
+        if path.parent not in folders:  # shards share their folder
+            folders[path.parent] = path.parent.resolve()
+        path = folders[path.parent] / path.name
+        yield url, path
+        if path.is_symlink():
+            yield url, path.resolve()
 
 
 def identify(url: str) -> SourceIdentity:

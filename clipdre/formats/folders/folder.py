@@ -65,6 +65,12 @@ class ScoreFolder:
         # A run that was killed at its very start leaves nothing but a temporary file.
         return any(not path.name.startswith(TEMPORARY_PREFIX) for path in self.path.iterdir())
 
+    def clear(self) -> None:
+        """Remove a run, its manifest last; other files in the folder stay."""
+        for part in PARTS:
+            shutil.rmtree(self.path / part, ignore_errors=True)
+        (self.path / MANIFEST).unlink(missing_ok=True)
+
     @property
     def replacement(self) -> ScoreFolder:
         """Scores that are to replace these once they are complete."""

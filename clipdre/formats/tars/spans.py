@@ -33,8 +33,8 @@ from clipdre.formats.tars.tar import (
 
 BLOCK = 512
 RECORD = 20 * BLOCK
-# Offsets of the size, the type and the name's prefix in a header, and the size of the name field.
-SIZE, TYPE, PREFIX, NAME = slice(124, 135), 156, 345, 100
+# Offsets of the size, the type and the name's prefix in a header; lengths of a name and a size.
+SIZE, TYPE, PREFIX, NAME, DIGITS = 124, 156, 345, 100, 11
 REGULAR = ord("0")
 OCTAL = b"01234567"
 # Bytes per read, and the largest gap that is read through instead of sending another request.
@@ -202,12 +202,13 @@ def checked(span: memoryview, key: str, shard: str) -> memoryview:
     InputError
         If there is another header: the shard was replaced, although size and time of change agree.
     """
-    if _is_plain(span, key.encode() + b"."):
+    names, start = _plain_names(span), key.encode() + b"."
+    if names and all(name.startswith(start) for name in names):
         return span
     members = _members(span)
-    names = [printable(member.key) for member in members]
-    if set(names) != {key}:
-        there = next((repr(name) for name in names if name != key), "no tar header")
+    keys = [printable(member.key) for member in members]
+    if set(keys) != {key}:
+        there = next((repr(found) for found in keys if found != key), "no tar header")
         raise InputError(
             f"{shard} has changed since it was scored: where {key!r} was, there is {there}",
             SCORE_AGAIN,
@@ -218,38 +219,28 @@ def checked(span: memoryview, key: str, shard: str) -> memoryview:
 
 def member_suffixes(span: memoryview | bytes) -> set[str]:
     """Return the suffixes of a sample's members, in lower case."""
-    suffixes, at = set(), 0
-    try:
-        while at < len(span):
-            # Fast path: headers of regular files with short names.
-            if span[at + TYPE] != REGULAR or span[at + PREFIX]:
-                return {m.suffix for m in iter_members(io.BytesIO(span)) if isinstance(m, Member)}
-            name = bytes(span[at : at + NAME]).partition(b"\0")[0]
-            suffixes.add(split_name(name.decode("utf-8", "surrogateescape"))[1])
-            size = int(bytes(span[at : at + BLOCK][SIZE]), 8)
-            at += BLOCK + -(-size // BLOCK) * BLOCK
-    except (BrokenTarError, IndexError, ValueError):
-        pass  # what follows is not a header: nobody will read it as a member
-    return suffixes
+    names = _plain_names(span)
+    if names is None:
+        return {member.suffix for member in _members(span)}
+    return {split_name(name.decode("utf-8", "surrogateescape"))[1] for name in names}
 
 
-def _is_plain(span: memoryview, start: bytes) -> bool:
-    """Return whether all members are regular files whose headers begin with `start`.
+def _plain_names(span: memoryview | bytes) -> list[bytes] | None:
+    """Return the names of all members if they are regular files with short names, else None.
 
-    This is the fast path: it reads short names only, and is false if in doubt.
+    This is the fast path: it parses few fields of each header, and gives None if in doubt.
     """
-    at = 0
-    while at + BLOCK <= len(span) and len(start) < NAME:
-        header = span[at : at + BLOCK]
-        size = bytes(header[SIZE])
-        regular = header[TYPE] == REGULAR and not header[PREFIX]
-        if not regular or header[: len(start)] != start or size.strip(OCTAL):
-            return False
+    names, at = [], 0
+    while at + BLOCK <= len(span):
+        size = bytes(span[at + SIZE : at + SIZE + DIGITS])
+        if span[at + TYPE] != REGULAR or span[at + PREFIX] or size.strip(OCTAL):
+            return None
+        names.append(bytes(span[at : at + NAME]).partition(b"\0")[0])
         at += BLOCK - int(size, 8) // -BLOCK * BLOCK
-    return at == len(span) > 0
+    return names if at == len(span) else None
 
 
-def _members(span: memoryview) -> list[Member]:
+def _members(span: memoryview | bytes) -> list[Member]:
     """Return the members of a sample; none if the span is damaged."""
     try:
         found = list(iter_members(io.BytesIO(span)))

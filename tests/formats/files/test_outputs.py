@@ -1,3 +1,5 @@
+import os
+
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,6 +9,7 @@ from clipdre.errors import InputError, OutputError
 from clipdre.formats.files import remote
 from clipdre.formats.files.outputs import output_folder, parent_folder, read_json, write_json
 from clipdre.formats.files.parquet import save_table
+from clipdre.formats.tars.samples import printable
 
 LEFTOVER = ".unfinished-elsewhere-1-0123abcd-a.tar"
 TABLE = pa.table({"key": ["a", "b"], "score": [1.0, 2.0]})
@@ -110,19 +113,18 @@ class TestAnyFolder:
         place.put("a.txt", b"old")
         place.put("b.txt", b"mine")
         write_json(inner, "a.txt", {"new": 1})
-        place.folder.take(inner, "a.txt")
+        place.folder.take("new", "a.txt")
         inner.rmdir()
         assert read_json(place.folder, "a.txt") == {"new": 1}
         assert inner.names() == []
         assert place.folder.names() == ["a.txt", "b.txt"]
 
     def test_knows_its_own_files_by_path_or_url(self, place):
-        folder = place.folder
-        assert folder.contains(f"{place.url}/a.tar")
-        assert folder.contains(f"{place.url}/a.tar", "a.tar")
-        assert not folder.contains(f"{place.url}/a.tar", "b.tar")
-        for other in (f"{place.url}/deeper/a.tar", f"{place.url}2/a.tar", "a.tar", "s3://b/a.tar"):
-            assert not folder.contains(other)
+        url = place.url
+        assert place.folder.among([f"{url}/a.tar"]) == {"a.tar": f"{url}/a.tar"}
+        assert set(place.folder.among([f"{url}/b.tar", f"{url}/a.tar"])) == {"a.tar", "b.tar"}
+        others = [f"{url}/deeper/a.tar", f"{url}2/a.tar", "a.tar", "s3://b/a.tar"]
+        assert place.folder.among(others) == {}
 
     def test_parent_of_a_file(self, place):
         folder, name = parent_folder(f"{place.url}/a.txt")
@@ -161,10 +163,19 @@ class TestLocalFolder:
         (tmp_path / "b.tar").symlink_to(tmp_path / "pool" / "a.tar")
         folder = output_folder(tmp_path / "pool")
         for url in ("linked/a.tar", "b.tar", "pool/../pool/a.tar"):
-            assert folder.contains(f"{tmp_path}/{url}")
-            assert folder.contains(f"file://{tmp_path}/{url}")
-        assert output_folder(tmp_path / "linked").contains(f"{tmp_path}/pool/a.tar")
-        assert output_folder(tmp_path).contains(f"{tmp_path}/b.tar")
+            for full in (f"{tmp_path}/{url}", f"file://{tmp_path}/{url}"):
+                assert folder.among([full]) == {"a.tar": full}
+        assert set(output_folder(tmp_path / "linked").among([f"{tmp_path}/pool/a.tar"])) == {
+            "a.tar"
+        }
+        assert set(output_folder(tmp_path).among([f"{tmp_path}/b.tar"])) == {"b.tar"}
+
+    def test_knows_its_files_by_escaped_paths(self, tmp_path):
+        path = tmp_path / os.fsdecode(b"caf\xe9")
+        path.mkdir()
+        (path / "a.tar").write_text("x")
+        escaped = printable(str(path / "a.tar"))
+        assert output_folder(path).among([escaped]) == {"a.tar": escaped}
 
     def test_file_urls_are_folders_on_disk(self, tmp_path):
         write_json(output_folder(f"file://{tmp_path}/out"), "a.json", {"n": 1})
@@ -204,7 +215,7 @@ class TestRemoteFolder:
         [
             ("put_file", lambda folder: write_json(folder, "a.json", {}), "cannot write"),
             ("rm_file", lambda folder: folder.remove("a.json"), "cannot remove"),
-            ("mv", lambda folder: folder.take(folder.subfolder("b"), "a.json"), "cannot write"),
+            ("mv", lambda folder: folder.take("b", "a.json"), "cannot write"),
         ],
     )
     def test_failed_changes_are_output_errors(self, memory, monkeypatch, method, change, message):
