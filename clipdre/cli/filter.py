@@ -14,6 +14,7 @@ from clipdre.cli.terminal import given_options
 from clipdre.config import TIME_LIMIT, EmitConfig
 from clipdre.errors import UsageError
 from clipdre.only_with import NotWith, OnlyWith, check
+from clipdre.words import count
 
 if TYPE_CHECKING:
     from clipdre.selecting.select import Selection
@@ -129,7 +130,7 @@ def _settings(given: list[str]) -> dict[str, str | int | float]:
 
 def _note_selection(selection: Selection, dry_run: bool) -> None:
     """Print how many pairs are kept, and anything a curator would not expect."""
-    from clipdre.cli.terminal import count, note
+    from clipdre.cli.terminal import note
 
     share = len(selection) / max(1, selection.pool)
     verb = "would keep" if dry_run else "keeping"

@@ -13,7 +13,7 @@ from clipdre.core.allocation import fill_evenly
 from clipdre.core.reliability import TRUSTED
 from clipdre.errors import SelectionError, UnreliableEstimateWarning
 from clipdre.selecting.rules import Rule, Step
-from clipdre.sql.expressions import FILE, ROW, Expression, Kind
+from clipdre.sql.expressions import FILE, ROW, Expression, Kind, quoted
 from clipdre.sql.largest import largest
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet, seeded_hash
@@ -133,10 +133,15 @@ def _expressions(rule: Rule, n: int, step: Step) -> list[Expression]:
     """Return the user's expressions in a step, each to become a column."""
     kinds = {"where": Kind.CONDITION, "by": Kind.NUMBER, "balance": Kind.VALUE}
     return [
-        Expression(f"{name}_{n}", rule.name_of(n, name), text, kind)
+        Expression(_column(name, n), rule.name_of(n, name), text, kind)
         for name, kind in kinds.items()
         if (text := getattr(step, name)) is not None
     ]
+
+
+def _column(attribute: str, n: int) -> str:
+    """Return the column of a step's expression; a name that no other column has."""
+    return f"_ {attribute} {n}"
 
 
 @dataclass(frozen=True)
@@ -149,15 +154,15 @@ class _Runner:
 
     @property
     def where(self) -> str:
-        return f"where_{self.n}"
+        return quoted(_column("where", self.n))
 
     @property
     def group(self) -> str:
-        return f"balance_{self.n}"
+        return quoted(_column("balance", self.n))
 
     @property
     def by(self) -> str:
-        return f"by_{self.n}"
+        return quoted(_column("by", self.n))
 
     @property
     def value(self) -> str:

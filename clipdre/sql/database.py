@@ -16,9 +16,9 @@ import duckdb
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipdre.core.columns import closest
 from clipdre.errors import SelectionError
 from clipdre.sql.expressions import Expression
+from clipdre.words import closest
 
 MEMORY_LIMIT = "1GB"
 UNKNOWN_COLUMN = re.compile(r'column "([^"]+)" not found')

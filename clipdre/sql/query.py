@@ -80,7 +80,10 @@ class ScoreQuery(Database):
         ]
 
     def _create_views(self, scores: list[str], measured: list[list[str]]) -> None:
-        scanned = self.connection.read_parquet(scores)
+        # Files of embeddings made elsewhere need not have the same columns. Looking at all of them
+        # takes time, so this is done only then.
+        mixed = not self.manifest.has_tars
+        scanned = self.connection.read_parquet(scores, union_by_name=mixed)
         scanned.select(
             duckdb.StarExpression(), *(duckdb.ColumnExpression(name) for name in (FILE, ROW))
         ).create_view(SCORED)
