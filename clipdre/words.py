@@ -16,3 +16,10 @@ def closest(name: str, known: Sequence[str], most: int = 3) -> str:
     close = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
     close += [k for k in known if k not in close and (name in k or k in name)][: most - len(close)]
     return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of another library's error, or its type if it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

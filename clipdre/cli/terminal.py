@@ -74,7 +74,7 @@ def _options(command: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_control(character: str) -> bool:
-    return character != "\n" and unicodedata.category(character) in ("Cc", "Cf")
+    return character != "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs")
 
 
 class _Console(Console):

@@ -17,7 +17,7 @@ from clipdre.core.moments import Moments, mean_logit
 from clipdre.core.partition import RunningPartition, leave_out_own
 from clipdre.core.stratified import StratifiedPartition
 from clipdre.core.tiles import accumulate, logits_of, tile_partition
-from clipdre.formats.folders.embeddings import StoredPool, release, unit_rows
+from clipdre.formats.folders.embeddings import Half, StoredPool, release, unit_rows
 from clipdre.formats.folders.records import ReferenceRecord
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder
 
@@ -109,20 +109,24 @@ class Marginal:
         self._device = device
         self._pool = pool
         self._block_rows, self._tile_rows = BLOCKS[device.type]
-        self.moments: Moments = folder.moments(modality).to(device)
-        self._places = Places(np.asarray(folder.array(f"pool_hash_{modality}")))
+        self.moments: Moments = folder.moments(modality, record.embedding_dim).to(device)
+        self._places = Places(
+            np.asarray(folder.array(f"pool_hash_{modality}", np.uint64, record.pairs))
+        )
 
     @cached_property
     def cells(self) -> Cells:
         """Cells of a stratified reference."""
-        return self._folder.cells(self._modality).to(self._device)
+        dim = self._record.embedding_dim
+        return self._folder.cells(self._modality, dim).to(self._device)
 
     @cached_property
     def _bulk(self) -> Bulk | None:
         if not self._record.bulk:
             return None
-        vectors = np.asarray(self._folder.array(f"bulk_{self._modality}"))
-        hashes = np.asarray(self._folder.array("bulk_hash"))
+        bulk, dim = self._record.bulk, self._record.embedding_dim
+        vectors = np.asarray(self._folder.array(f"bulk_{self._modality}", np.float16, bulk, dim))
+        hashes = np.asarray(self._folder.array("bulk_hash", np.uint64, bulk))
         return Bulk(unit_rows(vectors, self._device), hashes, self._record.folds)
 
     @property
@@ -130,7 +134,8 @@ class Marginal:
         """Calibrated margin in nats; infinite if everything is near, None if nothing is."""
         if self._record.method == "exact":
             return math.inf
-        return self._record.near[self._modality].margin if self._record.near else None
+        near = self._record.near.get(self._modality)
+        return None if near is None else near.margin
 
     def partition(
         self,
@@ -180,10 +185,14 @@ class Marginal:
             assert self._pool is not None  # a sample holds no other vectors
             yield from self._pool.tiles(self._modality, self._tile_rows)
             return
-        vectors = self._folder.array(f"pool_{self._modality}")
+        vectors = self._vectors()
         for start in range(0, len(vectors), self._tile_rows):
             yield start, unit_rows(vectors[start : start + self._tile_rows], self._device)
         release(vectors)
+
+    def _vectors(self) -> Half:
+        shape = self._record.pairs, self._record.embedding_dim
+        return self._folder.array(f"pool_{self._modality}", np.float16, *shape)
 
     def _chosen(self, queries: Tensor, margin: float) -> Tensor:
         parts = torch.split(queries, self._block_rows)
@@ -191,7 +200,7 @@ class Marginal:
 
     def _near(self, queries: Tensor, own: Tensor, chosen: Tensor) -> RunningPartition:
         """Accumulate the members of the `chosen` cells, mask (n, c), cell by cell."""
-        vectors = self._folder.array(f"pool_{self._modality}")
+        vectors = self._vectors()
         near = RunningPartition.empty(len(queries), device=self._device)
         scaled = queries * self._record.logit_scale
         by_cell = chosen.T.contiguous()

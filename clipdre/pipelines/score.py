@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow.parquet as pq
 
 from clipdre import __version__
 from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig, RunConfig
@@ -25,7 +24,8 @@ from clipdre.errors import InputError, OutputError, ScoresError
 from clipdre.estimating.estimate import usable_reference
 from clipdre.estimating.jobs import EstimateWork, shard_ranges
 from clipdre.estimating.reference import build_reference
-from clipdre.formats.files.storage import exclusive, identify, real_paths, remove_unfinished
+from clipdre.formats.files.parquet import count_rows
+from clipdre.formats.files.storage import exclusive, identify, real, real_paths, remove_unfinished
 from clipdre.formats.folders.columns import column_folders
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
@@ -125,10 +125,10 @@ def _check_output(folder: ScoreFolder, urls: Sequence[str], config: EstimateConf
         raise OutputError(
             f"{folder.path} exists and is not a score folder{damaged}", "choose another `output`"
         )
-    here = folder.path.resolve()
+    here = real(folder.path)
     paths = {"the input": [path for _, path in real_paths(urls)]}
     if config.saved is not None:
-        paths["`reference`"] = [Path(config.saved).resolve()]
+        paths["`reference`"] = [real(Path(config.saved))]
     for what, found in paths.items():
         if any(path.is_relative_to(here) for path in found):
             raise OutputError(f"{what} is in `output` {folder.path}", "choose another `output`")
@@ -210,8 +210,7 @@ class _Stages:
         with Progress("encode", sum(shard.nbytes for shard in manifest.shards)) as progress:
             for n, (shard, own) in enumerate(zip(manifest.shards, files, strict=True)):
                 stamp = _encoding_stamp(manifest, shard)
-                same = stamp.items() <= own.stamp().items()
-                if same and not TRANSIENT & self.folder.failure_counts(shard.name).keys():
+                if _is_encoded(self.folder, shard, own, stamp):
                     done[n] = _recounted(self.folder, shard, own)
                     progress.advance(shard.nbytes)
                 else:
@@ -292,8 +291,8 @@ def _check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
 def _check_whole(folder: ScoreFolder, manifest: Manifest) -> None:
     """Check that rows and failures, as the files hold them, are the samples of each shard."""
     for shard in manifest.shards:
-        rows = pq.read_metadata(folder.scores(shard.name)).num_rows
-        failures = pq.read_metadata(folder.failures(shard.name)).num_rows
+        rows = count_rows(folder.scores(shard.name))
+        failures = count_rows(folder.failures(shard.name))
         if (rows, failures) != (shard.rows, sum(shard.failures.values())):
             raise ScoresError(
                 f"{shard.name}: its files hold {rows} rows and {failures} failures of "
@@ -367,6 +366,18 @@ def _identity(shard: ShardRecord) -> tuple[str, int, str]:
     return shard.name, shard.nbytes, shard.modified
 
 
+def _is_encoded(
+    folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles, stamp: dict[str, str]
+) -> bool:
+    """Whether a shard is encoded as planned; files that something damaged are written again."""
+    if not stamp.items() <= files.stamp().items() or not files.is_whole():
+        return False
+    try:
+        return not TRANSIENT & folder.failure_counts(shard.name).keys()
+    except ScoresError:
+        return False
+
+
 def _encoding_stamp(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
     """Return what decides a shard's embeddings, which its metadata file is stamped with."""
     decided_by = {
@@ -379,6 +390,6 @@ def _encoding_stamp(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
 
 
 def _recounted(folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles) -> ShardRecord:
-    rows = pq.read_metadata(files.metadata).num_rows
+    rows = count_rows(files.metadata)
     failures = folder.failure_counts(shard.name)
     return msgspec.structs.replace(shard, rows=rows, failures=failures, warnings=files.warnings())

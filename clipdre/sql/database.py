@@ -13,14 +13,20 @@ from itertools import count
 from typing import Any
 
 import duckdb
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipdre.errors import SelectionError
+from clipdre.errors import OutputError, ScoresError, SelectionError, UsageError
+from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.sql.expressions import Expression
-from clipdre.words import closest
+from clipdre.words import closest, one_line
 
 MEMORY_LIMIT = "1GB"
+# Errors of a query; those of a stream come through Arrow.
+FAILED = (duckdb.Error, pa.ArrowException, OSError)
+# Seconds until a query that goes on is interrupted again.
+AGAIN = 0.1
 UNKNOWN_COLUMN = re.compile(r'column "([^"]+)" not found')
 
 
@@ -38,6 +44,8 @@ class Database:
     """
 
     def __init__(self, files: Sequence[str], time_limit: float) -> None:
+        if not time_limit > 0:
+            raise UsageError(f"`time_limit` {time_limit:g} is no time", "use seconds above 0")
         self.time_limit = time_limit
         self.columns: list[str] = []
         self.connection = _contained(files)
@@ -65,7 +73,9 @@ class Database:
         """Return the columns of our own `sql`, whose result holds no nulls."""
         with self.guarded(expressions):
             found: dict[str, npt.NDArray[Any]] = self.connection.execute(sql).fetchnumpy()
-            return found
+        if any(isinstance(values, np.ma.MaskedArray) for values in found.values()):
+            raise ScoresError("the scores have rows without a key hash", SCORE_AGAIN)
+        return found
 
     def stream(self, sql: str, expressions: Sequence[Expression] = ()) -> Iterator[pa.RecordBatch]:
         """Yield batches of our own `sql`; no other query may run until the last one is read."""
@@ -88,26 +98,34 @@ class Database:
     @contextmanager
     def guarded(self, expressions: Sequence[Expression]) -> Iterator[None]:
         """Interrupt what takes too long; turn DuckDB's errors into one line with a cure."""
-        timer = threading.Timer(self.time_limit, self.connection.interrupt)
-        timer.daemon = True
-        timer.start()
+        done, late = threading.Event(), threading.Event()
+        watch = threading.Thread(target=self._interrupt, args=(done, late), daemon=True)
+        watch.start()
         try:
             yield
-        except duckdb.Error as error:
+        except FAILED as error:
             used = ", ".join(f"{e.option} {e.text!r}" for e in expressions) or "the selection"
-            reason, cure = self._explained(error)
+            reason, cure = self._explained(error, late.is_set())
             raise SelectionError(f"cannot use {used}: {reason}", cure) from error
         finally:
-            timer.cancel()
-            timer.join()  # a thread that outlives its query may meet the end of the interpreter
+            done.set()
+            watch.join()  # a thread that outlives its query may meet the end of the interpreter
 
-    def _explained(self, error: duckdb.Error) -> tuple[str, str]:
+    def _interrupt(self, done: threading.Event, late: threading.Event) -> None:
+        """Interrupt a query that is not done in time, until it ends: it may not have begun yet."""
+        wait = min(self.time_limit, threading.TIMEOUT_MAX)
+        while not done.wait(wait):
+            late.set()
+            self.connection.interrupt()
+            wait = AGAIN
+
+    def _explained(self, error: Exception, late: bool) -> tuple[str, str]:
         """Return the reason of an error, and the cure."""
-        if isinstance(error, duckdb.InterruptException):
+        if late:
             reason = f"it took longer than {self.time_limit:g} s"
             return reason, "simplify it, or raise `time_limit`"
-        reason = str(error).splitlines()[0]
-        if isinstance(error, duckdb.OutOfMemoryException):
+        reason = one_line(error)
+        if "Out of Memory" in reason:  # a stream's errors have Arrow's types
             return (
                 f"it needs more memory or temporary disk than available ({reason})",
                 "simplify it",
@@ -126,7 +144,11 @@ class Database:
 
 def _contained(files: Sequence[str]) -> duckdb.DuckDBPyConnection:
     """Open a database that may read `files` and nothing else, in bounded memory."""
-    spill = tempfile.mkdtemp(prefix="clipdre-")
+    try:
+        spill = tempfile.mkdtemp(prefix="clipdre-")
+    except OSError as error:
+        problem = f"cannot make a temporary folder ({one_line(error)})"
+        raise OutputError(problem, "set TMPDIR to a folder with space") from error
     connection = duckdb.connect(
         config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
     )

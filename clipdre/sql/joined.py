@@ -10,6 +10,7 @@ import duckdb
 from clipdre.errors import SelectionError
 from clipdre.sql.database import Database
 from clipdre.sql.expressions import quoted
+from clipdre.words import one_line
 
 # A joined file's rows are matched by the first of these that it has.
 KEYS = (("key_hash",), ("shard", "key"), ("uid",), ("key",))
@@ -40,7 +41,7 @@ def _join(
     try:
         database.connection.read_parquet(str(path)).create_view(view)
     except duckdb.Error as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         problem = f"cannot read {WITH} {path} as Parquet: {reason}"
         raise SelectionError(problem, "name a Parquet file") from error
     found = database.connection.view(view).columns

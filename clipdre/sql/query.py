@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from clipdre.config import TIME_LIMIT
 from clipdre.core.columns import Column
 from clipdre.core.scores import SCORES
 from clipdre.errors import ScoresError, SelectionError
+from clipdre.formats.files.parquet import SCORE_AGAIN
+from clipdre.formats.files.storage import real
 from clipdre.formats.folders.columns import ColumnFolder, column_folders, is_current
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -22,6 +25,7 @@ from clipdre.formats.folders.tables import SAMPLE_FIELDS
 from clipdre.sql.database import Database
 from clipdre.sql.expressions import FILE, POOL, ROW, SCORED, Expression, Kind, quoted
 from clipdre.sql.joined import join_files
+from clipdre.words import one_line
 
 NUMERIC = re.compile(r"^(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*|BOOLEAN)$")
 # These look at the whole pool, before any filter. A macro's parameters must not be named like a
@@ -35,6 +39,9 @@ CREATE MACRO zscore("_ x") AS (
 CREATE MACRO rank("_ x") AS (
     CASE WHEN NOT isnan("_ x"::DOUBLE) THEN count("_ x") OVER (ORDER BY "_ x") END);
 """
+WITH_MEASURED = "scored_and_measured"
+# Score files that are looked at together.
+THREADS = 8
 WINDOW = re.compile(r"\b(rank|over)\b", re.IGNORECASE)
 
 
@@ -61,15 +68,13 @@ class ScoreQuery(Database):
         time_limit: float = TIME_LIMIT,
     ) -> None:
         shards = [shard.name for shard in manifest.shards]
-        files = [folder.scores(shard).resolve() for shard in shards]
-        missing = next((file for file in files if not file.exists()), None)
-        if missing is not None:
-            raise ScoresError(f"{missing} is missing", "score again with `overwrite`")
+        with ThreadPoolExecutor(THREADS) as threads:
+            files = list(threads.map(folder.checked_scores, manifest.shards))
         self.folder, self.manifest = folder, manifest
-        self.joined = [path.resolve() for path in joined]
+        self.joined = [real(path) for path in joined]
         self._measured, self._stale = _measured(folder, manifest)
-        measured = [[str(c.file(shard).resolve()) for shard in shards] for c, _ in self._measured]
-        scores = [str(file) for file in files]
+        measured = [[str(real(c.file(shard))) for shard in shards] for c, _ in self._measured]
+        scores = [str(real(file)) for file in files]
         listed = [scores, *measured, map(str, self.joined)]
         super().__init__(list(chain.from_iterable(listed)), time_limit)
         self._create_views(scores, measured)
@@ -80,6 +85,16 @@ class ScoreQuery(Database):
         ]
 
     def _create_views(self, scores: list[str], measured: list[list[str]]) -> None:
+        try:
+            source = self._scored(scores, measured)
+        except duckdb.Error as error:
+            problem = f"cannot read the scores in {self.folder.path} ({one_line(error)})"
+            raise ScoresError(problem, SCORE_AGAIN) from error
+        source = join_files(self, source, self.joined)
+        self.connection.execute(f"CREATE VIEW {POOL} AS SELECT * FROM {source}")
+
+    def _scored(self, scores: list[str], measured: list[list[str]]) -> str:
+        """Create views of the scores, with the measured columns beside them; return the last."""
         # Files of embeddings made elsewhere need not have the same columns. Looking at all of them
         # takes time, so this is done only then.
         mixed = not self.manifest.has_tars
@@ -87,17 +102,14 @@ class ScoreQuery(Database):
         scanned.select(
             duckdb.StarExpression(), *(duckdb.ColumnExpression(name) for name in (FILE, ROW))
         ).create_view(SCORED)
-        source = SCORED
         if measured:
             views = []
             for n, files in enumerate(measured):
                 views.append(f"measured_{n}")
                 self.connection.read_parquet(files).create_view(views[-1])
-            source = "scored_and_measured"
             aligned = " POSITIONAL JOIN ".join([SCORED, *views])
-            self.connection.execute(f"CREATE VIEW {source} AS SELECT * FROM {aligned}")
-        source = join_files(self, source, self.joined)
-        self.connection.execute(f"CREATE VIEW {POOL} AS SELECT * FROM {source}")
+            self.connection.execute(f"CREATE VIEW {WITH_MEASURED} AS SELECT * FROM {aligned}")
+        return WITH_MEASURED if measured else SCORED
 
     def described(self) -> list[Column]:
         """Return all columns in order, with unit and meaning where they are known."""

@@ -77,7 +77,7 @@ def test_writes_what_each_method_needs(stored, config, files):
 def test_moments_are_those_of_the_pool(stored, config):
     folder, _ = stored.reference(config, f"files-{config.method.value}")
     for modality, vectors in stored.vectors.items():
-        moments = folder.moments(modality)
+        moments = folder.moments(modality, vectors.shape[1])
         assert moments.count == N
         np.testing.assert_allclose(moments.mean, vectors.mean(axis=0), atol=1e-6)
         covariance = np.cov(vectors.T, bias=True)

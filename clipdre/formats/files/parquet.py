@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipdre.formats.files.storage import committed
+from clipdre.errors import ScoresError
+from clipdre.formats.files.storage import committed, regular
+from clipdre.words import one_line
+
+# What reading a damaged file raises.
+UNREADABLE = (OSError, MemoryError, pa.ArrowException)
+SCORE_AGAIN = "score again with `overwrite`"
 
 
 def write_table(table: pa.Table, path: Path, stamp: Mapping[str, str] | None = None) -> None:
@@ -32,7 +39,28 @@ def save_table(table: pa.Table, path: Path, stamp: Mapping[str, str] | None = No
 def read_stamp(source: Path | BinaryIO) -> dict[str, str]:
     """Return the stamp of a Parquet file, empty if the file is missing or damaged."""
     try:
-        metadata = pq.read_schema(source).metadata or {}
-    except (OSError, pa.ArrowInvalid):
+        file = regular(source) if isinstance(source, Path) else source
+        metadata = pq.read_schema(file).metadata or {}
+        return {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}
+    except (*UNREADABLE, UnicodeDecodeError):
         return {}
-    return {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read columns of a Parquet file of a score folder; `ScoresError` if it is damaged."""
+    with _reading(path):
+        return pq.read_table(regular(path), columns=columns)
+
+
+def count_rows(path: Path) -> int:
+    """Return the number of rows of a file of a score folder; `ScoresError` if it is damaged."""
+    with _reading(path):
+        return int(pq.read_metadata(regular(path)).num_rows)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UNREADABLE as error:
+        raise ScoresError(f"cannot read {path} ({one_line(error)})", SCORE_AGAIN) from error

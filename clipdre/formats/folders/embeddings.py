@@ -13,14 +13,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from clipdre.core.density_ratio import unit
 from clipdre.core.modality import Modality
-from clipdre.formats.files.parquet import read_stamp, write_table
-from clipdre.formats.files.storage import committed
+from clipdre.errors import ScoresError
+from clipdre.formats.files.parquet import (
+    SCORE_AGAIN,
+    count_rows,
+    read_stamp,
+    read_table,
+    write_table,
+)
+from clipdre.formats.files.storage import committed, regular
 from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY
+from clipdre.words import one_line
 
 Half = npt.NDArray[np.float16]
 # clip-retrieval's names for the modalities.
@@ -47,6 +54,25 @@ class EmbeddingFiles:
         prefix = PREFIXES[modality]
         return self.folder / f"{prefix}_emb" / f"{prefix}_emb_{self._number}.npy"
 
+    def vectors(self, modality: Modality) -> Half:
+        """Map the unit vectors; `ScoresError` if they are damaged."""
+        path = self.array(modality)
+        try:
+            found = map_array(path)
+            if found.ndim != 2 or found.dtype != np.float16:
+                raise ValueError(f"it holds {found.dtype} of shape {found.shape}")
+        except (OSError, ValueError) as error:
+            raise ScoresError(f"cannot read {path} ({one_line(error)})", SCORE_AGAIN) from error
+        return found
+
+    def is_whole(self) -> bool:
+        """Whether all files can be read and have the same number of rows."""
+        try:
+            counts = {count_rows(self.metadata), *(len(self.vectors(m)) for m in Modality)}
+        except ScoresError:
+            return False
+        return len(counts) == 1
+
     @property
     def metadata(self) -> Path:
         """Path of the rows' sample columns; written last, it marks the shard as encoded."""
@@ -70,14 +96,14 @@ class EmbeddingFiles:
 
     def hashes(self) -> npt.NDArray[np.uint64]:
         """Return the key hashes of the shard's rows, shape (rows,)."""
-        hashes: npt.NDArray[np.uint64] = pq.read_table(self.metadata, columns=["key_hash"])[
+        hashes: npt.NDArray[np.uint64] = read_table(self.metadata, ["key_hash"])[
             "key_hash"
         ].to_numpy()
         return hashes
 
     def samples(self) -> pa.Table:
         """Return the sample columns of the shard's rows."""
-        table = pq.read_table(self.metadata)
+        table = read_table(self.metadata)
         names = ["key" if name == CLIP_RETRIEVAL_KEY else name for name in table.column_names]
         return table.rename_columns(names).replace_schema_metadata(None)
 
@@ -88,14 +114,21 @@ def embedding_files(folder: Path, count: int) -> list[EmbeddingFiles]:
 
 
 class StoredPool:
-    """All pairs of a run in shard order, read from disk when they are needed."""
+    """All pairs of a run in shard order, read from disk when they are needed.
+
+    Raises
+    ------
+    ScoresError
+        If a file is damaged, or the files do not belong together.
+    """
 
     def __init__(self, shards: Sequence[EmbeddingFiles]) -> None:
         self.shards = shards
-        self._arrays: dict[Modality, list[Half]] = {
-            modality: [map_array(shard.array(modality)) for shard in shards]
-            for modality in Modality
-        }
+        self._arrays = {m: [shard.vectors(m) for shard in shards] for m in Modality}
+        images, texts = ([array.shape for array in arrays] for arrays in self._arrays.values())
+        if images != texts or len({dim for _, dim in images}) != 1:
+            problem = f"the embeddings in {shards[0].folder} do not belong together"
+            raise ScoresError(problem, SCORE_AGAIN)
         self.starts = [0, *accumulate(len(array) for array in self._arrays[Modality.IMAGE])]
 
     def __len__(self) -> int:
@@ -144,10 +177,21 @@ class StoredPool:
 
 
 def map_array(path: Path) -> npt.NDArray[Any]:
-    """Map an array from disk; never unpickle."""
-    empty = path.stat().st_size <= NPY_HEADER_BYTES  # numpy cannot map an array without elements
-    array: npt.NDArray[Any] = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
-    return array
+    """Map an array from disk; never unpickle.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file cannot be opened, or does not hold an array.
+    """
+    size = regular(path).stat().st_size
+    empty = size <= NPY_HEADER_BYTES  # numpy cannot map an array without elements
+    try:
+        return np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)  # type: ignore[no-any-return]
+    except OSError:
+        raise
+    except Exception as error:  # damaged headers are parsed as Python literals
+        raise ValueError(one_line(error)) from error
 
 
 def release(array: npt.NDArray[Any]) -> None:
