@@ -27,6 +27,8 @@ MEMORY_LIMIT = "1GB"
 FAILED = (duckdb.Error, pa.ArrowException, OSError)
 # Seconds until a query that goes on is interrupted again.
 AGAIN = 0.1
+# Seconds after which one that still goes on is stuck.
+STUCK = 2.0
 UNKNOWN_COLUMN = re.compile(r'column "([^"]+)" not found')
 
 
@@ -113,11 +115,19 @@ class Database:
 
     def _interrupt(self, done: threading.Event, late: threading.Event) -> None:
         """Interrupt a query that is not done in time, until it ends: it may not have begun yet."""
-        wait = min(self.time_limit, threading.TIMEOUT_MAX)
+        wait, tries = min(self.time_limit, threading.TIMEOUT_MAX), 0
         while not done.wait(wait):
             late.set()
             self.connection.interrupt()
-            wait = AGAIN
+            wait, tries = AGAIN, tries + 1
+            if tries * AGAIN > STUCK:
+                self.stuck()
+
+    def stuck(self) -> None:
+        """React to a query that goes on after interrupts, as it may within one call of a function.
+
+        Does nothing here: Python users have to wait for it.
+        """
 
     def _explained(self, error: Exception, late: bool) -> tuple[str, str]:
         """Return the reason of an error, and the cure."""

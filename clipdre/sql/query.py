@@ -22,6 +22,7 @@ from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord
 from clipdre.formats.folders.tables import SAMPLE_FIELDS
+from clipdre.sql.allowed import check_allowed
 from clipdre.sql.database import Database
 from clipdre.sql.expressions import FILE, POOL, ROW, SCORED, Expression, Kind, quoted
 from clipdre.sql.joined import join_files
@@ -48,9 +49,10 @@ WINDOW = re.compile(r"\b(rank|over)\b", re.IGNORECASE)
 class ScoreQuery(Database):
     """A score folder as one table; users' expressions are contained.
 
-    An expression is parsed as one (no statement can follow it), reads only the score folder's files
-    and the joined ones, changes no setting, and ends after `time_limit` seconds. Measured columns
-    lie row for row beside the scores and are joined by position.
+    An expression is parsed as one (no statement can follow it), consists of what
+    `clipdre.sql.allowed` lists, reads only the score folder's files and the joined ones, changes no
+    setting, and is interrupted after `time_limit` seconds. Measured columns lie row for row beside
+    the scores and are joined by position.
 
     Parameters
     ----------
@@ -143,6 +145,9 @@ class ScoreQuery(Database):
 
     def _expression(self, pool: Any, expression: Expression) -> Any:
         with self.guarded([expression]):
+            sql = f"SELECT {expression.text}"
+            ((tree,),) = self.connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()
+            check_allowed(expression, tree)
             column = duckdb.SQLExpression(expression.text)
             kind = str(pool.select(duckdb.ColumnExpression(ROW), column).types[1])
         wrong = (expression.kind is Kind.CONDITION and kind != "BOOLEAN") or (
