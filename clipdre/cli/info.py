@@ -63,5 +63,6 @@ def _machine(found: Summary) -> dict[str, Any]:
         "quantiles": found.quantiles,
         "mean_log_ratio": found.mean_log_ratio,
         "least_reliable": {"column": name, "reliability": reliability},
+        "warnings": found.caveats,
         "columns": [asdict(column) for column in found.columns],
     }

@@ -76,6 +76,7 @@ def _machine(found: ReferenceCheck) -> dict[str, Any]:
         "cost": found.cost,
         "columns": columns,
         "advice": found.advice,
+        "warnings": found.caveats,
     }
 
 
@@ -122,6 +123,8 @@ def _show(found: ReferenceCheck) -> None:
     log_n = math.log(max(record.pairs - 1, 1))
     note(f"log N = {log_n:.2f} nats: the largest KL in this pool", stdout=True)
     note(as_options(found.advice, None), stdout=True)
+    for text in found.caveats:
+        note(f"warning: {text}", stdout=True)
 
 
 def _number(value: float | None) -> str:

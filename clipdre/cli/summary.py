@@ -38,7 +38,7 @@ def show_summary(found: Summary, folder: Path, *, stdout: bool = False) -> None:
         f"reference of {count(found.reference.pairs, 'pair')})",
         stdout=stdout,
     )
-    for line in _reliability(found, folder):
+    for line in (*_reliability(found, folder), *(f"warning: {text}" for text in found.caveats)):
         note(line, stdout=stdout)
     if failed:
         note(f"reasons for each failed sample: {folder}/failures/", stdout=stdout)

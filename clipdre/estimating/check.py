@@ -15,6 +15,7 @@ from clipdre.core.pairs import Pairs
 from clipdre.core.reliability import TRUSTED
 from clipdre.core.scores import ERROR_COLUMNS, SE, score_columns
 from clipdre.errors import ScoresError
+from clipdre.estimating.caveats import caveats, saturated_share
 from clipdre.estimating.estimate import Estimator
 from clipdre.estimating.marginal import Bulk, Marginal, Reading
 from clipdre.estimating.reference import MARGINS, bulk_rows
@@ -24,7 +25,7 @@ from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ReferenceRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.sql.query import ScoreQuery
-from clipdre.sql.statistics import errors, share
+from clipdre.sql.statistics import errors
 
 CHECKED = 256
 COLUMNS = tuple(name.removesuffix(SE) for name in ERROR_COLUMNS)
@@ -68,6 +69,8 @@ class ReferenceCheck:
     ----------
     cost : float
         Counterparts evaluated per query, as a share of the pool.
+    caveats : list of str
+        Warnings about the scores, exact or not.
     checked : dict
         Column to (exact, estimated) arrays on the checked rows; empty without embeddings.
     """
@@ -77,6 +80,7 @@ class ReferenceCheck:
     cost: float
     columns: list[ColumnCheck]
     advice: str
+    caveats: list[str]
     checked: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
 
 
@@ -97,6 +101,7 @@ def check_reference(folder: ScoreFolder, manifest: Manifest) -> ReferenceCheck:
         cost=_cost(record),
         columns=columns,
         advice=_advice(record, columns),
+        caveats=caveats(query, record),
         checked={n: (measured["exact"][n], measured["now"][n]) for n in COLUMNS if measured},
     )
 
@@ -106,7 +111,7 @@ def _column(
 ) -> ColumnCheck:
     saturated = None
     if name.startswith("kl_"):
-        saturated = share(query, f"{name} > {math.log(max(pairs - 1, 1)) - 1}")
+        saturated = saturated_share(query, name, pairs)
     rmse: dict[str, float | None] = {}
     for way in ("now", "near", "bulk"):
         error = measured[way][name] - measured["exact"][name] if way in measured else None

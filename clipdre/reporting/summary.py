@@ -9,6 +9,7 @@ from clipdre.config import ReferenceMethod
 from clipdre.core.columns import Column
 from clipdre.core.scores import ERROR_COLUMNS, MAIN_COLUMNS, SE
 from clipdre.errors import ScoresError
+from clipdre.estimating.caveats import caveats
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ReferenceRecord
@@ -36,6 +37,8 @@ class Summary:
         The main column with the largest error of the reference, and its reliability.
     columns : list of Column
         All columns of the folder, measured ones included.
+    caveats : list of str
+        Warnings about the scores.
     """
 
     manifest: Manifest
@@ -45,6 +48,7 @@ class Summary:
     mean_log_ratio: float
     least_reliable: tuple[str, float]
     columns: list[Column]
+    caveats: list[str]
 
     @property
     def is_exact(self) -> bool:
@@ -74,4 +78,5 @@ def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
         mean_log_ratio=statistics.mean(query, "log_ratio"),
         least_reliable=(worst, reliability[worst]),
         columns=query.described(),
+        caveats=caveats(query, manifest.reference),
     )

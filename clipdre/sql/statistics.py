@@ -48,6 +48,19 @@ def mean(query: ScoreQuery, column: str) -> float:
     return float(_one(query, f"avg({column}::DOUBLE)"))
 
 
+def signs(query: ScoreQuery, column: str) -> tuple[float, float, int, float]:
+    """Return mean, standard deviation, number of values, and share of positive ones.
+
+    Only finite values count; without any, all four are 0.
+    """
+    value = f"{column}::DOUBLE"
+    ((mean, spread, rows, positive),) = query.fetchall(
+        f"SELECT avg({value}), stddev_pop({value}), count(*), avg(({value} > 0)::INT) "
+        f"FROM {SCORED} WHERE isfinite({value})"
+    )
+    return mean or 0.0, spread or 0.0, int(rows), positive or 0.0
+
+
 def share(query: ScoreQuery, condition: str) -> float:
     """Return the share of rows for which our own `condition` is true."""
     return float(_one(query, f"avg(CAST(({condition}) AS INT))"))
