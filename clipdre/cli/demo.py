@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipdre.cli.common_options import no_stream
+
 if TYPE_CHECKING:
     from clipdre.demo import DemoReport
 
@@ -18,7 +20,11 @@ PLOT = "estimated-against-true.png"
 def demo(
     folder: Annotated[
         Path,
-        typer.Argument(help="New folder for the pools, scores and subset.", metavar="FOLDER"),
+        typer.Argument(
+            help="New folder for the pools, scores and subset.",
+            metavar="FOLDER",
+            callback=no_stream,
+        ),
     ],
     pairs: Annotated[
         int, typer.Option(min=500, help="Pairs in the noisy pool.", metavar="N")

@@ -183,7 +183,7 @@ class _Checked:
         record = self.estimator.record
         yield "exact", self._pairs(dict.fromkeys(Modality, Reading(margin=math.inf)))
         yield "now", self._pairs()
-        if record.method == "exact":
+        if record.method == "exact" or not record.folds:
             return
         if record.method == "stratified":
             yield "near", self._pairs({m: Reading(margin=self._doubled(m)) for m in Modality})
