@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdre.cli.common_options import no_stream
+from clipdre.words import count
 
 if TYPE_CHECKING:
     from clipdre.demo import DemoReport
@@ -88,7 +89,7 @@ def _print_report(report: DemoReport) -> None:
         "can detect; pure: share of clean pairs and copies among the kept; nats: mean true log "
         "ratio of the kept."
     )
-    note(f"{failed} planted files are not images: see {folder}/scores-pool/failures/ for reasons.")
+    note(f"not images: {count(failed, 'planted file')}; see {folder}/scores-pool/failures/.")
     note(
         f"The pools and scores are in {folder}, the kept shards in {folder}/subset. "
         f"A picture of the first table is in {folder}/{PLOT}."

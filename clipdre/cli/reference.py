@@ -109,7 +109,11 @@ def _show(found: ReferenceCheck) -> None:
             f"query and carries {near.mass:.2%} of its mass (on held-out queries)",
             stdout=True,
         )
-    bulk = f"; bulk: {record.bulk:,} pairs in {record.folds} folds" if record.bulk else ""
+    bulk = (
+        f"; bulk: {count(record.bulk, 'pair')} in {count(record.folds, 'fold')}"
+        if record.bulk
+        else ""
+    )
     note(f"cost: {found.cost:.1%} of the products that an exact reference takes{bulk}", stdout=True)
     log_n = math.log(max(record.pairs - 1, 1))
     note(f"log N = {log_n:.2f} nats: the largest KL in this pool", stdout=True)

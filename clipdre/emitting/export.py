@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 from clipdre.config import SubsetFormat
 from clipdre.emitting.subset import Subset
-from clipdre.emitting.tars import sample_bytes, unique_keys, write_tar
+from clipdre.emitting.tars import keys_of, sample_bytes, unique_keys, write_tar
 from clipdre.formats.uids import DIGITS, UID, UidFile
 from clipdre.sql.expressions import FILE, ROW
+from clipdre.words import count
 
 KEY_SEPARATOR = "/"
 HAS_UID = f"coalesce(regexp_matches(uid, '{UID}'), false)"
@@ -25,7 +26,7 @@ HAS_UID = f"coalesce(regexp_matches(uid, '{UID}'), false)"
 def write_keys(subset: Subset, out: BinaryIO) -> None:
     """Write one ``shard/key`` per line, since keys may repeat across shards."""
     for batch in subset.batches(["shard", "key"]):
-        pairs = zip(batch["shard"].to_pylist(), batch["key"].to_pylist(), strict=True)
+        pairs = zip(batch["shard"].to_pylist(), keys_of(batch), strict=True)
         out.write("".join(f"{shard}{KEY_SEPARATOR}{key}\n" for shard, key in pairs).encode())
 
 
@@ -39,8 +40,8 @@ def write_uids(subset: Subset, out: BinaryIO) -> None:
             f"SELECT shard, key FROM {{rows}} WHERE NOT {HAS_UID} ORDER BY key_hash LIMIT 1"
         )
         warnings.warn(
-            f"{file.without:,} of the {len(subset.selection):,} kept samples have no uid of up to "
-            f"{DIGITS} hex digits (for instance {shard}{KEY_SEPARATOR}{key}) and are left out",
+            f"{file.without:,} of {count(len(subset.selection), 'kept sample')} have no uid of up "
+            f"to {DIGITS} hex digits (for instance {shard}{KEY_SEPARATOR}{key}) and are left out",
             stacklevel=2,
         )
     file.write(out)

@@ -24,6 +24,7 @@ from clipdre.formats.folders.embeddings import StoredPool
 from clipdre.formats.folders.records import ModelRecord, NearRecord, ReferenceRecord
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder
 from clipdre.progress import Progress
+from clipdre.words import count as counted
 
 EXACT_UP_TO = 32_768
 TILE_ROWS = 2048
@@ -75,7 +76,7 @@ def build_reference(
 def _method(pairs: int, config: EstimateConfig) -> ReferenceMethod:
     if pairs < 2:
         raise InputError(
-            f"the shards hold {pairs} usable pair(s), and a ratio compares a pair with others",
+            f"the shards hold {counted(pairs, 'usable pair')}, and a ratio compares it with others",
             "see failures/ in the output folder, or score more shards together",
         )
     if config.method is not ReferenceMethod.AUTO:
@@ -93,7 +94,7 @@ def _planned(
         bulk = drawn // FOLDS * FOLDS
         if bulk < 2 * FOLDS:
             raise InputError(
-                f"`bulk` {config.bulk} of {pairs} pairs is too small for {FOLDS} folds of two",
+                f"`bulk` {config.bulk} of {pairs:,} is too small for {FOLDS} folds of two",
                 f"use `bulk` {2 * FOLDS} or more, or `reference` exact",
             )
     neighbors = min(config.neighbors, pairs) if method is ReferenceMethod.STRATIFIED else 0

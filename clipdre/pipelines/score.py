@@ -41,6 +41,7 @@ from clipdre.formats.tars.samples import Reason
 from clipdre.formats.tars.shards import shard_name
 from clipdre.models.load import load_encoder, usable_device, usable_devices
 from clipdre.progress import Progress
+from clipdre.words import changed, count
 
 # Subfolders that a run writes into.
 WRITTEN = ("scores", "failures", "reference", "embeddings/*")
@@ -273,8 +274,8 @@ def _warn_of_shards(manifest: Manifest) -> None:
     for name, text in warned[:WARNED]:
         warnings.warn(f"shard {name}: {text}", stacklevel=2)
     if len(warned) > WARNED:
-        more = f"{len(warned) - WARNED:,} more warnings about shards are in the manifest"
-        warnings.warn(more, stacklevel=2)
+        more = count(len(warned) - WARNED, "more warning")
+        warnings.warn(f"the manifest has {more} about shards", stacklevel=2)
 
 
 def _check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
@@ -282,8 +283,8 @@ def _check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
     bad = manifest.samples - manifest.rows
     if bad > most * manifest.samples:
         raise InputError(
-            f"{bad:,} of {manifest.samples:,} samples failed ({bad / manifest.samples:.1%}), more "
-            f"than `max_bad_fraction` {most:g}",
+            f"{bad:,} of {count(manifest.samples, 'sample')} failed "
+            f"({bad / manifest.samples:.1%}), more than `max_bad_fraction` {most:g}",
             f"see {folder.path}/failures for the reasons, or raise it to continue",
         )
 
@@ -295,8 +296,9 @@ def _check_whole(folder: ScoreFolder, manifest: Manifest) -> None:
         failures = count_rows(folder.failures(shard.name))
         if (rows, failures) != (shard.rows, sum(shard.failures.values())):
             raise ScoresError(
-                f"{shard.name}: its files hold {rows} rows and {failures} failures of "
-                f"{shard.samples} samples, so something else wrote to {folder.path}",
+                f"{shard.name}: its files hold {count(rows, 'row')} and "
+                f"{count(failures, 'failure')} of {count(shard.samples, 'sample')}, "
+                f"so something else wrote to {folder.path}",
                 "pass `overwrite`",
             )
 
@@ -309,7 +311,7 @@ def _check_saved(config: EstimateConfig, model: ModelRecord) -> None:
     usable_reference(ScoreFolder(Path(config.saved)).reference, model)
     difference = saved.redefined(model)
     if difference is None and not saved.fingerprint and saved.name != model.name:
-        difference = f"name ({saved.name} then, {model.name} now)"
+        difference = f"name ({changed(saved.name, model.name)})"
     if difference is not None:
         raise ScoresError(
             f"{config.saved} was made with the same weights, but its model differs in {difference}",
@@ -332,10 +334,11 @@ def _same_run(folder: ScoreFolder, planned: Manifest) -> Manifest | None:
     redefined = found.model.redefined(planned.model)
     differences = [f"model {redefined}"] if redefined else []
     differences += [
-        f"{name} ({before} then, {now} now)"
+        f"{name} ({changed(before, now)})"
         for name, before, now in _compared(found, planned)
         if before != now
     ]
+    differences += _changed_shards(found.shards, planned.shards)
     if differences:
         raise ScoresError(
             f"{folder.path} holds a run that differs in {'; '.join(differences[:3])}",
@@ -358,8 +361,16 @@ def _compared(found: Manifest, planned: Manifest) -> Iterator[tuple[str, object,
         for name, value in settings.items():
             yield f"{stage} {name}", found.settings.get(stage, {}).get(name), value
     yield "number of shards", len(found.shards), len(planned.shards)
-    for before, now in zip(found.shards, planned.shards, strict=False):
-        yield f"shard {now.name}", _identity(before), _identity(now)
+
+
+def _changed_shards(found: Sequence[ShardRecord], planned: Sequence[ShardRecord]) -> Iterator[str]:
+    for n, (before, now) in enumerate(zip(found, planned, strict=False), start=1):
+        if before.name != now.name:
+            yield f"shard {n} ({changed(before.name, now.name)})"
+        elif before.nbytes != now.nbytes:
+            yield f"shard {now.name} ({count(before.nbytes, 'byte')} then, {now.nbytes:,} now)"
+        elif before.modified != now.modified:
+            yield f"shard {now.name} (same size, another time of change)"
 
 
 def _identity(shard: ShardRecord) -> tuple[str, int, str]:

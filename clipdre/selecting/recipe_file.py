@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from clipdre.errors import SelectionError, UsageError
 from clipdre.formats.files.storage import regular
 from clipdre.only_with import OnlyWith, check
 from clipdre.selecting.rules import AMOUNTS, Step
-from clipdre.words import one_line
+from clipdre.words import closest, one_line
 
 TEXTS, LISTS = ("title", "source"), ("expects", "models", "scales")
 FIELDS = (*TEXTS, *LISTS, "options", "steps")
@@ -81,8 +80,7 @@ def check_known(name: str, known: Sequence[str], place: str, what: str) -> None:
     """Raise `SelectionError`, with a suggestion, unless `name` is one of `known`."""
     if name in known:
         return
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    cure = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known) or 'none'}"
+    cure = closest(name, known) or f"choose from {', '.join(known) or 'none'}"
     raise SelectionError(f"{place} has no {what} {name!r}", cure)
 
 

@@ -10,7 +10,7 @@ import duckdb
 from clipdre.errors import SelectionError
 from clipdre.sql.database import Database
 from clipdre.sql.expressions import quoted
-from clipdre.words import one_line
+from clipdre.words import count, one_line
 
 # A joined file's rows are matched by the first of these that it has.
 KEYS = (("key_hash",), ("shard", "key"), ("uid",), ("key",))
@@ -56,7 +56,7 @@ def _join(
     )
     if repeated:
         raise SelectionError(
-            f"{WITH} {path} names {repeated:,} rows more than once by {' and '.join(keys)}",
+            f"{WITH} {path} names {count(repeated, 'row')} more than once by {' and '.join(keys)}",
             "keep one row for each",
         )
     new = {name: name if name.lower() not in seen else f"{path.stem}_{name}" for name in found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,21 +32,23 @@ class ErrorStatistics:
 def errors(query: ScoreQuery, column: str) -> ErrorStatistics:
     """Summarise a score column and its ``_se``, out of core."""
     value, se = f"{column}::DOUBLE", f"{column}_se::DOUBLE"
-    ((mean, spread, mean_se, mean_square),) = query.fetchall(
+    found = query.fetchall(
         f"SELECT avg({value}), stddev_pop({value}), avg({se}), avg({se} * {se}) FROM {SCORED}"
     )
-    reliability = 1 - mean_square / spread**2 if spread > 0 else float("nan")
+    mean, spread, mean_se, mean_square = map(_number, found[0])
+    reliability = 1 - mean_square / spread**2 if spread > 0 else math.nan
     return ErrorStatistics(mean, spread, mean_se, reliability)
 
 
 def quantiles(query: ScoreQuery, column: str, probabilities: Sequence[float]) -> list[float]:
     """Return quantiles of a score column."""
-    return [float(v) for v in _one(query, f"quantile_cont({column}, {list(probabilities)})")]
+    found = _one(query, f"quantile_cont({column}, {list(probabilities)})")
+    return [math.nan] * len(probabilities) if found is None else [float(v) for v in found]
 
 
 def mean(query: ScoreQuery, column: str) -> float:
     """Return the mean of a score column."""
-    return float(_one(query, f"avg({column}::DOUBLE)"))
+    return _number(_one(query, f"avg({column}::DOUBLE)"))
 
 
 def signs(query: ScoreQuery, column: str) -> tuple[float, float, int, float]:
@@ -63,7 +66,12 @@ def signs(query: ScoreQuery, column: str) -> tuple[float, float, int, float]:
 
 def share(query: ScoreQuery, condition: str) -> float:
     """Return the share of rows for which our own `condition` is true."""
-    return float(_one(query, f"avg(CAST(({condition}) AS INT))"))
+    return _number(_one(query, f"avg(CAST(({condition}) AS INT))"))
+
+
+def _number(value: float | None) -> float:
+    """Return NaN for null: there are no values."""
+    return math.nan if value is None else float(value)
 
 
 def _one(query: ScoreQuery, expression: str) -> Any:

@@ -227,7 +227,7 @@ class TestChoice:
 def test_a_pool_without_counterparts_is_refused(tmp_path, pairs):
     images, texts = clustered_pool(seed=0, n=pairs, d=D, noise=0.5)
     small = store(tmp_path, images, texts, (pairs,))
-    with pytest.raises(InputError, match=rf"the shards hold {pairs} usable pair\(s\)") as caught:
+    with pytest.raises(InputError, match=rf"the shards hold {pairs} usable pair") as caught:
         small.reference(EXACT, "one")
     assert "score more shards together" in caught.value.cure
     assert not (tmp_path / "one").exists()
@@ -247,9 +247,7 @@ def test_a_bulk_needs_two_members_per_fold(tmp_path, method, pairs, bulk, enough
         return
     with pytest.raises(InputError) as caught:
         small.reference(config, "s")
-    assert (
-        caught.value.problem == f"`bulk` {bulk} of {pairs} pairs is too small for 16 folds of two"
-    )
+    assert caught.value.problem == f"`bulk` {bulk} of {pairs} is too small for 16 folds of two"
     assert caught.value.cure == "use `bulk` 32 or more, or `reference` exact"
 
 

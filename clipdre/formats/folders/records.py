@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from clipdre.core.modality import Modality
+from clipdre.words import changed
 
 T = TypeVar("T", bound="Record")
 # Sizes and numbers of rows; the limit keeps sums of them within 64 bits.
@@ -77,7 +78,7 @@ class ModelRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
         for name in ("preprocessing", "activation"):
             before, after = getattr(self, name), getattr(now, name)
             if before != after:
-                return f"{name} ({before or 'as defined'} then, {after or 'as defined'} now)"
+                return f"{name} ({changed(before or 'as defined', after or 'as defined')})"
         if not same_fingerprint(self.fingerprint, now.fingerprint):
             return (
                 "definition (the same weights gave other vectors for the same images or captions)"

@@ -30,6 +30,7 @@ from clipdre.formats.tars.tar import (
     iter_members,
     split_name,
 )
+from clipdre.words import count
 
 BLOCK = 512
 RECORD = 20 * BLOCK
@@ -77,7 +78,7 @@ class Source:
         """
         now = identify(self.url)
         if now != SourceIdentity(self.nbytes, self.modified or now.modified):
-            sizes = f"{self.nbytes} bytes then, {now.nbytes} now"
+            sizes = f"{count(self.nbytes, 'byte')} then, {now.nbytes:,} now"
             difference = sizes if now.nbytes != self.nbytes else "same size, another time of change"
             raise InputError(
                 f"{redacted(self.url)} has changed since it was scored ({difference})", SCORE_AGAIN
@@ -153,7 +154,7 @@ def _check(spans: Sequence[Span], size: int | None, name: str) -> None:
     reached = 0
     for offset, nbytes in spans:
         known = offset is not None and nbytes is not None
-        if not known or offset < reached or not 0 <= nbytes <= LARGEST:
+        if not known or offset < reached or not 1 <= nbytes <= LARGEST:
             raise InputError(f"the scores do not say where the samples of {name} are", SCORE_AGAIN)
         reached = offset + nbytes
         if size is not None and reached > size:
