@@ -14,6 +14,7 @@ from clipdre.errors import OutputError
 from clipdre.formats.files.remote import is_remote
 from clipdre.formats.files.storage import real
 from clipdre.formats.folders.records import builtins
+from clipdre.formats.folders.sources import source_of
 from clipdre.formats.tars.spans import Source
 from clipdre.selecting.select import Selection
 from clipdre.sql.expressions import FILE
@@ -61,6 +62,8 @@ class Subset:
         ------
         OutputError
             If the scores were made from embeddings, without tars.
+        InputError
+            If the tar is where a stranger's score folder must not lead.
         """
         record = self.manifest.shards[index]
         if record.name in self._moved:
@@ -70,7 +73,7 @@ class Subset:
                 "these scores were made from embeddings, so there are no tars to copy samples from",
                 "set `format` to uids, keys or parquet, or pass the tars as `shards`",
             )
-        return Source(record.url, record.nbytes, record.modified)
+        return source_of(record)
 
     def inputs(self) -> Iterator[str]:
         """Yield the paths and URLs of all that the selection was made from, and may be again."""

@@ -14,8 +14,9 @@ from clipdre.emitting.export import WRITERS
 from clipdre.emitting.place import check_file
 from clipdre.emitting.relocate import relocated
 from clipdre.emitting.subset import Subset
-from clipdre.errors import OutputError, UsageError
+from clipdre.errors import OutputError, ScoresError, UsageError
 from clipdre.formats.files.outputs import parent_folder
+from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.files.remote import redacted
 from clipdre.only_with import NotWith, OnlyWith, Pairing, check
 from clipdre.selecting.select import Selection
@@ -130,6 +131,10 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
     if not len(selection):
         raise OutputError("nothing is kept, so there is nothing to write", "loosen the selection")
     tars = kind is SubsetFormat.TAR
+    needed = ("shard", "key", *(("offset", "nbytes") if tars else ()))
+    if lacking := [name for name in needed if name not in selection.query.columns]:
+        problem = f"the scores in {selection.query.folder.path} lack {', '.join(lacking)}"
+        raise ScoresError(problem, SCORE_AGAIN)
     to_file = stream is None and (not tars or is_one_tar(place, kind))
     if to_file:
         check_file([*Subset(selection).inputs(), *(shards or ())], place, overwrite)

@@ -19,9 +19,10 @@ from clipdre.formats.files.parquet import SCORE_AGAIN, read_table
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.sources import source_of
 from clipdre.formats.tars.samples import Sample
 from clipdre.formats.tars.shards import iter_samples
-from clipdre.formats.tars.spans import Source, checked
+from clipdre.formats.tars.spans import checked
 from clipdre.models.encoder import Encoder
 from clipdre.models.load import load_encoder
 
@@ -136,7 +137,7 @@ class StoredRows:
             shard = manifest.shards[index]
             keys = table["key"].to_pylist()
             spans = list(zip(table["offset"].to_pylist(), table["nbytes"].to_pylist(), strict=True))
-            with Source(shard.url, shard.nbytes, shard.modified).opened() as source:
+            with source_of(shard).opened() as source:
                 for key, span in zip(keys, source.read(spans), strict=True):
                     found = iter_samples(
                         io.BytesIO(checked(span, key, source.name)), manifest.reading

@@ -41,6 +41,11 @@ CREATE MACRO rank("_ x") AS (
     CASE WHEN NOT isnan("_ x"::DOUBLE) THEN count("_ x") OVER (ORDER BY "_ x") END);
 """
 WITH_MEASURED = "scored_and_measured"
+# DuckDB's types of the sample columns that other code relies on.
+TYPES = {
+    **dict.fromkeys(("key", "uid", "shard", "caption"), "VARCHAR"),
+    **dict.fromkeys(("offset", "nbytes"), "BIGINT"),
+}
 # Score files that are looked at together.
 THREADS = 8
 WINDOW = re.compile(r"\b(rank|over)\b", re.IGNORECASE)
@@ -92,6 +97,7 @@ class ScoreQuery(Database):
         except duckdb.Error as error:
             problem = f"cannot read the scores in {self.folder.path} ({one_line(error)})"
             raise ScoresError(problem, SCORE_AGAIN) from error
+        self._check_types()
         source = join_files(self, source, self.joined)
         self.connection.execute(f"CREATE VIEW {POOL} AS SELECT * FROM {source}")
 
@@ -112,6 +118,14 @@ class ScoreQuery(Database):
             aligned = " POSITIONAL JOIN ".join([SCORED, *views])
             self.connection.execute(f"CREATE VIEW {WITH_MEASURED} AS SELECT * FROM {aligned}")
         return WITH_MEASURED if measured else SCORED
+
+    def _check_types(self) -> None:
+        """Refuse sample columns of another type, which only other programs write."""
+        view = self.connection.view(SCORED)
+        for name, kind in zip(view.columns, map(str, view.types), strict=True):
+            if TYPES.get(name, kind) != kind:
+                problem = f"column {name} of the scores in {self.folder.path} is {kind}"
+                raise ScoresError(f"{problem} instead of {TYPES[name]}", SCORE_AGAIN)
 
     def described(self) -> list[Column]:
         """Return all columns in order, with unit and meaning where they are known."""

@@ -5,12 +5,14 @@ import tarfile
 import fsspec
 import pytest
 
+from clipdre.formats.folders import sources
 from tests.helpers import pair, tiny_score, write_tar
 
 
 @pytest.fixture
-def store():
-    """The store at memory://, without what a test adds to it."""
+def store(monkeypatch):
+    """The store at memory://, without what a test adds to it; score folders may name it."""
+    monkeypatch.setattr(sources, "STORES", (*sources.STORES, "memory"))
     files = fsspec.filesystem("memory")
     before = files.ls("/", detail=False)
     yield files

@@ -95,7 +95,7 @@ def test_names_that_differ_in_case_are_the_same_name(joined):
         ),
         (
             {"shard": ["a", "a"], "key": ["b", "b"]},
-            "names 1 rows more than once by shard and key",
+            "names 1 row more than once by shard and key",
             "keep one row for each",
         ),
     ],

@@ -26,13 +26,14 @@ PERMANENT = (
 )
 CHECK_URL = "check the URL and your access to it"
 RUN_AGAIN = "check the connection and run the same command again"
+LOCAL = "file://"
 SECRETS = re.compile(r"(?<=://)[^/@\s]*@|\?[^\s'\")]*")
 T = TypeVar("T")
 
 
 def is_remote(url: str) -> bool:
     """Return whether `url` is opened by fsspec, not by the local file system."""
-    return "://" in url
+    return "://" in url and not url.startswith(LOCAL)
 
 
 def redacted(text: str) -> str:

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from clipdre.errors import InputError, OutputError
-from clipdre.formats.files.remote import RemoteFile, identify_remote, is_remote
+from clipdre.formats.files.remote import LOCAL, RemoteFile, identify_remote, is_remote
 from clipdre.words import one_line
 
 GZIP_MAGIC = b"\x1f\x8b"
-LOCAL = "file://"
 ESCAPED = re.compile(r"\\udc([89a-f][0-9a-f])")
 CHECK_PATH = "check the path and its permissions"
 TEMPORARY_PREFIX = ".unfinished-"
@@ -100,21 +99,19 @@ class _Gunzipped(gzip.GzipFile):
 
 
 def unescaped_path(url: str) -> Path:
-    r"""Return the path that a URL without a scheme stands for.
+    r"""Return the path that a URL without a scheme, or with ``file://``, stands for.
 
     Manifests and tables are UTF-8. In a path that is not, ``\udcXX`` stands for the byte XX; see
     `clipdre.formats.tars.samples.printable`. A file of that very name comes first.
     """
-    path = Path(url)
+    path = Path(url.removeprefix(LOCAL))
     if not ESCAPED.search(url) or path.exists():
         return path
-    return Path(ESCAPED.sub(lambda found: chr(0xDC00 + int(found[1], 16)), url))
+    return Path(ESCAPED.sub(lambda found: chr(0xDC00 + int(found[1], 16)), str(path)))
 
 
 def local_path(place: str) -> Path | None:
     """Return the path of a place on a local disk, ``file://`` included; None for other URLs."""
-    if place.startswith(LOCAL):
-        return Path(place.removeprefix(LOCAL))
     return None if is_remote(place) else unescaped_path(place)
 
 

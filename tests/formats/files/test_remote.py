@@ -20,10 +20,12 @@ import pytest
 
 from clipdre.config import EmitConfig
 from clipdre.emitting.emit import write_tar_folder
+from clipdre.emitting.write import write_subset
 from clipdre.errors import InputError
 from clipdre.formats.files import remote
 from clipdre.formats.files.remote import identify_remote, read_ranges, redacted, with_retries
 from clipdre.formats.files.storage import open_source
+from clipdre.formats.folders import sources
 from clipdre.pipelines.score import score
 from tests.helpers import TINY, read_failures, read_scores, subset_of
 
@@ -112,6 +114,7 @@ def impatient(monkeypatch):
 
 def test_faulty_server_gives_the_same_as_a_disk(pool, scored, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "BUFFER", 64 * 1024)
+    monkeypatch.setattr(sources, "_is_private", lambda host: False)
     with Faulty(pool, faults=0.3) as server:
         urls = [server.url(f"{n:05d}.tar") for n in range(3)]
         manifest = score(urls, tmp_path / "s", TINY)
@@ -127,6 +130,23 @@ def test_faulty_server_gives_the_same_as_a_disk(pool, scored, tmp_path, monkeypa
             write_tar_folder(subset, tmp_path / name, EmitConfig())
         tars = [(tmp_path / name / "00000000.tar").read_bytes() for name in ("far", "near")]
         assert tars[0] == tars[1]
+
+
+def test_a_server_on_this_machine_is_asked_only_if_the_user_names_it(pool, scored, tmp_path):
+    """A stranger's score folder may name any server."""
+    with Faulty(pool, faults=0) as server:
+        urls = [server.url(f"{n:05d}.tar") for n in range(3)]
+        manifest = score(urls, tmp_path / "s", TINY)
+        selection = subset_of((tmp_path / "s", manifest), by="log_ratio", top=9).selection
+        server.met["served"] = 0
+        with pytest.raises(InputError, match=r"names http://127.* on this machine .*`shards`"):
+            write_subset(selection, tmp_path / "kept")
+        assert server.met["served"] == 0
+        write_subset(selection, tmp_path / "kept", shards=urls)
+        assert server.met["served"] > 0
+    write_tar_folder(subset_of(scored, by="log_ratio", top=9), tmp_path / "near", EmitConfig())
+    name = "00000000.tar"
+    assert (tmp_path / "kept" / name).read_bytes() == (tmp_path / "near" / name).read_bytes()
 
 
 def test_server_without_ranges_can_be_read(tmp_path):
