@@ -77,6 +77,8 @@ def parse_amount(value: str | int | float, name: str, *, of_budget: bool = False
         number = math.nan
     if isinstance(number, float) and math.isnan(number):
         raise SelectionError(f"`{name}` {text!r} is not a number", CURE)
+    if isinstance(number, int) and number > MOST_ROWS:
+        raise SelectionError(f"`{name}` {text[:20]}... is more than any pool has", CURE)
     if number <= 0:
         raise SelectionError(f"`{name}` {text} keeps nothing", CURE)
     if isinstance(number, float) and number > 1 and not multiple:

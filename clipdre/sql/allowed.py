@@ -78,7 +78,17 @@ NAMES = {
     "LAMBDA": "a lambda",
     "PARAMETER": "a parameter",
 }
+# DuckDB's parser needs minutes for some thousands of these without an end, and cannot be stopped.
+OPENING = "([{-+~@!"
+MOST_OPENING = 1000
 OTHERWISE = "compute it with another tool, and add the column with `joined`"
+
+
+def check_parsable(expression: Expression) -> None:
+    """Refuse an expression that the parser may take minutes for; `SelectionError`."""
+    if sum(map(expression.text.count, OPENING)) > MOST_OPENING:
+        problem = f"cannot use {expression}: it has too many brackets and signs"
+        raise SelectionError(problem, f"use at most {MOST_OPENING:,}, or {OTHERWISE}")
 
 
 def check_allowed(expression: Expression, tree: str) -> None:
@@ -95,7 +105,7 @@ def check_allowed(expression: Expression, tree: str) -> None:
     """
     parsed = json.loads(tree)
     if parsed["error"]:
-        problem = f"cannot use {expression.option} {expression.text!r}: Parser Error"
+        problem = f"cannot use {expression}: Parser Error"
         raise SelectionError(f"{problem}: {parsed['error_message']}", "write one expression")
     parts = list(_parts(parsed))
     for part in parts:
@@ -138,5 +148,5 @@ def _is_text(part: dict[str, Any]) -> bool:
 
 
 def _not_allowed(expression: Expression, what: str, cure: str) -> SelectionError:
-    problem = f"cannot use {expression.option} {expression.text!r}: {what} is not allowed"
+    problem = f"cannot use {expression}: {what} is not allowed"
     return SelectionError(problem, cure)

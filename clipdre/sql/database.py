@@ -106,7 +106,7 @@ class Database:
         try:
             yield
         except FAILED as error:
-            used = ", ".join(f"{e.option} {e.text!r}" for e in expressions) or "the selection"
+            used = ", ".join(map(str, expressions)) or "the selection"
             reason, cure = self._explained(error, late.is_set())
             raise SelectionError(f"cannot use {used}: {reason}", cure) from error
         finally:

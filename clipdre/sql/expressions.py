@@ -10,6 +10,8 @@ FILE, ROW = "file_index", "file_row_number"
 # Views: the score files alone, and all columns of the pool.
 SCORED, POOL = "scored", "pool"
 
+SHOWN = 300  # characters of an expression in messages
+
 
 class Kind(Enum):
     """What an expression has to be."""
@@ -37,6 +39,10 @@ class Expression:
     option: str
     text: str
     kind: Kind
+
+    def __str__(self) -> str:
+        text = repr(self.text)
+        return f"{self.option} {text if len(text) <= SHOWN else text[:SHOWN] + '...'}"
 
 
 def quoted(name: str) -> str:

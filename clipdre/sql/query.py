@@ -22,7 +22,7 @@ from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord
 from clipdre.formats.folders.tables import SAMPLE_FIELDS
-from clipdre.sql.allowed import check_allowed
+from clipdre.sql.allowed import check_allowed, check_parsable
 from clipdre.sql.database import Database
 from clipdre.sql.expressions import FILE, POOL, ROW, SCORED, Expression, Kind, quoted
 from clipdre.sql.joined import join_files
@@ -158,6 +158,7 @@ class ScoreQuery(Database):
         return self.table(f"SELECT {narrow} FROM {name}", expressions), True
 
     def _expression(self, pool: Any, expression: Expression) -> Any:
+        check_parsable(expression)
         with self.guarded([expression]):
             sql = f"SELECT {expression.text}"
             ((tree,),) = self.connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()
@@ -169,7 +170,7 @@ class ScoreQuery(Database):
         )
         if wrong:
             raise SelectionError(
-                f"cannot use {expression.option} {expression.text!r}: it has type {kind}",
+                f"cannot use {expression}: it has type {kind}",
                 f"use {expression.kind.value}",
             )
         if expression.kind is Kind.NUMBER:

@@ -73,6 +73,18 @@ def test_texts_are_few(query):
         row_set(query, where(MOST_TEXTS // 2 + 1))
 
 
+@pytest.mark.parametrize("start", ["(", "- ", "[", "((("])
+def test_brackets_without_an_end_do_not_keep_the_parser_busy(query, start):
+    started = time.monotonic()
+    with pytest.raises(
+        SelectionError, match="it has too many brackets and signs: use at most 1,000"
+    ):
+        row_set(query, start * 20_000)
+    with pytest.raises(SelectionError, match=r"Parser Error: syntax error"):
+        row_set(query, start * 300)
+    assert time.monotonic() - started < 20
+
+
 def test_a_long_list_of_words_is_allowed(query):
     words = " OR ".join(f"caption ILIKE '%word{n}%'" for n in range(300))
     assert row_set(query, words).count("where_0") == 0
