@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 
 from clipdre.errors import SelectionError
+from clipdre.formats.files.storage import is_utf8
 from clipdre.sql.database import Database
 from clipdre.sql.expressions import quoted
 from clipdre.words import count, one_line
@@ -36,8 +37,10 @@ def _join(
     database: Database, source: str, seen: set[str], n: int, path: Path
 ) -> tuple[str, set[str]]:
     view, joined = f"file_{n}", f"joined_{n}"
-    if not path.is_file():
-        raise SelectionError(f"{WITH} {path} is not a file", "name a Parquet file")
+    if not path.is_file() or not is_utf8(path):
+        raise SelectionError(
+            f"{WITH} {path} is not a file with a UTF-8 path", "name a Parquet file"
+        )
     try:
         database.connection.read_parquet(str(path)).create_view(view)
     except duckdb.Error as error:

@@ -1,5 +1,6 @@
 """Help, version, errors, exit codes and pipes: the rules that all commands share."""
 
+import os
 import re
 import subprocess
 import sys
@@ -153,6 +154,34 @@ def test_an_error_names_options_as_flags(run, scored):
 def test_an_error_shows_no_control_characters(run):
     error = error_of(run("score 'no\x1b\nsuch.tar' -o x"), 1)
     assert error == "no such shard or folder: no\N{REPLACEMENT CHARACTER} such.tar: check the path"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (f"info {'a' * 300}", "File name too long"),
+        ("reference {scores} --plot none/a.png", "No such file or directory"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(run, scored, command, message):
+    found = run(command.format(scores=scored[0]))
+    assert found.exit_code == 1
+    (error,) = found.stderr.splitlines()
+    assert error.startswith("clipdre: error: ")
+    assert error.endswith(message) or f"({message})" in error
+
+
+def test_paths_that_are_not_utf8(scored, tmp_path):
+    """A file may have one; Arrow and DuckDB cannot open a folder that has."""
+    command = [CLIPDRE, "filter", scored[0], "--by", "log_ratio", "--top", "3", "-o"]
+    output = tmp_path / "caf\udce9"
+    done = subprocess.run([*command, f"{output}.tar"], capture_output=True, check=True)
+    assert done.stdout == os.fsencode(f"{output}.tar\n")
+    for arguments in ([*command, output], [CLIPDRE, "info", output]):
+        done = subprocess.run(arguments, capture_output=True, check=False)
+        assert (done.returncode, done.stdout) == (1, b"")
+        (error,) = [line for line in done.stderr.splitlines() if b"error" in line]
+        assert b" is not UTF-8: " in error
 
 
 def test_a_warning_is_one_line(scored, tmp_path):

@@ -69,6 +69,15 @@ def test_a_device_that_cannot_start_is_reported(engine):
         list(engine.run(Doubling(unusable="cpu"), [1], lambda *_: None))
 
 
+def test_without_shared_memory_the_cure_is_named(monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(30, "Read-only file system", "/dev/shm")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    with pytest.raises(ModelError, match=r"cannot share memory .*Read-only.*: make /dev/shm"):
+        list(ENGINES[1].run(Doubling(), [1], lambda *_: None))
+
+
 def test_a_worker_that_dies_is_one_clear_error():
     engine = ProcessPerDevice(("cpu", "cpu"))
     with pytest.raises(ModelError, match=r"a worker process died.*it resumes"):

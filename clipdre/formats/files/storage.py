@@ -132,6 +132,15 @@ def regular(path: Path) -> Path:
     return path
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether Arrow and DuckDB can open a path."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def real(path: Path) -> Path:
     """Return a path with its links resolved; `Path.resolve` raises if they run in a circle."""
     return Path(os.path.realpath(path))
@@ -274,8 +283,8 @@ def exclusive(folder: Path) -> AbstractContextManager[None]:
     Raises
     ------
     OutputError
-        If another run holds the folder, it cannot be created, or one of its subfolders is a
-        symbolic link, through which files would be written elsewhere.
+        If another run holds the folder, it cannot be created, its path is not UTF-8, or one of its
+        subfolders is a symbolic link, through which files would be written elsewhere.
     """
     return _locked(folder, fcntl.LOCK_EX)
 
@@ -305,6 +314,8 @@ def _locked(folder: Path, kind: int) -> Iterator[None]:
 
 def _lock(folder: Path, kind: int) -> int:
     """Return a locked handle of `folder`."""
+    if not is_utf8(folder):
+        raise OutputError(f"the path of {folder} is not UTF-8", "choose another `output`")
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)

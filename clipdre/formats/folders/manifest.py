@@ -10,7 +10,7 @@ import msgspec
 
 from clipdre.config import ReadConfig
 from clipdre.errors import ScoresError
-from clipdre.formats.files.storage import committed, regular
+from clipdre.formats.files.storage import committed, is_utf8, regular
 from clipdre.formats.folders.records import (
     ModelRecord,
     Record,
@@ -18,6 +18,7 @@ from clipdre.formats.folders.records import (
     ShardRecord,
     upgraded,
 )
+from clipdre.words import one_line
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -88,6 +89,8 @@ def read_manifest(folder: Path) -> Manifest:
         When there is none, it is damaged, or it has an unknown schema.
     """
     path = folder / MANIFEST
+    if not is_utf8(folder):
+        raise ScoresError(f"the path of {folder} is not UTF-8", "rename it")
     try:
         raw = json.loads(regular(path).read_bytes())
     except FileNotFoundError:
@@ -95,7 +98,8 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a score folder (no {MANIFEST})", "make one with 'clipdre score'"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ScoresError(f"cannot read {path} ({error})", "score into another folder") from error
+        problem = f"cannot read {path} ({one_line(error)})"
+        raise ScoresError(problem, "score into another folder") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version not in (1, SCHEMA_VERSION):
         raise ScoresError(
