@@ -49,17 +49,17 @@ def _mismatch(query: ScoreQuery) -> list[str]:
 
 
 def _small_pool(query: ScoreQuery, pairs: int) -> list[str]:
+    found = []
     shares = {name: saturated_share(query, name, pairs) for name in KLS}
-    found = [
-        f"{name} is within {NEAR_LOG_N:g} nat of log N, its limit, for {share:.0%} of the pairs: "
-        "these cannot be ranked by it, only by a larger pool or reference"
-        for name, share in shares.items()
-        if share > SATURATED
-    ]
+    if near := [f"{name} of {share:.0%}" for name, share in shares.items() if share > SATURATED]:
+        found.append(
+            f"{' and '.join(near)} of the pairs is within {NEAR_LOG_N:g} nat of log N, its limit: "
+            "only a larger pool or reference can rank these pairs by KL"
+        )
     if pairs < ENOUGH_TO_RANK:
         found.append(
-            f"the KLs over {pairs:,} pairs rank differently from those over a larger pool (below "
-            f"{ENOUGH_TO_RANK:,} less than half of the variance agrees, see docs/scaling.md); the "
-            "log ratio needs fewer"
+            f"KLs over {pairs:,} pairs rank otherwise than those over a larger pool: below "
+            f"{ENOUGH_TO_RANK:,}, less than half of the variance agrees (docs/scaling.md); the log "
+            "ratio needs fewer"
         )
     return found
