@@ -20,6 +20,7 @@ from clipdre.core.columns import Column
 from clipdre.core.scores import SCORES, SE
 from clipdre.formats.folders.tables import SAMPLE_FIELDS
 from clipdre.scorers.registry import scorers
+from clipdre.sql.allowed import BY_KIND
 
 ROOT = Path(__file__).parents[1]
 CLI = """# The command line
@@ -37,6 +38,16 @@ A name ends in `_image` if an image is compared with the pool's captions, in `_t
 round.
 """
 TABLE = "| column | unit | better | meaning |\n|---|---|---|---|"
+EXPRESSIONS = """
+## In expressions
+
+What `clipdre filter` takes as a condition, a rank or a group may consist of columns, constants, casts,
+`CASE`, `IN`, `BETWEEN`, `LIKE` and these functions and operators (`~~` is `LIKE`, `~~*` is `ILIKE`).
+Others are refused, because some make values that no limit of time or memory can stop; so are
+subqueries. Whatever they would compute can be joined from a file, with `--with`.
+
+| on | functions |
+|---|---|"""
 MARKED = re.compile(r"(<!-- columns -->\n).*?(<!-- end of columns -->)", re.DOTALL)
 
 
@@ -98,6 +109,9 @@ def columns_reference() -> str:
     ]
     for name, scorer in scorers().items():
         parts += [f"| `{name}` {row}" for row in rows(scorer(**scorer.example).columns())]
+    parts.append(EXPRESSIONS)
+    for kind, names in BY_KIND.items():
+        parts.append(f"| {kind} | {' '.join(f'`{escaped(name)}`' for name in names.split())} |")
     return "\n".join([*parts, ""])
 
 

@@ -21,47 +21,48 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-OPERATORS = "+ - * / // % ^ ** & | << >> ~ @ ~~ !~~ ~~* !~~* ~~~ ^@"
-NUMBERS = """
-    abs acos add asin atan atan2 bit_count cbrt ceil ceiling cos degrees divide exp floor fmod
-    greatest if isfinite isinf isnan least ln log log10 log2 mod multiply nullif pi pow power
-    quantile radians rank round sign sin sqrt subtract tan trunc typeof xor zscore
-"""
-CONDITIONS = """
-    contains ends_with ilike_escape like_escape not_ilike_escape not_like_escape prefix
-    regexp_full_match regexp_matches starts_with suffix
-"""
-OF_TEXTS = """
-    ascii char_length character_length hash instr len length md5 position sha1 sha256 strlen
-    strpos unicode
-"""
-OF_DATES = """
-    date_diff date_part date_trunc datediff datepart datetrunc day dayofweek dayofyear epoch hour
-    minute month second to_days to_hours to_minutes to_months to_seconds to_weeks to_years week
-    year
-"""
-OF_LISTS = """
-    array_contains array_extract array_has array_length array_position element_at list_avg
-    list_contains list_count list_element list_extract list_has list_max list_min list_position
-    list_sum list_value struct_extract
-"""
-OVER_ROWS = """
-    any_value avg bool_and bool_or corr count count_star covar_pop covar_samp cume_dist dense_rank
-    first first_value kurtosis lag last last_value lead max mean median min nth_value ntile
-    percent_rank product quantile_cont quantile_disc row_number skewness stddev stddev_pop
-    stddev_samp sum var_pop var_samp variance
-"""
-# These make a text, no longer than the one that they are given. A block of rows is held for each.
-TEXTS = _words(
-    """
-    lcase left lower ltrim regexp_extract right rtrim split_part strip_accents substr substring trim
-    ucase upper
-    """
-)
+# What may be called, by what it is about; the operators as DuckDB's parser names them.
+BY_KIND = {
+    "operators": "+ - * / // % ^ ** & | << >> ~ @ ~~ !~~ ~~* !~~* ~~~ ^@",
+    "numbers": """
+        abs acos add asin atan atan2 bit_count cbrt ceil ceiling cos degrees divide exp floor fmod
+        greatest if isfinite isinf isnan least ln log log10 log2 mod multiply nullif pi pow power
+        radians round sign sin sqrt subtract tan trunc typeof xor
+    """,
+    "the whole pool": "quantile rank zscore",
+    "conditions on texts": """
+        contains ends_with ilike_escape like_escape not_ilike_escape not_like_escape prefix
+        regexp_full_match regexp_matches starts_with suffix
+    """,
+    "texts": """
+        ascii char_length character_length hash instr len length md5 position sha1 sha256 strlen
+        strpos unicode
+    """,
+    "dates": """
+        date_diff date_part date_trunc datediff datepart datetrunc day dayofweek dayofyear epoch
+        hour minute month second to_days to_hours to_minutes to_months to_seconds to_weeks to_years
+        week year
+    """,
+    "lists": """
+        array_contains array_extract array_has array_length array_position element_at list_avg
+        list_contains list_count list_element list_extract list_has list_max list_min list_position
+        list_sum list_value struct_extract
+    """,
+    "rows, with OVER": """
+        any_value avg bool_and bool_or corr count count_star covar_pop covar_samp cume_dist
+        dense_rank first first_value kurtosis lag last last_value lead max mean median min nth_value
+        ntile percent_rank product quantile_cont quantile_disc row_number skewness stddev stddev_pop
+        stddev_samp sum var_pop var_samp variance
+    """,
+    "parts of texts": """
+        lcase left lower ltrim regexp_extract right rtrim split_part strip_accents substr substring
+        trim ucase upper
+    """,
+}
+FUNCTIONS = frozenset[str]().union(*map(_words, BY_KIND.values()))
+# These make a text, no longer than the one they are given. A block of rows is held for each.
+TEXTS = _words(BY_KIND["parts of texts"])
 MOST_TEXTS = 16
-FUNCTIONS = TEXTS | frozenset(
-    " ".join((OPERATORS, NUMBERS, CONDITIONS, OF_TEXTS, OF_DATES, OF_LISTS, OVER_ROWS)).split()
-)
 TYPES = _words(
     """
     bigint bool boolean date decimal double float float4 float8 hugeint int int1 int16 int2 int32
