@@ -38,6 +38,13 @@ class ReferenceMethod(StrEnum):
     SAMPLE = "sample"
 
 
+class Own(StrEnum):
+    """Whether a pair's own counterpart, and those of its copies, are in its reference."""
+
+    LEFT_OUT = "left-out"
+    COUNTED = "counted"
+
+
 class Normalization(StrEnum):
     """What normalises a ratio: the reference, or the negatives of the model's training."""
 
@@ -120,6 +127,11 @@ class EstimateConfig:
         Path of another run's score folder, whose reference is used instead.
     tau : int or None
         Negatives per positive in the model's training: adds `log_ratio_tau`.
+    alike : float
+        Pairs whose images and whose captions have a cosine above this leave each other out of
+        their references. Copies always do. A saved reference brings its own.
+    own : Own
+        ``counted`` leaves nothing out, as the published code does.
     """
 
     method: ReferenceMethod = ReferenceMethod.AUTO
@@ -127,6 +139,8 @@ class EstimateConfig:
     bulk: int = 2048
     saved: str | None = None
     tau: int | None = None
+    alike: float = 0.95
+    own: Own = Own.LEFT_OUT
 
 
 @dataclass(frozen=True)

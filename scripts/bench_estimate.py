@@ -68,7 +68,7 @@ def bare(queries: Tensor, references: Tensor) -> None:
 
 def scored(pool: StoredPool, hashes: np.ndarray, estimator: Estimator, rows: int) -> Columns:
     """Compute all columns of the first rows, and the reliability of columns with errors."""
-    columns = estimate_rows(pool, hashes, estimator, 0, rows)
+    columns = estimate_rows(pool, hashes, estimator, 0, rows).columns
     for name, values in columns.items():
         if f"{name}_se" in columns:
             reliability(values, columns[f"{name}_se"])

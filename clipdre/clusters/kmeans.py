@@ -53,7 +53,7 @@ def cluster(training: Tensor, count: int, tiles: Tiles) -> tuple[Cells, npt.NDAr
     counts = torch.zeros(count, dtype=torch.int64)
     assigned = []
     for _, tile in tiles():
-        cells = nearest(tile, trained)
+        cells = nearest(tile, trained).squeeze(1)
         sums.index_add_(0, cells, tile.double())
         squares.index_add_(0, cells, (tile**2).sum(dim=1).double())
         counts += torch.bincount(cells, minlength=count)
@@ -64,11 +64,11 @@ def cluster(training: Tensor, count: int, tiles: Tiles) -> tuple[Cells, npt.NDAr
     return Cells(centroids.float(), counts, variances.float()), np.concatenate(assigned)
 
 
-def nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
-    """Return the index of the nearest centroid of each row, int64 of shape (n,).
+def nearest(vectors: Tensor, centroids: Tensor, count: int = 1) -> Tensor:
+    """Return the indices of the nearest `count` centroids of each row, int64 of shape (n, count).
 
     One matrix product suffices: a faiss index, built for many neighbours, takes six times as long.
     """
     half_squares = centroids.square().sum(dim=1) / 2
     # The nearest centroid c minimizes |x - c|^2, and so maximizes <x, c> - |c|^2 / 2.
-    return torch.addmm(half_squares, vectors, centroids.T, beta=-1).argmax(dim=1)
+    return torch.addmm(half_squares, vectors, centroids.T, beta=-1).topk(count, dim=1).indices

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from clipdre.core.partition import RunningPartition
+from clipdre.core.partition import Groups, RunningPartition, count_left_out
 
 QUERIES, REFERENCES, DEPTH = 128, 128, 64
 # Reference blocks per program: few enough to leave work for every processor.
@@ -25,7 +25,8 @@ WALK = 32
 def _kernel(
     queries,
     references,
-    own,
+    query_groups,
+    reference_groups,
     tops,
     exps,
     s_exps,
@@ -41,7 +42,7 @@ def _kernel(
 ):
     rows = tl.program_id(0) * block_n + tl.arange(0, block_n)
     is_row = rows < n
-    own_column = tl.load(own + rows, mask=is_row, other=-1)
+    own_group = tl.load(query_groups + rows, mask=is_row, other=-1)
     top = tl.full((block_n,), float("-inf"), tl.float32)
     exp = tl.zeros((block_n,), tl.float32)
     s_exp = tl.zeros((block_n,), tl.float32)
@@ -66,7 +67,8 @@ def _kernel(
                 other=0.0,
             )
             products = tl.dot(x, y, products)
-        counted = is_column[None, :] & (columns[None, :] != own_column[:, None])
+        group = tl.load(reference_groups + columns, mask=is_column, other=-1)
+        counted = is_column[None, :] & (group[None, :] != own_group[:, None])
         logits = tl.where(counted, products + bias, float("-inf"))
         new = tl.maximum(top, tl.max(logits, 1))
         # A query whose references were all left out so far has no maximum.
@@ -87,17 +89,20 @@ def _kernel(
 
 
 def tile_partition(
-    scaled: Tensor, references: Tensor, bias: float, own: Tensor | None
+    scaled: Tensor, references: Tensor, bias: float, groups: Groups | None
 ) -> RunningPartition:
     """Compute the partition of a tile: see `tiles.tile_partition`, the oracle in the tests."""
     n, m = len(scaled), len(references)
     walks = triton.cdiv(m, REFERENCES * WALK)
     parts = [torch.empty(n, walks, device=scaled.device) for _ in range(4)]
-    column = torch.full((n,), -1, device=scaled.device) if own is None else own
+    device = scaled.device
+    nothing = torch.full((n,), -1, device=device), torch.zeros(m, dtype=torch.int64, device=device)
+    of_queries, of_references = groups or nothing
     _kernel[(triton.cdiv(n, QUERIES), walks)](
         scaled.half(),
         references.half(),
-        column,
+        of_queries,
+        of_references,
         *parts,
         n,
         m,
@@ -111,7 +116,6 @@ def tile_partition(
         num_stages=3,
     )
     top, *sums = (part.double() for part in parts)
-    inside = (column >= 0) & (column < m)
     whole = RunningPartition(top, torch.zeros_like(top), *sums).over_folds()
-    whole.weight = m - inside.double()
+    whole.weight = m - count_left_out(of_queries, of_references)
     return whole

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 NEGATIVE_INFINITY = float("-inf")
+# The group of each query, and of each reference: those of one group are left out.
+Groups = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -106,7 +108,11 @@ class RunningPartition:
 
     def fold(self, k: int) -> RunningPartition:
         """Return one fold: shape (n, f) to (n,)."""
-        return RunningPartition(**{f.name: getattr(self, f.name)[:, k] for f in fields(self)})
+        return self._of_folds(k)
+
+    def select_folds(self, folds: slice) -> RunningPartition:
+        """Return some of the folds: shape (n, f) to (n, g)."""
+        return self._of_folds(folds)
 
     def merge_rows(self, rows: Tensor, other: RunningPartition) -> None:
         """Merge `other` into the queries at `rows` (int64, each at most once), in place."""
@@ -121,6 +127,15 @@ class RunningPartition:
         level = self.relative_to(top[:, None].expand_as(self.max))
         sums = {f.name: getattr(level, f.name).sum(dim=1) for f in fields(self) if f.name != "max"}
         return RunningPartition(max=top, **sums)
+
+    def _of_folds(self, index: int | slice) -> RunningPartition:
+        return RunningPartition(**{f.name: getattr(self, f.name)[:, index] for f in fields(self)})
+
+    def with_own(self, logits: Tensor) -> RunningPartition:
+        """Count each query's own counterpart, of these logits, too: shape (n,) or (n, f)."""
+        shape, one = self.max.shape, torch.ones_like(self.max)
+        top = logits.double().reshape(-1, *(1 for _ in shape[1:])).expand(shape)
+        return self.merge(RunningPartition(top, one, one, torch.zeros_like(one), one))
 
     def relative_to(self, top: Tensor) -> RunningPartition:
         """Return the sums relative to `top`, which is at least the current maximum."""
@@ -139,25 +154,39 @@ class RunningPartition:
         return self.max + torch.log(self.exp / self.weight)
 
 
-def leave_out_own(tile: Tensor, own: Tensor) -> Tensor:
-    """Set each query's own counterpart to -inf, or to True in a mask.
+def leave_out(tile: Tensor, queries: Tensor, references: Tensor) -> Tensor:
+    """Set the references of each query's own group to -inf, or to True in a mask.
 
     Parameters
     ----------
     tile : Tensor of shape (n, m)
         Logits, or a bool mask of the references to leave out; changed in place.
-    own : int64 Tensor of shape (n,)
-        Column of each query's own counterpart; any number outside [0, m) if it is not in the tile.
+    queries, references : int64 Tensors of shape (n,) and (m,)
+        Group of each query and reference.
 
     Returns
     -------
     float64 Tensor of shape (n,)
-        1 for each query whose own counterpart is in the tile, else 0.
+        Number of references left out for each query.
     """
-    inside = (own >= 0) & (own < tile.shape[1])
-    rows = torch.nonzero(inside).squeeze(1)
-    tile[rows, own[rows]] = True if tile.dtype == torch.bool else NEGATIVE_INFINITY
-    return inside.double()
+    order = torch.argsort(references)
+    first, counts = _members(references[order], queries)
+    rows = torch.repeat_interleave(counts)
+    # The k-th reference of a query's group follows the group's first one by k.
+    k = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    tile[rows, order[first[rows] + k]] = True if tile.dtype == torch.bool else NEGATIVE_INFINITY
+    return counts.double()
+
+
+def count_left_out(queries: Tensor, references: Tensor) -> Tensor:
+    """Return what `leave_out` returns, without a tile."""
+    return _members(references.sort().values, queries)[1].double()
+
+
+def _members(ascending: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where each query's group begins among the groups of references, and its size there."""
+    first = torch.searchsorted(ascending, queries)
+    return first, torch.searchsorted(ascending, queries, right=True) - first
 
 
 def _floor(dtype: torch.dtype) -> float:

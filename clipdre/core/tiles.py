@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from clipdre.core.partition import RunningPartition, leave_out_own
+from clipdre.core.partition import Groups, RunningPartition, leave_out
 
-TilePartition = Callable[[Tensor, Tensor, float, "Tensor | None"], RunningPartition]
+TilePartition = Callable[[Tensor, Tensor, float, "Groups | None"], RunningPartition]
 
 
 def logits_of(scaled: Tensor, references: Tensor, bias: float) -> Tensor:
@@ -21,7 +21,7 @@ def logits_of(scaled: Tensor, references: Tensor, bias: float) -> Tensor:
 
 
 def tile_partition(
-    scaled: Tensor, references: Tensor, bias: float, own: Tensor | None
+    scaled: Tensor, references: Tensor, bias: float, groups: Groups | None
 ) -> RunningPartition:
     """Compute the partition of queries over one tile of references.
 
@@ -31,22 +31,21 @@ def tile_partition(
         Unit rows times the scale.
     references : float Tensor of shape (m, d), unit rows
     bias : float
-    own : int64 Tensor of shape (n,), optional
-        Index of each query's own counterpart in the tile; any number outside [0, m) if it is not
-        in the tile.
+    groups : int64 Tensors of shape (n,) and (m,), optional
+        Group of each query and reference; references of a query's own group are left out.
     """
     logits = logits_of(scaled, references, bias)
-    absent = logits.new_zeros(len(logits)) if own is None else leave_out_own(logits, own)
+    absent = logits.new_zeros(len(logits)) if groups is None else leave_out(logits, *groups)
     return RunningPartition.counting(logits, absent)
 
 
 def accumulate(  # noqa: PLR0913 (the symbols of a formula)
     queries: Tensor,
-    tiles: Iterable[tuple[int, Tensor]],
+    tiles: Iterable[tuple[Tensor, Tensor]],
     *,
     scale: float,
     bias: float = 0.0,
-    own: Tensor | None = None,
+    groups: Tensor | None = None,
     query_rows: int = 1024,
 ) -> RunningPartition:
     """Compute the partition of queries over references that arrive in tiles.
@@ -54,23 +53,23 @@ def accumulate(  # noqa: PLR0913 (the symbols of a formula)
     Parameters
     ----------
     queries : float Tensor of shape (n, d), unit rows
-    tiles : iterable of (start, references)
-        `references` of shape (m, d), unit rows; `start` is the index of its first row.
+    tiles : iterable of (references, groups)
+        `references` of shape (m, d), unit rows; `groups` of shape (m,).
     scale, bias : float
         Parameters of the logits ``scale * <x, y> + bias``.
-    own : int64 Tensor of shape (n,), optional
-        Index of each query's own counterpart among all references; -1 if it is not among them.
+    groups : int64 Tensor of shape (n,), optional
+        Group of each query, whose references are left out; by default, none are.
     query_rows : int
         Queries per matrix product. Bounds the memory of a tile of logits; does not change results.
     """
     partition = _fastest(queries.device)
     blocks = torch.split(queries * scale, query_rows)
-    owns = (None,) * len(blocks) if own is None else torch.split(own, query_rows)
+    own = (None,) * len(blocks) if groups is None else torch.split(groups, query_rows)
     parts = [RunningPartition.empty(len(block), device=queries.device) for block in blocks]
-    for start, references in tiles:
-        for n, (block, block_own) in enumerate(zip(blocks, owns, strict=True)):
-            column = None if block_own is None else block_own - start
-            parts[n] = parts[n].merge(partition(block, references, bias, column))
+    for references, others in tiles:
+        for n, (block, of_block) in enumerate(zip(blocks, own, strict=True)):
+            pair = None if of_block is None else (of_block, others)
+            parts[n] = parts[n].merge(partition(block, references, bias, pair))
     return RunningPartition.cat(parts)
 
 

@@ -13,9 +13,11 @@ from torch import Tensor
 from clipdre.core.modality import Modality
 from clipdre.core.pairs import Pairs
 from clipdre.core.reliability import TRUSTED
-from clipdre.core.scores import ERROR_COLUMNS, SE, score_columns
+from clipdre.core.scores import ESTIMATED_COLUMNS, score_columns
+from clipdre.core.stratified import HALVES
 from clipdre.errors import ScoresError
 from clipdre.estimating.estimate import Estimator
+from clipdre.estimating.groups import half_of
 from clipdre.estimating.marginal import Bulk, Marginal, Reading
 from clipdre.estimating.reference import MARGINS, bulk_rows
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
@@ -27,7 +29,7 @@ from clipdre.sql.query import ScoreQuery
 from clipdre.sql.statistics import errors, share
 
 CHECKED = 256
-COLUMNS = tuple(name.removesuffix(SE) for name in ERROR_COLUMNS)
+COLUMNS = ESTIMATED_COLUMNS
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
@@ -182,8 +184,10 @@ class _Checked:
             return
         if record.method == "stratified":
             yield "near", self._pairs({m: Reading(margin=self._doubled(m)) for m in Modality})
-        bulk = min(2 * record.bulk, len(self.order) // record.folds * record.folds)
-        twice = bulk_rows(self.order, bulk, record.folds)
+        halves = half_of(self.hashes)
+        most = HALVES * int(np.bincount(halves, minlength=HALVES).min())
+        bulk = min(2 * record.bulk, most // record.folds * record.folds)
+        twice = bulk_rows(self.order, halves, bulk, record.folds)
         bulks = {
             modality: Bulk(self.pool.take(modality, twice), self.hashes[twice], record.folds)
             for modality in Modality

@@ -6,17 +6,20 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from clipdre.core.cells import Cells
 from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments, mean_logit
-from clipdre.core.partition import RunningPartition, leave_out_own
-from clipdre.core.stratified import StratifiedPartition
+from clipdre.core.partition import RunningPartition, leave_out
+from clipdre.core.stratified import HALVES, StratifiedPartition
 from clipdre.core.tiles import accumulate, logits_of, tile_partition
+from clipdre.estimating.groups import half_of, left_out
 from clipdre.formats.folders.embeddings import StoredPool, release, unit_rows
 from clipdre.formats.folders.records import ReferenceRecord
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder
@@ -44,23 +47,19 @@ class Places:
 
 @dataclass(frozen=True)
 class Bulk:
-    """A uniform sample of the pool in folds, each of them a uniform sample too.
+    """A uniform sample of the pool in folds, each of them a uniform sample of half the pool.
 
     Attributes
     ----------
     vectors : float32 Tensor of shape (m, d), unit rows, fold by fold
     hashes : uint64 array of shape (m,)
     folds : int
+        The first half of them are from the first half of the pool.
     """
 
     vectors: Tensor
     hashes: Hashes
     folds: int
-
-    @cached_property
-    def places(self) -> Places:
-        """Finds a pair's own counterpart in the bulk."""
-        return Places(self.hashes)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ AS_SCORED = Reading()
 class Marginal:
     """The pool's images, or its texts, as counterparts of the other modality's queries.
 
-    Own counterparts are found by key hash, so a reference from another run leaves them out too.
+    Queries come with the number of their group, see `Estimator.groups`.
 
     Parameters
     ----------
@@ -110,7 +109,25 @@ class Marginal:
         self._pool = pool
         self._block_rows, self._tile_rows = BLOCKS[device.type]
         self.moments: Moments = folder.moments(modality).to(device)
-        self._places = Places(np.asarray(folder.array(f"pool_hash_{modality}")))
+        self.hashes = np.asarray(folder.array(f"pool_hash_{modality}"))
+        self.places = Places(self.hashes)
+        # Group of each place, sizes of groups, and sums of their vectors.
+        self.groups = folder.array(f"pool_group_{modality}")
+        self._counts = torch.tensor(np.asarray(folder.array("group_count")), device=device)
+        self._sums = folder.array(f"group_sum_{modality}")
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    @property
+    def has_cells(self) -> bool:
+        """Whether the reference is stratified."""
+        return self._record.method == "stratified"
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether the reference holds no vectors but its bulk."""
+        return self._record.method == "sample"
 
     @cached_property
     def cells(self) -> Cells:
@@ -118,7 +135,8 @@ class Marginal:
         return self._folder.cells(self._modality).to(self._device)
 
     @cached_property
-    def _bulk(self) -> Bulk | None:
+    def bulk(self) -> Bulk | None:
+        """The reference's uniform sample; None if everything is near."""
         if not self._record.bulk:
             return None
         vectors = np.asarray(self._folder.array(f"bulk_{self._modality}"))
@@ -135,88 +153,135 @@ class Marginal:
     def partition(
         self,
         queries: Tensor,
-        hashes: Hashes,
+        groups: Tensor,
         pair_logits: Tensor,
         reading: Reading = AS_SCORED,
     ) -> tuple[StratifiedPartition, Tensor]:
-        """Return each query's partition over the pool without its own counterpart, and mean logit.
+        """Return each query's partition over the pool without its group, and its mean logit.
 
         Parameters
         ----------
         queries : float32 Tensor of shape (n, d)
             Unit rows of the other modality.
-        hashes : uint64 array of shape (n,)
-            Their key hashes.
+        groups : int64 Tensor of shape (n,)
+            Their groups, whose counterparts are left out.
         pair_logits : float64 Tensor of shape (n,)
             Logit of each query with its own counterpart.
         reading : Reading
         """
         margin = self.margin if reading.margin is None else reading.margin
-        own = self._places(hashes).to(self._device)
-        others = self._record.pairs - (own >= 0).double()
         chosen = None
         if margin is None:
-            near = RunningPartition.empty(len(queries), device=self._device)
+            near = RunningPartition.empty(len(queries), HALVES, device=self._device)
         elif math.isinf(margin):
-            near = self._all(queries, own)
+            near = self._all(queries, groups)
         else:
             chosen = self._chosen(queries, margin)
-            near = self._near(queries, own, chosen)
+            near = self._near(queries, groups, chosen)
         everything = margin is not None and math.isinf(margin)
-        sampled = None if everything else reading.bulk or self._bulk
-        folds = self._folds(queries, hashes, chosen, sampled)
-        scale, bias = self._record.logit_scale, self._record.logit_bias
-        mean = mean_logit(queries, self.moments, scale, bias, pair_logits, own >= 0)
-        return StratifiedPartition(near, folds, others - near.weight), mean
+        sampled = None if everything else reading.bulk or self.bulk
+        folds = self._folds(queries, groups, chosen, sampled)
+        absent = left_out(groups, self._counts)
+        sizes = np.bincount(half_of(self.hashes), minlength=HALVES)
+        rest = torch.from_numpy(sizes).to(self._device) - absent - near.weight
+        mean = self._mean_logit(queries, groups, pair_logits, absent.sum(dim=1))
+        return StratifiedPartition(near, folds, rest.double()), mean
 
-    def _all(self, queries: Tensor, own: Tensor) -> RunningPartition:
+    def _mean_logit(
+        self, queries: Tensor, groups: Tensor, pair_logits: Tensor, absent: Tensor
+    ) -> Tensor:
         scale, bias = self._record.logit_scale, self._record.logit_bias
-        return accumulate(
-            queries, self._tiles(), scale=scale, bias=bias, own=own, query_rows=self._block_rows
-        )
+        # A pair that is alone leaves out its own counterpart, or one that is as good.
+        total = absent * pair_logits
+        several = torch.nonzero((groups >= 0) & (groups < len(self._counts))).squeeze(1)
+        if len(several):
+            sums = self._sums[groups[several].cpu().numpy()]
+            vectors = torch.tensor(np.asarray(sums), device=self._device)
+            products = torch.linalg.vecdot(queries[several], vectors).double()
+            total[several] = scale * products + bias * absent[several]
+        return mean_logit(queries, self.moments, scale, bias, total, absent)
 
-    def _tiles(self) -> Iterator[tuple[int, Tensor]]:
-        if self._record.method == "sample":
+    def _all(self, queries: Tensor, groups: Tensor) -> RunningPartition:
+        scale, bias = self._record.logit_scale, self._record.logit_bias
+        halves = [
+            accumulate(
+                queries,
+                self._tiles(half),
+                scale=scale,
+                bias=bias,
+                groups=groups,
+                query_rows=self._block_rows,
+            )
+            for half in range(HALVES)
+        ]
+        return RunningPartition.stack(halves)
+
+    def _tiles(self, half: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one half of the pool with its groups, tile by tile."""
+        if self.is_sample:
             assert self._pool is not None  # a sample holds no other vectors
-            yield from self._pool.tiles(self._modality, self._tile_rows)
+            for start, tile in self._pool.tiles(self._modality, self._tile_rows):
+                own = np.flatnonzero(half_of(self.hashes[start : start + len(tile)]) == half)
+                yield tile[own].to(self._device), self._groups_of(start + own)
             return
         vectors = self._folder.array(f"pool_{self._modality}")
-        for start in range(0, len(vectors), self._tile_rows):
-            yield start, unit_rows(vectors[start : start + self._tile_rows], self._device)
+        for first, last in self.stretches[:, half : half + HALVES].tolist():
+            for start in range(first, last, self._tile_rows):
+                places = slice(start, min(start + self._tile_rows, last))
+                yield unit_rows(vectors[places], self._device), self._groups_of(places)
         release(vectors)
+
+    @cached_property
+    def stretches(self) -> npt.NDArray[np.int64]:
+        """Where each cell begins, its second half begins, and it ends; int64 of shape (c, 3)."""
+        counts = [len(self.hashes)]
+        if self.has_cells:
+            counts = self.cells.counts.tolist()
+        ends = np.cumsum(counts)
+        starts = ends - counts
+        of_first = np.concatenate([[0], np.cumsum(half_of(self.hashes) == 0)])
+        return np.stack([starts, starts + of_first[ends] - of_first[starts], ends], axis=1)
+
+    def vectors(self, places: npt.NDArray[np.int64]) -> Tensor:
+        """Return the unit vectors at some places, float32 of shape (n, d)."""
+        return unit_rows(self._folder.array(f"pool_{self._modality}")[places], self._device)
+
+    def _groups_of(self, places: slice | npt.NDArray[np.int64]) -> Tensor:
+        return torch.tensor(np.asarray(self.groups[places]), device=self._device)
 
     def _chosen(self, queries: Tensor, margin: float) -> Tensor:
         parts = torch.split(queries, self._block_rows)
         return torch.cat([self.cells.near(p, self._record.logit_scale, margin) for p in parts])
 
-    def _near(self, queries: Tensor, own: Tensor, chosen: Tensor) -> RunningPartition:
+    def _near(self, queries: Tensor, groups: Tensor, chosen: Tensor) -> RunningPartition:
         """Accumulate the members of the `chosen` cells, mask (n, c), cell by cell."""
         vectors = self._folder.array(f"pool_{self._modality}")
-        near = RunningPartition.empty(len(queries), device=self._device)
-        scaled = queries * self._record.logit_scale
+        near = [RunningPartition.empty(len(queries), device=self._device) for _ in range(HALVES)]
+        scaled, bias = queries * self._record.logit_scale, self._record.logit_bias
         by_cell = chosen.T.contiguous()
-        start = 0
-        for cell, count in enumerate(self.cells.counts.tolist()):
+        for cell, bounds in enumerate(self.stretches.tolist()):
             takers = torch.nonzero(by_cell[cell]).squeeze(1)
-            if len(takers) and count:
-                members = unit_rows(vectors[start : start + count], self._device)
-                taking, column = scaled.index_select(0, takers), own[takers] - start
-                part = tile_partition(taking, members, self._record.logit_bias, column)
-                near.merge_rows(takers, part)
-            start += count
+            if not len(takers):
+                continue
+            taking, own = scaled.index_select(0, takers), groups[takers]
+            for part, (first, last) in zip(near, pairwise(bounds), strict=True):
+                if first < last:
+                    members = unit_rows(vectors[first:last], self._device)
+                    of_members = self._groups_of(slice(first, last))
+                    found = tile_partition(taking, members, bias, (own, of_members))
+                    part.merge_rows(takers, found)
         release(vectors)
-        return near
+        return RunningPartition.stack(near)
 
     def _folds(
-        self, queries: Tensor, hashes: Hashes, chosen: Tensor | None, bulk: Bulk | None
+        self, queries: Tensor, groups: Tensor, chosen: Tensor | None, bulk: Bulk | None
     ) -> RunningPartition:
         """Accumulate the bulk's members outside the `chosen` cells, fold by fold."""
         if bulk is None:
             return RunningPartition.empty(len(queries), 0, device=self._device)
-        own = bulk.places(hashes).to(self._device)
-        cell = None
-        if chosen is not None:
-            cell = self.cells.of_places(self._places(bulk.hashes).to(self._device))
+        places = self.places(bulk.hashes)
+        members = self._groups_of(places.numpy())
+        cell = None if chosen is None else self.cells.of_places(places.to(self._device))
         parts = []
         for start in range(0, max(len(queries), 1), self._block_rows):  # one block if empty
             rows = slice(start, start + self._block_rows)
@@ -225,7 +290,7 @@ class Marginal:
             mask = torch.zeros_like(logits, dtype=torch.bool)
             if chosen is not None and cell is not None:
                 mask = chosen[rows].index_select(1, cell)
-            leave_out_own(mask, own[rows])
+            leave_out(mask, groups[rows], members)
             shape = (len(logits), bulk.folds, len(bulk.hashes) // bulk.folds)
             parts.append(RunningPartition.of(logits.view(shape), mask.view(shape)))
         return RunningPartition.cat(parts)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 
 from clipdre import __version__
 from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig, RunConfig
@@ -23,8 +24,8 @@ from clipdre.engines.base import Engine, Work
 from clipdre.engines.local import InProcess, local_engine
 from clipdre.errors import InputError, OutputError, ScoresError
 from clipdre.estimating.estimate import usable_reference
-from clipdre.estimating.jobs import EstimateWork, shard_ranges
-from clipdre.estimating.reference import build_reference
+from clipdre.estimating.jobs import EstimateWork, pool_reliability, shard_ranges
+from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.files.storage import exclusive, identify, real_paths, remove_unfinished
 from clipdre.formats.folders.columns import column_folders
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool, embedding_files
@@ -40,12 +41,15 @@ from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.tars.samples import Reason
 from clipdre.formats.tars.shards import shard_name
 from clipdre.models.load import load_encoder, usable_device, usable_devices
+from clipdre.pipelines.duplicates import DUPLICATES, Duplicates, write_duplicates
 from clipdre.progress import Progress
 
 # Subfolders that a run writes into.
 WRITTEN = ("scores", "failures", "reference", "embeddings/*")
 # Warnings about shards that are printed.
 WARNED = 10
+# Settings that older manifests do not have.
+LATER_SETTINGS = {"alike", "own"}
 # Failures that another try may cure.
 TRANSIENT = {Reason.UNREADABLE_SHARD.value, Reason.WORKER_DIED.value}
 
@@ -224,23 +228,36 @@ class _Stages:
 
     def _estimated(self, manifest: Manifest) -> Manifest:
         """Score all shards that are not scored yet; return the finished manifest."""
-        reference = self._reference(manifest)
+        files = embedding_files(self.folder.embeddings, len(manifest.shards))
+        pool, hashes = StoredPool(files), np.concatenate([file.hashes() for file in files])
+        own = ReferenceFolder(self.folder.reference)
+        alike, device = self._alike(manifest), torch.device(self.engine.devices[0])
+        leaders = leaders_of(pool, hashes, manifest.model, alike, own, device)
+        reference = own.path
+        if self.config.saved is not None:
+            reference = ScoreFolder(Path(self.config.saved)).reference
+        else:
+            build_reference(pool, hashes, leaders, manifest.model, self.config, own)
         work = EstimateWork(self.folder, manifest, reference, self.config.tau)
         ranges = shard_ranges(manifest.shards, reference, manifest, self.engine.devices[0])
         with Progress("estimate", manifest.rows) as progress:
             for _ in self.engine.run(work, ranges, progress.advance):
                 pass
         record = usable_reference(reference, manifest.model)
-        return msgspec.structs.replace(manifest, reference=record, complete=True)
+        write_duplicates(self.folder, manifest, Duplicates(hashes, leaders, alike))
+        return msgspec.structs.replace(
+            manifest,
+            reference=record,
+            pool_reliability=pool_reliability(self.folder, manifest.shards),
+            complete=True,
+        )
 
-    def _reference(self, manifest: Manifest) -> Path:
-        if self.config.saved is not None:
-            return ScoreFolder(Path(self.config.saved)).reference
-        files = embedding_files(self.folder.embeddings, len(manifest.shards))
-        pool, hashes = StoredPool(files), np.concatenate([file.hashes() for file in files])
-        own = ReferenceFolder(self.folder.reference)
-        build_reference(pool, hashes, manifest.model, self.config, own)
-        return own.path
+    def _alike(self, manifest: Manifest) -> float:
+        """Return from which cosine on pairs are alike; a saved reference brings its own."""
+        if self.config.saved is None:
+            return self.config.alike
+        saved = ScoreFolder(Path(self.config.saved)).reference
+        return usable_reference(saved, manifest.model).alike
 
 
 def _is_begun(folder: ScoreFolder, planned: Manifest) -> bool:
@@ -254,7 +271,8 @@ def _is_begun(folder: ScoreFolder, planned: Manifest) -> bool:
 
 def _note_columns(folder: ScoreFolder) -> None:
     """Warn about measured columns, which belong to the scores that are replaced."""
-    names = ", ".join(columns.name for columns in column_folders(folder))
+    measured = (columns.name for columns in column_folders(folder))
+    names = ", ".join(name for name in measured if name != DUPLICATES)
     if names:
         warnings.warn(
             f"columns measured for the old scores will be removed with them: {names}; measure them "
@@ -356,8 +374,10 @@ def _compared(found: Manifest, planned: Manifest) -> Iterator[tuple[str, object,
     for name in ("name", "pretrained", "digest", "precision"):
         yield f"model {name}", getattr(found.model, name), getattr(planned.model, name)
     for stage, settings in planned.settings.items():
+        then = found.settings.get(stage, {})
         for name, value in settings.items():
-            yield f"{stage} {name}", found.settings.get(stage, {}).get(name), value
+            if name in then or name not in LATER_SETTINGS:
+                yield f"{stage} {name}", then.get(name), value
     yield "number of shards", len(found.shards), len(planned.shards)
     for before, now in zip(found.shards, planned.shards, strict=False):
         yield f"shard {now.name}", _identity(before), _identity(now)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clipdre.core.reliability import reliability_of
 from clipdre.sql.expressions import SCORED
 from clipdre.sql.query import ScoreQuery
 
@@ -34,8 +35,7 @@ def errors(query: ScoreQuery, column: str) -> ErrorStatistics:
     ((mean, spread, mean_se, mean_square),) = query.fetchall(
         f"SELECT avg({value}), stddev_pop({value}), avg({se}), avg({se} * {se}) FROM {SCORED}"
     )
-    reliability = 1 - mean_square / spread**2 if spread > 0 else float("nan")
-    return ErrorStatistics(mean, spread, mean_se, reliability)
+    return ErrorStatistics(mean, spread, mean_se, reliability_of(spread**2, mean_square))
 
 
 def quantiles(query: ScoreQuery, column: str, probabilities: Sequence[float]) -> list[float]:

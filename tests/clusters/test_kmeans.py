@@ -43,7 +43,10 @@ def test_nearest_matches_naive_distances():
     rng = np.random.default_rng(0)
     vectors, centroids = 3 * rng.normal(size=(200, 8)), rng.normal(size=(15, 8))
     found = nearest(torch.from_numpy(vectors), torch.from_numpy(centroids))
-    assert found.tolist() == naive_nearest(vectors, centroids).tolist()
+    assert found.squeeze(1).tolist() == naive_nearest(vectors, centroids).tolist()
+    several = nearest(torch.from_numpy(vectors), torch.from_numpy(centroids), 3)
+    distances = np.linalg.norm(vectors[:, None] - centroids[None, :], axis=2)
+    assert several.tolist() == np.argsort(distances, axis=1)[:, :3].tolist()
 
 
 def test_rows_belong_to_the_nearest_trained_centroid(pool, trained):

@@ -36,20 +36,21 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("bias", [0.0, -10.0])
 def test_matches_the_plain_kernel(n, m, d, bias):
     queries, references = pool(n, m, d)
-    own = torch.arange(n, device=DEVICE) - 1  # outside the tile at both ends
-    found = fused.tile_partition(queries, references, bias, own)
-    assert_same(found, plain.tile_partition(queries, references, bias, own))
+    # Some queries leave nothing out, others one reference or several.
+    groups = torch.arange(n, device=DEVICE) - 1, torch.arange(m, device=DEVICE) // 2 * 3 % (n + 5)
+    found = fused.tile_partition(queries, references, bias, groups)
+    assert_same(found, plain.tile_partition(queries, references, bias, groups))
     found = fused.tile_partition(queries, references, bias, None)
     assert_same(found, plain.tile_partition(queries, references, bias, None))
 
 
 def test_query_with_only_its_own_counterpart_is_empty_and_merges():
     queries, references = pool(2, 1, 16)
-    own = torch.tensor([0, 7], device=DEVICE)
-    found = fused.tile_partition(queries, references, 0.0, own)
+    groups = tuple(torch.tensor(own, device=DEVICE) for own in ([0, 7], [0]))
+    found = fused.tile_partition(queries, references, 0.0, groups)
     assert found.weight.tolist() == [0, 1]
     assert found.exp.tolist() == [0, 1]
     other = plain.tile_partition(queries, references, 0.0, None)
     assert_same(
-        found.merge(other), plain.tile_partition(queries, references, 0.0, own).merge(other)
+        found.merge(other), plain.tile_partition(queries, references, 0.0, groups).merge(other)
     )

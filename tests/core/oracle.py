@@ -14,6 +14,7 @@ def scores(images: Floats, texts: Floats, scale: float, bias: float = 0.0) -> di
     """Compute all columns of n pairs against the whole pool without own counterparts."""
     logits = scale * images @ texts.T + bias
     by_image, by_text = _without_own(logits), _without_own(logits.T)
+    everyone = [of_queries(list(rows))["log_partition"] for rows in (logits, logits.T)]
     pairs = np.diag(logits)
     ratio_image = pairs - by_image["log_partition"]
     ratio_text = pairs - by_text["log_partition"]
@@ -23,6 +24,7 @@ def scores(images: Floats, texts: Floats, scale: float, bias: float = 0.0) -> di
         "log_ratio_image": ratio_image,
         "log_ratio_text": ratio_text,
         "log_ratio": (ratio_image + ratio_text) / 2,
+        "negcliploss": pairs - (everyone[0] + everyone[1]) / 2,
         "kl_contribution": (ratio_image + ratio_text) / 2 / len(images),
     }
     for modality, found, own, other in (
@@ -35,7 +37,7 @@ def scores(images: Floats, texts: Floats, scale: float, bias: float = 0.0) -> di
         columns[f"dw_{modality}"] = np.array([scale**2 * row @ covariance @ row for row in centred])
         columns[f"dc_{modality}"] = np.array([scale**2 * row @ row for row in centred])
         columns |= {f"{name}_{modality}_se": np.zeros(n) for name in ("log_ratio", "kl", "klr")}
-    columns["log_ratio_se"] = np.zeros(n)
+    columns |= dict.fromkeys(("log_ratio_se", "negcliploss_se"), np.zeros(n))
     return columns
 
 

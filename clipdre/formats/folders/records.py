@@ -127,6 +127,10 @@ class NearRecord(Record, frozen=True, kw_only=True):
     share: float
 
 
+# Of the files of a reference.
+VERSION = 2
+
+
 class ReferenceRecord(Record, frozen=True, kw_only=True):
     """Contents of ``reference.json``.
 
@@ -143,6 +147,12 @@ class ReferenceRecord(Record, frozen=True, kw_only=True):
         Modality to `NearRecord`; empty unless stratified.
     fingerprint : tuple of float
         Of the model, as in `ModelRecord`.
+    version : int
+        Of the files; 1 has no groups.
+    alike : float
+        Pairs whose cosines exceed it on both sides leave each other out.
+    own : str
+        ``left-out``, or ``counted``: nothing is left out.
     """
 
     method: str
@@ -157,6 +167,9 @@ class ReferenceRecord(Record, frozen=True, kw_only=True):
     digest: str
     near: dict[Modality, NearRecord] = {}
     fingerprint: tuple[float, ...] = ()
+    version: int = 1
+    alike: float = 1.0
+    own: str = "left-out"
 
 
 def upgraded(reference: dict[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,12 @@
     reference.json                    how it was made, and for which model
     moments.npz                       count, mean and covariance of the pool, per modality
     bulk_image.npy, bulk_text.npy     vectors of the uniform bulk, fold by fold; bulk_hash.npy
-    pool_image.npy, pool_text.npy     all vectors, cell by cell; pool_hash_image.npy, ...
+    pool_image.npy, pool_text.npy     all vectors, cell by cell, in each by half of the pool;
+                                      pool_hash_image.npy, pool_group_image.npy, ...
     cells_image.npz, cells_text.npz   centroids, counts, variances
+    group_count.npy                   size of each group of alike pairs, by half of the pool
+    group_sum_image.npy, ...          sum of each group's vectors
+    alike.npz                         the row that leads each row's group, and a digest
 
 A `sample` reference has no pool, an `exact` one no bulk and no cells. Folders of schema 1 have
 ``img`` in the place of ``image``; they can be read.
@@ -15,7 +19,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +34,7 @@ from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments
 from clipdre.errors import ScoresError
 from clipdre.formats.files.storage import committed
-from clipdre.formats.folders.embeddings import Half, map_array
+from clipdre.formats.folders.embeddings import map_array
 from clipdre.formats.folders.records import ReferenceRecord, upgraded
 
 RECORD = "reference.json"
@@ -67,10 +71,12 @@ class ReferenceFolder:
             np.save(file, array)
 
     @contextmanager
-    def writing(self, name: str, shape: tuple[int, int]) -> Iterator[Half]:
-        """Yield an fp16 array on disk to fill in any order."""
+    def writing(
+        self, name: str, shape: tuple[int, int], dtype: type[np.generic] = np.float16
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Yield an array of zeros on disk to fill in any order."""
         with committed(self.path / f"{name}.npy") as temporary:
-            mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+            mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
             yield mapped
             mapped.flush()
 
@@ -80,6 +86,19 @@ class ReferenceFolder:
             return map_array(self._found(f"{name}.npy"))
         except UNREADABLE as error:
             raise ScoresError(f"{self.path / name}.npy is damaged ({error})", CURE) from error
+
+    def write_leaders(self, leaders: npt.NDArray[np.int64], digest: str) -> None:
+        """Write which row leads each row's group of alike pairs."""
+        with committed(self.path / "alike.npz") as temporary, open(temporary, "wb") as file:
+            np.savez(file, leaders=leaders, digest=np.array(digest))
+
+    def leaders(self, digest: str) -> npt.NDArray[np.int64] | None:
+        """Return what `write_leaders` wrote with this digest; None if there is none."""
+        with suppress(ScoresError):
+            found = self._archive("alike.npz")
+            if str(found.get("digest")) == digest:
+                return found["leaders"].astype(np.int64)
+        return None
 
     def write_moments(self, moments: dict[Modality, Moments]) -> None:
         """Write the moments of both modalities."""
