@@ -53,6 +53,8 @@ def leaders_of(  # noqa: PLR0913 (a pool, how to read it, and where to)
 
     See `clipdre.estimating.alike.find_leaders`.
     """
+    if len(pool) < 2:
+        return np.arange(len(pool))
     settings = f"{alike} {model.identity}"
     digest = hashlib.sha256(settings.encode() + hashes.tobytes()).hexdigest()
     leaders = folder.leaders(digest)

@@ -198,7 +198,6 @@ class _Stages:
             _warn_of_shards(encoded)
             _check_share(folder, encoded, run.max_bad_fraction)
             found = self._estimated(encoded)
-            _check_whole(folder, found)
             found.write(folder.path)
         else:
             _warn_of_shards(found)
@@ -244,6 +243,7 @@ class _Stages:
             for _ in self.engine.run(work, ranges, progress.advance):
                 pass
         record = usable_reference(reference, manifest.model)
+        _check_whole(self.folder, manifest)
         write_duplicates(self.folder, manifest, Duplicates(hashes, leaders, alike))
         return msgspec.structs.replace(
             manifest,

@@ -6,15 +6,28 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse.csgraph import connected_components
 
 Floats = npt.NDArray[np.float64]
 
 
-def scores(images: Floats, texts: Floats, scale: float, bias: float = 0.0) -> dict[str, Floats]:
-    """Compute all columns of n pairs against the whole pool without own counterparts."""
+def scores(
+    images: Floats,
+    texts: Floats,
+    scale: float,
+    bias: float = 0.0,
+    groups: npt.NDArray[np.int64] | None = None,
+) -> dict[str, Floats]:
+    """Compute all columns of n pairs against the whole pool without those of a pair's own group.
+
+    By default, each pair is a group of its own.
+    """
     logits = scale * images @ texts.T + bias
-    by_image, by_text = _without_own(logits), _without_own(logits.T)
-    everyone = [of_queries(list(rows))["log_partition"] for rows in (logits, logits.T)]
+    groups = np.arange(len(images)) if groups is None else groups
+    others = groups[:, None] != groups[None, :]
+    counted = others | np.eye(len(images), dtype=bool)
+    by_image, by_text = _kept(logits, others), _kept(logits.T, others)
+    everyone = [_kept(rows, counted)["log_partition"] for rows in (logits, logits.T)]
     pairs = np.diag(logits)
     ratio_image = pairs - by_image["log_partition"]
     ratio_text = pairs - by_text["log_partition"]
@@ -41,8 +54,15 @@ def scores(images: Floats, texts: Floats, scale: float, bias: float = 0.0) -> di
     return columns
 
 
-def _without_own(logits: Floats) -> dict[str, Floats]:
-    return of_queries([np.delete(row, n) for n, row in enumerate(logits)])
+def _kept(logits: Floats, kept: npt.NDArray[np.bool_]) -> dict[str, Floats]:
+    return of_queries([row[own] for row, own in zip(logits, kept, strict=True)])
+
+
+def alike_groups(images: Floats, texts: Floats, threshold: float = 0.95) -> npt.NDArray[np.int64]:
+    """Group pairs that are alike on both sides, and those connected by others that are."""
+    alike = (images @ images.T > threshold) & (texts @ texts.T > threshold)
+    groups: npt.NDArray[np.int64] = connected_components(alike)[1].astype(np.int64)
+    return groups
 
 
 def of_queries(logits: Iterable[Floats]) -> dict[str, Floats]:
