@@ -20,7 +20,7 @@ from clipdre.core.moments import Moments
 from clipdre.core.partition import leave_out_own
 from clipdre.core.tiles import logits_of
 from clipdre.errors import InputError, ScoresError
-from clipdre.formats.folders.embeddings import StoredPool
+from clipdre.formats.folders.embeddings import StoredPool, release, unit_rows
 from clipdre.formats.folders.records import ModelRecord, NearRecord, ReferenceRecord
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder
 from clipdre.progress import Progress
@@ -209,15 +209,15 @@ class _Builder:
         queries = self.pool.take(modality.other, held_out)
         own = torch.from_numpy(np.argsort(rows)[held_out])
         masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
-        start = 0
+        vectors, start = self.folder.array(f"pool_{modality}"), 0
         for cell, count in enumerate(cells.counts.tolist()):
             if count:
-                members = self.pool.take(modality, rows[start : start + count])
+                members = unit_rows(vectors[start : start + count])
                 logits = logits_of(queries * record.logit_scale, members, record.logit_bias)
                 leave_out_own(logits, own - start)
                 masses[:, cell] = logits.double().logsumexp(dim=1)
             start += count
-        self.pool.release(modality)
+        release(vectors)
         return _smallest_margin(queries, cells, torch.softmax(masses, dim=1), record)
 
 
