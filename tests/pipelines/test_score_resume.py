@@ -35,6 +35,7 @@ from tests.pipelines.scoring import assert_same_scores, with_method
 
 def stop_at_the_second(monkeypatch, module, name):
     """Raise KeyboardInterrupt in the second call of a function; return the calls."""
+    monkeypatch.setattr(encoding_jobs, "TOGETHER", 0)  # a shard each
     original, calls = getattr(module, name), []
 
     def stopping(*args, **kwargs):
@@ -51,18 +52,18 @@ class TestAgain:
     def test_a_finished_run_is_not_run_again(self, scored, pool, monkeypatch):
         folder, manifest = scored
         before = all_files(folder)
-        monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+        monkeypatch.setattr(encoding_jobs, "ShardEncoder", None)
         monkeypatch.setattr(estimating_jobs, "estimate_rows", None)
         again = tiny_score(pool, folder)
         assert again == read_manifest(folder)
         assert again.rows == manifest.rows
         assert all_files(folder) == before
 
-    @pytest.mark.parametrize("stop_in", ["encode_shard", "scores_table"])
+    @pytest.mark.parametrize("stop_in", ["commit_shard", "scores_table"])
     def test_a_stopped_run_resumes_and_ends_the_same(
         self, scored, pool, tmp_path, monkeypatch, stop_in
     ):
-        module = encoding_jobs if stop_in == "encode_shard" else estimating_jobs
+        module = encoding_jobs if stop_in == "commit_shard" else estimating_jobs
         calls = stop_at_the_second(monkeypatch, module, stop_in)
         with pytest.raises(KeyboardInterrupt):
             tiny_score(pool, tmp_path / "s")
@@ -71,7 +72,7 @@ class TestAgain:
         (tmp_path / "s" / "scores" / ".unfinished-host-1-0123abcd-x.parquet").write_text("half")
         manifest = tiny_score(pool, tmp_path / "s")
         assert manifest.complete
-        if stop_in == "encode_shard":
+        if stop_in == "commit_shard":
             # One done, one stopped, two more: the first is not encoded again.
             assert len(calls) == 4
         assert set(all_files(tmp_path / "s")) == set(all_files(scored[0]))
@@ -86,7 +87,7 @@ class TestAgain:
             tiny_score(pool, tmp_path / "s")
         first = tmp_path / "s" / "scores" / "00000.parquet"
         written = first.stat().st_mtime_ns
-        monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+        monkeypatch.setattr(encoding_jobs, "ShardEncoder", None)
         manifest = tiny_score(pool, tmp_path / "s")
         assert len(calls) == 4  # the first range is not estimated again
         assert first.stat().st_mtime_ns == written
@@ -114,7 +115,7 @@ class TestAgain:
         manifest = run()
         assert run() == manifest
         msgspec.structs.replace(manifest, complete=False).write(tmp_path / "s")
-        monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+        monkeypatch.setattr(encoding_jobs, "ShardEncoder", None)
         assert run() == manifest
 
     @pytest.mark.parametrize(
@@ -162,13 +163,13 @@ class TestAgain:
         metadata = tmp_path / "s" / "embeddings" / "metadata" / "metadata_1.parquet"
         stamp = {"clipdre.encoded": "of other settings"}
         pq.write_table(pq.read_table(metadata).replace_schema_metadata(stamp), metadata)
-        original, names = encoding_jobs.encode_shard, []
+        original, names = encoding_jobs.commit_shard, []
 
-        def recording(shard, *args):
+        def recording(found, shard, *args):
             names.append(shard.name)
-            return original(shard, *args)
+            return original(found, shard, *args)
 
-        monkeypatch.setattr(encoding_jobs, "encode_shard", recording)
+        monkeypatch.setattr(encoding_jobs, "commit_shard", recording)
         manifest = tiny_score(pool, tmp_path / "s")
         assert names == ["00001"]
         assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
@@ -209,7 +210,7 @@ class TestReplacing:
         pool, folder = replaced
         before = all_files(folder.path)
         with monkeypatch.context() as patched:
-            calls = stop_at_the_second(patched, encoding_jobs, "encode_shard")
+            calls = stop_at_the_second(patched, encoding_jobs, "commit_shard")
             with (
                 pytest.warns(UserWarning, match="removed with them: prompt-weight; measure them"),
                 pytest.raises(KeyboardInterrupt),
@@ -221,7 +222,7 @@ class TestReplacing:
         with pytest.raises(ScoresError, match="number of shards"):
             tiny_score(pool, folder.path)
         with monkeypatch.context() as patched:
-            calls = stop_at_the_second(patched, encoding_jobs, "encode_shard")
+            calls = stop_at_the_second(patched, encoding_jobs, "commit_shard")
             calls.append("so that none stops")
             calls.append("so that none stops")
             tiny_score(pool, folder.path, overwrite=True)
@@ -232,7 +233,7 @@ class TestReplacing:
     def test_an_abandoned_replacement_is_started_over(self, replaced, monkeypatch):
         pool, folder = replaced
         with monkeypatch.context() as patched:
-            stop_at_the_second(patched, encoding_jobs, "encode_shard")
+            stop_at_the_second(patched, encoding_jobs, "commit_shard")
             with pytest.raises(KeyboardInterrupt):
                 tiny_score(pool, folder.path, overwrite=True)
         config = with_method(ReferenceMethod.EXACT)
@@ -275,7 +276,7 @@ class TestReplacing:
 
     def test_an_interrupted_first_run_is_resumed_in_place(self, pool, tmp_path, monkeypatch):
         with monkeypatch.context() as patched:
-            stop_at_the_second(patched, encoding_jobs, "encode_shard")
+            stop_at_the_second(patched, encoding_jobs, "commit_shard")
             with pytest.raises(KeyboardInterrupt):
                 tiny_score(pool, tmp_path / "s", overwrite=True)
         assert ScoreFolder(tmp_path / "s").embeddings.exists()
@@ -354,7 +355,7 @@ def finished(request, pool, tmp_path_factory):
 
 @pytest.fixture
 def never_encode(monkeypatch):
-    monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+    monkeypatch.setattr(encoding_jobs, "ShardEncoder", None)
 
 
 @pytest.mark.usefixtures("never_encode")
