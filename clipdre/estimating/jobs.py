@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.folders.tables import row_digest, scores_table
 
+# Threads that write score files: most of it is waiting for the disk.
+WRITERS = 4
 REFERENCE, TAU = "clipdre.reference", "clipdre.tau"
 
 
@@ -64,10 +67,14 @@ class EstimateWork:
             paths = {n: self.folder.scores(self.manifest.shards[n].name) for n in shards}
             if not all(stamps[n].items() <= read_stamp(paths[n]).items() for n in shards):
                 columns = estimate_rows(pool, hashes, estimator, start, stop)
-                for n in shards:
+
+                def write(n: int) -> None:
                     rows = slice(pool.starts[n] - start, pool.starts[n + 1] - start)
                     part = {name: column[rows] for name, column in columns.items()}
                     write_table(scores_table(files[n].samples(), part), paths[n], stamps[n])
+
+                with ThreadPoolExecutor(WRITERS) as threads:
+                    list(threads.map(write, shards))
             advance(stop - start, stop - start)
 
         return do

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from clipdre.core.density_ratio import unit
 from clipdre.core.modality import Modality
 from clipdre.errors import ScoresError
-from clipdre.formats.files.parquet import read_stamp, write_table
+from clipdre.formats.files.parquet import read_stamp, read_table, write_table
 from clipdre.formats.files.storage import committed
 from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY
 
@@ -71,14 +70,13 @@ class EmbeddingFiles:
 
     def hashes(self) -> npt.NDArray[np.uint64]:
         """Return the key hashes of the shard's rows, shape (rows,)."""
-        hashes: npt.NDArray[np.uint64] = pq.read_table(self.metadata, columns=["key_hash"])[
-            "key_hash"
-        ].to_numpy()
+        table = read_table(self.metadata, ["key_hash"])
+        hashes: npt.NDArray[np.uint64] = table["key_hash"].to_numpy()
         return hashes
 
     def samples(self) -> pa.Table:
         """Return the sample columns of the shard's rows."""
-        table = pq.read_table(self.metadata)
+        table = read_table(self.metadata)
         names = ["key" if name == CLIP_RETRIEVAL_KEY else name for name in table.column_names]
         return table.rename_columns(names).replace_schema_metadata(None)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import pyarrow.parquet as pq
 
 from clipdre.errors import OutputError, ScoresError
+from clipdre.formats.files.parquet import read_table
 from clipdre.formats.files.storage import REPLACEMENT, TEMPORARY_PREFIX
 from clipdre.formats.folders.manifest import MANIFEST, is_own_manifest, read_manifest
 
@@ -51,7 +51,7 @@ class ScoreFolder:
 
     def failure_counts(self, shard: str) -> dict[str, int]:
         """Return how many samples of the shard failed, by reason."""
-        reasons = pq.read_table(self.failures(shard), columns=["reason"])["reason"].to_pylist()
+        reasons = read_table(self.failures(shard), ["reason"])["reason"].to_pylist()
         return dict(sorted(Counter(reasons).items()))
 
     def is_foreign(self) -> bool:
