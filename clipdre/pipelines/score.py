@@ -189,8 +189,8 @@ class _Stages:
 
     def _finished(self, planned: Manifest, run: RunConfig) -> Manifest:
         folder = self.folder
-        remove_unfinished(folder.path, *WRITTEN, everyone=True)
         found = _same_run(folder, planned)
+        remove_unfinished(folder.path, *WRITTEN)
         if found is not None:  # files are stamped with the record that was written first
             planned = msgspec.structs.replace(planned, model=found.model)
         if found is None or not found.complete or _has_transient(found):
@@ -332,7 +332,7 @@ def _shard_record(url: str) -> ShardRecord:
 
 def _same_run(folder: ScoreFolder, planned: Manifest) -> Manifest | None:
     """Return the manifest in `folder` if it is that of the planned run; None if there is none."""
-    if not folder.path.exists() or not any(folder.path.iterdir()):
+    if folder.is_new():
         return None
     found = read_manifest(folder.path)
     redefined = found.model.redefined(planned.model)

@@ -1,6 +1,7 @@
 """Second runs in the same folder: kept, resumed, refused, or started over."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import shutil
@@ -18,6 +19,7 @@ from clipdre.encoding import jobs as encoding_jobs
 from clipdre.encoding.ingest import EmbeddingSource
 from clipdre.errors import ModelError, OutputError, ScoresError
 from clipdre.estimating import jobs as estimating_jobs
+from clipdre.formats.files import storage
 from clipdre.formats.folders.embeddings import embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import MANIFEST, read_complete_manifest, read_manifest
@@ -31,6 +33,9 @@ from clipdre.truth.pool import NOISE, write_pool
 from tests.formats.folders.schema_1 import downgrade
 from tests.helpers import TINY, all_files, pair, read_scores, tiny_score, write_tar
 from tests.pipelines.scoring import assert_same_scores, with_method
+
+# A temporary file of another machine.
+LEFTOVER = ".unfinished-host-1-0123abcd-x.parquet"
 
 
 def stop_at_the_second(monkeypatch, module, name):
@@ -69,7 +74,7 @@ class TestAgain:
             tiny_score(pool, tmp_path / "s")
         assert not read_manifest(tmp_path / "s").complete
         (tmp_path / "s" / "scores").mkdir(exist_ok=True)
-        (tmp_path / "s" / "scores" / ".unfinished-host-1-0123abcd-x.parquet").write_text("half")
+        (tmp_path / "s" / "scores" / LEFTOVER).write_text("half")
         manifest = tiny_score(pool, tmp_path / "s")
         assert manifest.complete
         if stop_in == "commit_shard":
@@ -143,6 +148,30 @@ class TestAgain:
         with pytest.raises(ScoresError, match=f"holds a run that differs in {difference}"):
             tiny_score(pool, folder, config)
         assert all_files(folder) == before
+
+    def test_a_refused_run_removes_nothing(self, scored, pool, tmp_path):
+        shutil.copytree(scored[0], tmp_path / "s")
+        (tmp_path / "s" / "scores" / LEFTOVER).write_text("half")
+        with pytest.raises(ScoresError, match="holds a run that differs"):
+            tiny_score(pool, tmp_path / "s", with_method(ReferenceMethod.EXACT))
+        assert (tmp_path / "s" / "scores" / LEFTOVER).exists()
+        tiny_score(pool, tmp_path / "s")
+        assert not (tmp_path / "s" / "scores" / LEFTOVER).exists()
+
+    @pytest.mark.parametrize("name", [LEFTOVER, ".unfinished-notes"])
+    def test_a_run_killed_at_its_very_start_is_resumed_without_locks(
+        self, pool, tmp_path, monkeypatch, name
+    ):
+        def refuse(handle, operation):
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+        monkeypatch.setattr(storage.fcntl, "flock", refuse)
+        storage._warn_of_no_locks.cache_clear()
+        (tmp_path / "s").mkdir()
+        (tmp_path / "s" / name).write_text("half")
+        with pytest.warns(UserWarning, match="has no locks"):
+            assert tiny_score(pool, tmp_path / "s").complete
+        assert (tmp_path / "s" / name).exists()  # its writer may be another machine
 
     def test_a_changed_shard_is_refused_and_overwrite_starts_over(self, tmp_path):
         write_pool(tmp_path / "p", 60, seed=1, noise={}, shard_size=30)
