@@ -14,6 +14,34 @@ def report(tmp_path_factory):
     return run_demo(folder, pairs=10_000, seed=3, encode=demo_encode_config("cpu", 2))
 
 
+def test_a_stopped_demo_starts_over_in_its_folder_and_no_other_does(tmp_path, monkeypatch):
+    def demo(seed=1):
+        return run_demo(tmp_path / "demo", 500, seed, demo_encode_config("cpu", 2))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("clipdre.demo._write_subset", stop)
+        with pytest.raises(KeyboardInterrupt):
+            demo()
+    (tmp_path / "demo" / ".unfinished-host-1-0123abcd-x").write_text("half")
+    with pytest.raises(OutputError, match="is not empty"):
+        demo(seed=2)
+    assert demo().pool.complete
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
+        "clean",
+        "pool",
+        "scores-clean",
+        "scores-pool",
+        "subset",
+        "truth",
+    ]
+    with pytest.raises(OutputError, match="is not empty"):
+        demo()
+
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
 def test_embedded_model_recovers_the_truth_on_6000_new_pairs(report):
     assert report.clean.rows == 6000
     assert report.clean.reference.method == "exact"

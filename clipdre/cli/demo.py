@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from clipdre.cpus import usable_cpus
 
 if TYPE_CHECKING:
     from clipdre.demo import DemoReport
@@ -36,7 +37,7 @@ def demo(
     from clipdre.demo import demo_encode_config, run_demo
     from clipdre.reporting.figures import Panel, plot_agreement
 
-    report = run_demo(folder, pairs, seed, demo_encode_config(device, os.cpu_count() or 1))
+    report = run_demo(folder, pairs, seed, demo_encode_config(device, usable_cpus()))
     panels = [Panel(a.column, "true", a.true, a.estimated) for a in report.agreements]
     plot_agreement(panels, folder / PLOT)
     _print_report(report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ from clipdre.cli import score_options as take
 from clipdre.cli.common_options import Json
 from clipdre.cli.read_options import IMAGE_KEY, read_config
 from clipdre.config import ReadConfig
+from clipdre.cpus import usable_cpus
 
 if TYPE_CHECKING:
     from clipdre.doctor import Diagnosis
@@ -55,7 +55,7 @@ def doctor(
         image_key, text_key, max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels
     )
     urls = expand_shards(shards, sys.stdin)
-    found = diagnose(urls, config, decode=decode, workers=workers or os.cpu_count() or 1)
+    found = diagnose(urls, config, decode=decode, workers=workers or usable_cpus())
     if json:
         import json as encoder
 

@@ -28,6 +28,7 @@ from clipdre.cli import (
 )
 from clipdre.cli import filter as filter_command
 from clipdre.cli.usage import ParserError, help_text, parser_message
+from clipdre.cpus import limit_threads
 from clipdre.errors import ClipdreError, UsageError
 
 USAGE = 2
@@ -128,6 +129,7 @@ def _main(
 def main() -> None:
     """Run the command line."""
     signals.install()
+    limit_threads()
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # lists of paths need not be UTF-8
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from clipdre.config import (
     ReferenceMethod,
     RunConfig,
 )
+from clipdre.cpus import usable_cpus
 from clipdre.errors import UsageError
 from clipdre.only_with import NotWith, OnlyWith, check
 
@@ -187,7 +187,7 @@ def _encode_config(
         device=device,
         precision=precision,
         batch_size=batch_size,
-        workers=workers or os.cpu_count() or 1,
+        workers=workers or usable_cpus(),
     )
 
 

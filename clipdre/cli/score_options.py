@@ -126,7 +126,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Decoding threads.  (default: one per core)",
+        help="Decoding threads.  (default: one per usable core)",
         metavar="N",
         show_default=False,
         rich_help_panel=RUN,

@@ -74,7 +74,7 @@ def write_tar_folder(
         if not finished:
             subset.check()  # refuse before anything is written
             target.remove_leftovers()
-            write_json(target, UNFINISHED, plan, durable=False)
+            write_json(target, UNFINISHED, plan)  # durable: without it, this is no subset
             _write(subset, target, config, plan)
             finish_replacement(folder)
         elif UNFINISHED in folder.names():  # a run was killed between its last two steps

@@ -139,6 +139,7 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
         stream.flush()
     elif to_file:
         folder, name = parent_folder(place)
+        folder.remove_leftovers(name)
         with folder.committed(name) as temporary, open(temporary, "xb") as out:
             WRITERS[kind](subset, out)
     else:

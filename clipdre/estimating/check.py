@@ -26,7 +26,7 @@ from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ReferenceRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.sql.query import ScoreQuery
-from clipdre.sql.statistics import errors, share
+from clipdre.sql.statistics import ErrorStatistics, errors, share
 
 CHECKED = 256
 COLUMNS = ESTIMATED_COLUMNS
@@ -92,7 +92,8 @@ def check_reference(folder: ScoreFolder, manifest: Manifest) -> ReferenceCheck:
     own = ReferenceFolder(folder.reference)
     checkable = folder.embeddings.exists() and own.record() == record
     measured = _measured(folder, manifest, own) if checkable else {}
-    columns = [_column(query, name, record.pairs, measured) for name in COLUMNS]
+    found = errors(query, COLUMNS)
+    columns = [_column(query, name, found[name], record.pairs, measured) for name in COLUMNS]
     return ReferenceCheck(
         record=record,
         rows=manifest.rows,
@@ -104,7 +105,11 @@ def check_reference(folder: ScoreFolder, manifest: Manifest) -> ReferenceCheck:
 
 
 def _column(
-    query: ScoreQuery, name: str, pairs: int, measured: dict[str, dict[str, Floats]]
+    query: ScoreQuery,
+    name: str,
+    found: ErrorStatistics,
+    pairs: int,
+    measured: dict[str, dict[str, Floats]],
 ) -> ColumnCheck:
     saturated = None
     if name.startswith("kl_"):
@@ -113,7 +118,6 @@ def _column(
     for way in ("now", "near", "bulk"):
         error = measured[way][name] - measured["exact"][name] if way in measured else None
         rmse[way] = None if error is None else float(np.sqrt(np.mean(error**2)))
-    found = errors(query, name)
     return ColumnCheck(
         name,
         found.mean,

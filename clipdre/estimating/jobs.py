@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.folders.tables import row_digest, scores_table
 
+# Threads that write score files: most of it is waiting for the disk.
+WRITERS = 4
 REFERENCE, TAU, HALVES = "clipdre.reference", "clipdre.tau", "clipdre.halves"
 
 
@@ -74,10 +77,14 @@ class EstimateWork:
             paths = {n: self.folder.scores(self.manifest.shards[n].name) for n in shards}
             if not all(stamps[n].items() <= read_stamp(paths[n]).items() for n in shards):
                 estimates = estimate_rows(pool, hashes, estimator, start, stop)
-                for n in shards:
+
+                def write(n: int) -> None:
                     part = estimates[pool.starts[n] - start : pool.starts[n + 1] - start]
                     table = scores_table(files[n].samples(), part.columns)
                     write_table(table, paths[n], {**stamps[n], HALVES: encoded(part.halves)})
+
+                with ThreadPoolExecutor(WRITERS) as threads:
+                    list(threads.map(write, shards))
             advance(stop - start, stop - start)
 
         return do

@@ -22,7 +22,7 @@ from clipdre.core.tiles import logits_of
 from clipdre.errors import InputError, ScoresError
 from clipdre.estimating.alike import Rows, find_leaders
 from clipdre.estimating.groups import Groups, half_of
-from clipdre.formats.folders.embeddings import StoredPool
+from clipdre.formats.folders.embeddings import StoredPool, release, unit_rows
 from clipdre.formats.folders.records import VERSION, ModelRecord, NearRecord, ReferenceRecord
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder
 from clipdre.progress import Progress
@@ -283,17 +283,17 @@ class _Builder:
         queries = self.pool.take(modality.other, held_out)
         groups = torch.from_numpy(self.groups.of_rows)
         masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
-        start = 0
+        vectors, start = self.folder.array(f"pool_{modality}"), 0
         for cell, count in enumerate(cells.counts.tolist()):
             if count:
-                members = self.pool.take(modality, rows[start : start + count])
+                members = unit_rows(vectors[start : start + count])
                 logits = logits_of(queries * record.logit_scale, members, record.logit_bias)
                 if record.own == Own.LEFT_OUT:
                     of_members = groups[rows[start : start + count]]
                     leave_out(logits, groups[held_out], of_members)
                 masses[:, cell] = logits.double().logsumexp(dim=1)
             start += count
-        self.pool.release(modality)
+        release(vectors)
         return _smallest_margin(queries, cells, torch.softmax(masses, dim=1), record)
 
 

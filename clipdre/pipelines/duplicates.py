@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from clipdre.core.columns import Column
-from clipdre.formats.files.storage import remove_unfinished
+from clipdre.formats.files.storage import exclusive, remove_unfinished
 from clipdre.formats.folders.columns import ColumnFolder, row_digests
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -46,8 +46,14 @@ class Duplicates:
 def write_duplicates(folder: ScoreFolder, manifest: Manifest, found: Duplicates) -> None:
     """Write group and rank of each scored pair beside the scores, as measured columns are."""
     written = ColumnFolder(folder.columns / DUPLICATES)
-    written.path.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(written.path, everyone=True)
+    with exclusive(written.path):
+        remove_unfinished(written.path)
+        _write(written, folder, manifest, found)
+
+
+def _write(
+    written: ColumnFolder, folder: ScoreFolder, manifest: Manifest, found: Duplicates
+) -> None:
     names = [shard.name for shard in manifest.shards]
     scores = [
         pq.read_table(folder.scores(name), columns=["log_ratio"])["log_ratio"].to_numpy()

@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from clipdre.config import EncodeConfig, MeasureConfig, Precision, ReadConfig
 from clipdre.core.modality import Modality
 from clipdre.errors import InputError, ModelError, ScoresError
+from clipdre.formats.files.parquet import read_table
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -62,7 +62,7 @@ class PoolReader:
     def samples(self, shard: int) -> pa.Table:
         """Read the sample columns of one shard's rows."""
         path = self.folder.scores(self.manifest.shards[shard].name)
-        return pq.read_table(path, columns=SAMPLE_COLUMNS)
+        return read_table(path, SAMPLE_COLUMNS)
 
     def rows(self, shard: int) -> Iterator[StoredRows]:
         """Yield one shard's rows, at most `rows_at_once` together."""

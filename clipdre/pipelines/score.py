@@ -19,7 +19,13 @@ import torch
 from clipdre import __version__
 from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig, RunConfig
 from clipdre.encoding.ingest import EmbeddingSource
-from clipdre.encoding.jobs import EncodeWork, IngestWork, ShardJob, workers_per_device
+from clipdre.encoding.jobs import (
+    EncodeWork,
+    IngestWork,
+    ShardJob,
+    together,
+    workers_per_device,
+)
 from clipdre.engines.base import Engine, Work
 from clipdre.engines.local import InProcess, local_engine
 from clipdre.errors import InputError, OutputError, ScoresError
@@ -159,13 +165,13 @@ class _Stages:
     Attributes
     ----------
     work : Work
-        Turns a `ShardJob` into the record of an encoded shard.
+        Turns jobs into the records of encoded shards.
     """
 
     folder: ScoreFolder
     config: EstimateConfig
     engine: Engine
-    work: Work[ShardJob, ShardRecord]
+    work: Work[Sequence[ShardJob], list[ShardRecord]]
 
     def run(self, planned: Manifest, run: RunConfig) -> Manifest:
         """Run the plan, or what is left of it; return the finished manifest."""
@@ -187,8 +193,8 @@ class _Stages:
 
     def _finished(self, planned: Manifest, run: RunConfig) -> Manifest:
         folder = self.folder
-        remove_unfinished(folder.path, *WRITTEN, everyone=True)
         found = _same_run(folder, planned)
+        remove_unfinished(folder.path, *WRITTEN)
         if found is not None:  # files are stamped with the record that was written first
             planned = msgspec.structs.replace(planned, model=found.model)
         if found is None or not found.complete or _has_transient(found):
@@ -207,23 +213,22 @@ class _Stages:
 
     def _encoded(self, manifest: Manifest) -> tuple[ShardRecord, ...]:
         """Encode the shards that are not encoded yet; return all with their counts."""
-        done: dict[int, ShardRecord] = {}
-        jobs: dict[int, ShardJob] = {}
+        done: dict[str, ShardRecord] = {}
+        jobs: list[ShardJob] = []
         files = embedding_files(self.folder.embeddings, len(manifest.shards))
         with Progress("encode", sum(shard.nbytes for shard in manifest.shards)) as progress:
-            for n, (shard, own) in enumerate(zip(manifest.shards, files, strict=True)):
+            for shard, own in zip(manifest.shards, files, strict=True):
                 stamp = _encoding_stamp(manifest, shard)
                 same = stamp.items() <= own.stamp().items()
                 if same and not TRANSIENT & self.folder.failure_counts(shard.name).keys():
-                    done[n] = _recounted(self.folder, shard, own)
+                    done[shard.name] = _recounted(self.folder, shard, own)
                     progress.advance(shard.nbytes)
                 else:
                     failures = self.folder.failures(shard.name)
-                    jobs[n] = ShardJob(shard, own, failures, stamp)
-            numbers = list(jobs)
-            finished = self.engine.run(self.work, list(jobs.values()), progress.advance)
-            done |= {numbers[index]: record for index, record in finished}
-        return tuple(done[n] for n in range(len(manifest.shards)))
+                    jobs.append(ShardJob(shard, own, failures, stamp))
+            for _, records in self.engine.run(self.work, together(jobs), progress.advance):
+                done |= {record.name: record for record in records}
+        return tuple(done[shard.name] for shard in manifest.shards)
 
     def _estimated(self, manifest: Manifest) -> Manifest:
         """Score all shards that are not scored yet; return the finished manifest."""
@@ -345,7 +350,7 @@ def _shard_record(url: str) -> ShardRecord:
 
 def _same_run(folder: ScoreFolder, planned: Manifest) -> Manifest | None:
     """Return the manifest in `folder` if it is that of the planned run; None if there is none."""
-    if not folder.path.exists() or not any(folder.path.iterdir()):
+    if folder.is_new():
         return None
     found = read_manifest(folder.path)
     redefined = found.model.redefined(planned.model)

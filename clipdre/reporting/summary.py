@@ -60,18 +60,15 @@ def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
     for shard in manifest.shards:
         failures.update(shard.failures)
     query = ScoreQuery(folder, manifest)
-    reliability = {
-        name: statistics.errors(query, name).reliability
-        for name in MAIN_COLUMNS
-        if f"{name}{SE}" in ERROR_COLUMNS
-    }
-    worst = min(reliability, key=lambda name: reliability[name])
+    with_errors = [name for name in MAIN_COLUMNS if f"{name}{SE}" in ERROR_COLUMNS]
+    errors = statistics.errors(query, with_errors)
+    worst = min(errors, key=lambda name: errors[name].reliability)
     return Summary(
         manifest=manifest,
         reference=manifest.reference,
         failures=dict(failures.most_common()),
-        quantiles={name: statistics.quantiles(query, name, PROBABILITIES) for name in MAIN_COLUMNS},
-        mean_log_ratio=statistics.mean(query, "log_ratio"),
-        least_reliable=(worst, reliability[worst]),
+        quantiles=statistics.quantiles(query, MAIN_COLUMNS, PROBABILITIES),
+        mean_log_ratio=errors["log_ratio"].mean,
+        least_reliable=(worst, errors[worst].reliability),
         columns=query.described(),
     )

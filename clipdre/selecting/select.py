@@ -233,7 +233,7 @@ class _Runner:
 
 
 def _warn_if_unreliable(query: ScoreQuery, column: str) -> None:
-    reliability = errors(query, column).reliability
+    reliability = errors(query, [column])[column].reliability
     if reliability < TRUSTED:
         warnings.warn(
             f"{column} has a reliability of {reliability:.2f}, so another draw of the reference "

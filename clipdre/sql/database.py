@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from clipdre.core.columns import closest
+from clipdre.cpus import usable_cpus
 from clipdre.errors import SelectionError
 from clipdre.sql.expressions import Expression
 
@@ -133,6 +134,7 @@ def _contained(files: Sequence[str]) -> duckdb.DuckDBPyConnection:
     weakref.finalize(connection, shutil.rmtree, spill, ignore_errors=True)
     connection.execute("SET temp_directory = $1", [spill])
     connection.execute("SET memory_limit = $1", [MEMORY_LIMIT])
+    connection.execute("SET threads = $1", [usable_cpus()])
     connection.execute("SET enable_external_file_cache = false")
     # A Parquet file's statistics ignore NaN. DuckDB would use them to drop conditions and to skip
     # rows: among values 2, 2 and NaN, isnan(x) and x > 3 would find nothing.

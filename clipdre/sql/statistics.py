@@ -10,6 +10,9 @@ from clipdre.core.reliability import reliability_of
 from clipdre.sql.expressions import SCORED
 from clipdre.sql.query import ScoreQuery
 
+# Values that quantiles may hold in memory; a pass over many files takes longer than over few.
+HELD = 1 << 24
+
 
 @dataclass(frozen=True)
 class ErrorStatistics:
@@ -29,30 +32,39 @@ class ErrorStatistics:
     reliability: float
 
 
-def errors(query: ScoreQuery, column: str) -> ErrorStatistics:
-    """Summarise a score column and its ``_se``, out of core."""
-    value, se = f"{column}::DOUBLE", f"{column}_se::DOUBLE"
-    ((mean, spread, mean_se, mean_square),) = query.fetchall(
-        f"SELECT avg({value}), stddev_pop({value}), avg({se}), avg({se} * {se}) FROM {SCORED}"
-    )
+def errors(query: ScoreQuery, columns: Sequence[str]) -> dict[str, ErrorStatistics]:
+    """Summarise score columns and their ``_se`` in one pass, out of core."""
+    wanted = []
+    for column in columns:
+        value, se = f"{column}::DOUBLE", f"{column}_se::DOUBLE"
+        wanted += [f"avg({value})", f"stddev_pop({value})", f"avg({se})", f"avg({se} * {se})"]
+    found = iter(_one(query, wanted))
+    return {column: _errors(*(next(found) for _ in range(4))) for column in columns}
+
+
+def _errors(mean: float, spread: float, mean_se: float, mean_square: float) -> ErrorStatistics:
     return ErrorStatistics(mean, spread, mean_se, reliability_of(spread**2, mean_square))
 
 
-def quantiles(query: ScoreQuery, column: str, probabilities: Sequence[float]) -> list[float]:
-    """Return quantiles of a score column."""
-    return [float(v) for v in _one(query, f"quantile_cont({column}, {list(probabilities)})")]
-
-
-def mean(query: ScoreQuery, column: str) -> float:
-    """Return the mean of a score column."""
-    return float(_one(query, f"avg({column}::DOUBLE)"))
+def quantiles(
+    query: ScoreQuery, columns: Sequence[str], probabilities: Sequence[float]
+) -> dict[str, list[float]]:
+    """Return quantiles of score columns, in as few passes as `HELD` allows."""
+    at_once = max(1, HELD // max(1, query.manifest.rows))
+    found: dict[str, list[float]] = {}
+    for start in range(0, len(columns), at_once):
+        part = columns[start : start + at_once]
+        values = _one(query, [f"quantile_cont({name}, {list(probabilities)})" for name in part])
+        found |= {name: [float(v) for v in own] for name, own in zip(part, values, strict=True)}
+    return found
 
 
 def share(query: ScoreQuery, condition: str) -> float:
     """Return the share of rows for which our own `condition` is true."""
-    return float(_one(query, f"avg(CAST(({condition}) AS INT))"))
+    (value,) = _one(query, [f"avg(CAST(({condition}) AS INT))"])
+    return float(value)
 
 
-def _one(query: ScoreQuery, expression: str) -> Any:
-    ((value,),) = query.fetchall(f"SELECT {expression} FROM {SCORED}")
-    return value
+def _one(query: ScoreQuery, aggregates: Sequence[str]) -> tuple[Any, ...]:
+    (values,) = query.fetchall(f"SELECT {', '.join(aggregates)} FROM {SCORED}")
+    return values

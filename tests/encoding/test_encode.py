@@ -10,16 +10,18 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 
-from clipdre.config import Decode, ReadConfig
+from clipdre.config import Decode, EncodeConfig, ReadConfig
 from clipdre.core.modality import Modality
 from clipdre.encoding import encode
-from clipdre.encoding.encode import Decoded, commit_shard, decode, failed_shard
+from clipdre.encoding.encode import Decoded, ShardEncoder, commit_shard, decode, failed_shard
+from clipdre.engines.base import silent
 from clipdre.errors import ModelError
 from clipdre.formats.folders.embeddings import EmbeddingFiles
+from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, key_hash
 from clipdre.formats.tars.images import decode_image
 from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage
-from tests.encoding.shards import encoded, shard_of
+from tests.encoding.shards import encoded, encoded_together, shard_of
 from tests.helpers import pair, png, read_failures, read_scores, tiny_score, write_tar
 
 SIZE = 21
@@ -140,7 +142,70 @@ class TestShard:
         nbytes, samples = (sum(column) for column in zip(*reports, strict=True))
         assert (nbytes, samples) == (shard.nbytes, 4)
         assert min(report[0] for report in reports) >= 0
-        assert len(reports) == -(-4 // batch_size) + 1
+        assert len(reports) == 2 // batch_size + 1  # the batches of two images, and the end
+
+
+class TestManyShards:
+    @pytest.fixture
+    def shards(self, tmp_path):
+        """Shards of 3, 1, 0, 9 and 1 good pairs, one of them cut off, and one that is missing."""
+        shards = []
+        for name, size in zip("abcde", (3, 1, 0, 9, 1), strict=True):
+            keys = [f"{name}{n}" for n in range(size)]
+            good = [
+                m for n, k in enumerate(keys) for m in pair(k, f"red {k}", seed=10 * ord(name) + n)
+            ]
+            shards.append(shard_of(tmp_path / f"{name}.tar", [*good, ("bad.png", png(1))]))
+        content = (tmp_path / "b.tar").read_bytes()
+        (tmp_path / "b.tar").write_bytes(content[:1600])
+        missing = ShardRecord(name="f", url=str(tmp_path / "f.tar"), nbytes=0, modified="")
+        return [*shards[:3], missing, *shards[3:]]
+
+    @pytest.mark.parametrize("captions", [1, 5, 4096])
+    @pytest.mark.parametrize("batch_size", [1, 4, 100])
+    def test_give_what_each_gives_alone(self, shards, encoder, monkeypatch, captions, batch_size):
+        alone = [encoded(shard, encoder, 10) for shard in shards]
+        monkeypatch.setattr(encode, "CAPTIONS", captions)
+        together = encoded_together(shards, encoder, batch_size)
+        assert [len(found.samples) for found in together] == [3, 0, 0, 0, 9, 1]
+        for found, expected in zip(together, alone, strict=True):
+            assert found.samples.equals(expected.samples)
+            assert (found.seen, found.failures) == (expected.seen, expected.failures)
+            assert found.warnings == expected.warnings
+            np.testing.assert_allclose(found.images, expected.images, atol=1e-3)
+            np.testing.assert_allclose(found.texts, expected.texts, atol=1e-3)
+
+    def test_share_their_batches(self, shards, encoder):
+        roomy = Cramped(encoder, room=100)
+        encoded_together(shards, roomy, batch_size=4)
+        assert roomy.sizes == [4, 4, 4, 1]
+
+    def test_come_out_before_the_last_is_read(self, shards, encoder, monkeypatch):
+        monkeypatch.setattr(encode, "CAPTIONS", 2)
+        read = []
+        original = encode.read_samples
+        monkeypatch.setattr(
+            encode, "read_samples", lambda url, config: read.append(url) or original(url, config)
+        )
+        config = EncodeConfig(batch_size=1, workers=1)
+        found = ShardEncoder(encoder, ReadConfig(), config, silent).encode(shards)
+        assert next(found)[0] == 0
+        assert len(read) < len(shards)
+
+    def test_a_dying_worker_leaves_the_others_alone(self, shards, encoder, monkeypatch):
+        tries = []
+
+        def dying(data, **limits):
+            tries.append(data)
+            if data == png(10 * ord("d") + 1):
+                raise MemoryError("no room")
+            return decode_image(data, **limits)
+
+        monkeypatch.setattr(encode, "decode_image", dying)
+        found = encoded_together(shards, encoder, batch_size=4)
+        assert [len(shard.samples) for shard in found] == [3, 0, 0, 0, 0, 1]
+        assert [failure.reason for failure in found[4].failures] == [Reason.WORKER_DIED]
+        assert len(tries) == 13 + 9  # that shard alone is tried again
 
 
 class Wrapped:
@@ -210,8 +275,8 @@ class TestMemory:
 class TestWorkers:
     def test_a_dying_worker_fails_its_shard_after_a_second_attempt(self, tmp_path, monkeypatch):
         (tmp_path / "pool").mkdir()
-        for name in "ab":
-            members = [m for n in range(5) for m in pair(f"{name}{n}", f"x {n}", seed=n)]
+        for start, name in ((0, "a"), (5, "b")):
+            members = [m for n in range(5) for m in pair(f"{name}{n}", f"x {n}", seed=start + n)]
             write_tar(tmp_path / "pool" / f"{name}.tar", members)
         lock, attempts = threading.Lock(), []
 

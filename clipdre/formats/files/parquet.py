@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,6 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipdre.formats.files.storage import committed
+
+# Smaller tables are not compressed: to set up a compressor for each column takes longer.
+COMPRESSED_FROM = 64 * 1024
 
 
 def write_table(table: pa.Table, path: Path, stamp: Mapping[str, str] | None = None) -> None:
@@ -24,9 +27,16 @@ def save_table(table: pa.Table, path: Path, stamp: Mapping[str, str] | None = No
     metadata = dict(table.schema.metadata or {})
     metadata |= {key.encode(): value.encode() for key, value in (stamp or {}).items()}
     table = table.replace_schema_metadata(metadata)
-    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
+    compression = "zstd" if table.nbytes >= COMPRESSED_FROM else "none"
+    with pq.ParquetWriter(path, table.schema, compression=compression) as writer:
         if len(table):  # some readers, such as Hugging Face datasets, fail at an empty row group
             writer.write_table(table)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a file, or some of its columns: for small files twice as fast as Arrow's data sets."""
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=columns)
 
 
 def read_stamp(source: Path | BinaryIO) -> dict[str, str]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipdre.errors import ScoresError
-from clipdre.formats.files.parquet import read_stamp, write_table
+from clipdre.formats.files.parquet import read_stamp, read_table, write_table
 from clipdre.formats.files.storage import committed
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -92,7 +92,7 @@ def row_digests(folder: ScoreFolder, shards: Sequence[str]) -> list[str]:
         stamped = read_stamp(path).get(ROWS)
         if stamped is not None:
             return stamped
-        hashes = pq.read_table(path, columns=["key_hash"])["key_hash"].to_numpy()
+        hashes = read_table(path, ["key_hash"])["key_hash"].to_numpy()
         return row_digest(np.asarray(hashes))
 
     with ThreadPoolExecutor(THREADS) as threads:

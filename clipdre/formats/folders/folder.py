@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import pyarrow.parquet as pq
 
 from clipdre.errors import OutputError, ScoresError
+from clipdre.formats.files.parquet import read_table
 from clipdre.formats.files.storage import REPLACEMENT, TEMPORARY_PREFIX
 from clipdre.formats.folders.manifest import MANIFEST, is_own_manifest, read_manifest
 
@@ -51,19 +51,23 @@ class ScoreFolder:
 
     def failure_counts(self, shard: str) -> dict[str, int]:
         """Return how many samples of the shard failed, by reason."""
-        reasons = pq.read_table(self.failures(shard), columns=["reason"])["reason"].to_pylist()
+        reasons = read_table(self.failures(shard), ["reason"])["reason"].to_pylist()
         return dict(sorted(Counter(reasons).items()))
 
     def is_foreign(self) -> bool:
         """Whether the path holds something that `clipdre score` did not make."""
-        if not self.path.exists():
-            return False
-        if not self.path.is_dir():
-            return True
         if (self.path / MANIFEST).exists():
             return not is_own_manifest(self.path)
-        # A run that was killed at its very start leaves nothing but a temporary file.
-        return any(not path.name.startswith(TEMPORARY_PREFIX) for path in self.path.iterdir())
+        return not self.is_new()
+
+    def is_new(self) -> bool:
+        """Whether there is nothing at the path yet.
+
+        A run that was killed at its very start leaves nothing but a temporary file.
+        """
+        if not self.path.is_dir():
+            return not self.path.exists()
+        return all(path.name.startswith(TEMPORARY_PREFIX) for path in self.path.iterdir())
 
     def clear(self) -> None:
         """Remove a run, its manifest last; other files in the folder stay."""
