@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.running import CLIPDRE, error_of, printed
-from tests.helpers import read_scores
+from tests.helpers import pair, read_scores, tiny_score, write_tar
 
 
 @pytest.fixture
@@ -372,3 +372,22 @@ def test_binary_output_is_not_printed_on_a_terminal(scored, options):
         f"clipdre: error: --format {name} is binary, which a terminal cannot show: redirect "
         "stdout, or name a file as --output\n"
     )
+
+
+@pytest.mark.parametrize("format", ["keys", "csv", "jsonl"])
+def test_names_do_not_steer_the_terminal(tmp_path, format):
+    (tmp_path / "pool").mkdir()
+    steering = "\N{PILE OF POO}\x1b]0;title\x07\x9b2J\N{RIGHT-TO-LEFT OVERRIDE}"
+    samples = [*pair(steering), *pair("other")]
+    write_tar(tmp_path / "pool" / "a.tar", samples, tarfile.PAX_FORMAT)
+    tiny_score(tmp_path / "pool", tmp_path / "s")
+    command = [CLIPDRE, "filter", tmp_path / "s", "--all", "-o", "-", "--format", format]
+    parent, child = pty.openpty()
+    subprocess.run(command, stdout=child, stderr=subprocess.PIPE, check=True)
+    os.close(child)
+    shown = os.read(parent, 1 << 16).decode()
+    os.close(parent)
+    assert "\N{PILE OF POO}" in shown
+    assert not set("\x1b\x07\x9b\N{RIGHT-TO-LEFT OVERRIDE}") & set(shown)
+    piped = subprocess.run(command, capture_output=True, check=True).stdout.decode()
+    assert "\N{RIGHT-TO-LEFT OVERRIDE}" in piped
