@@ -71,6 +71,20 @@ class SubsetFormat(StrEnum):
     JSONL = "jsonl"
 
 
+class JoinKey(StrEnum):
+    """Names by which rows of joined files are matched."""
+
+    KEY_HASH = "key_hash"
+    SHARD_KEY = "shard,key"
+    UID = "uid"
+    KEY = "key"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns, one or two."""
+        return tuple(self.value.split(","))
+
+
 @dataclass(frozen=True)
 class ReadConfig:
     """How shards are read.

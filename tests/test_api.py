@@ -177,6 +177,16 @@ def test_a_query_joins_files(scored, tmp_path):
     found = clipdre.select(scores, by="extra", bottom=7, joined=[tmp_path / "extra.parquet"])
     shard, row = found.places
     assert (shard * 100 + row).tolist() == list(range(7))
+    (join,) = found.query.joins
+    assert (join.by, join.matched, join.pool) == (("key_hash",), 300, 300)
+    extra = pa.table({"uid": ["x"] * 300, "key": table["key"], "extra": range(300)})
+    pq.write_table(extra, tmp_path / "extra.parquet")
+    again = clipdre.select(scores, by="extra", bottom=7, joined=[str(tmp_path)], on="key")
+    assert [place.tolist() for place in again.places] == [shard.tolist(), row.tolist()]
+    with pytest.raises(UsageError, match="invalid `on` 'name': choose from key_hash, shard,key"):
+        scores.query([tmp_path], on="name")
+    with pytest.raises(UsageError, match="`on` can only be used with `joined`"):
+        scores.query(on="key")
 
 
 class TestUnusedParameters:

@@ -139,7 +139,7 @@ class Subset:
             "pool": selection.pool,
             "kept": len(selection),
             "scores": str(selection.query.folder.path.resolve()),
-            "joined": [str(path) for path in selection.query.joined],
+            "joined": [asdict(join) for join in selection.query.joins],
             "model": {"name": model.name, "pretrained": model.pretrained, "digest": model.digest},
             "reference": builtins(self.manifest.reference),
             "digest": self.digest,

@@ -13,7 +13,7 @@ from clipdre.core.allocation import fill_evenly
 from clipdre.core.reliability import TRUSTED
 from clipdre.errors import SelectionError, UnreliableEstimateWarning
 from clipdre.selecting.rules import Rule, Step
-from clipdre.sql.expressions import FILE, ROW, Expression, Kind
+from clipdre.sql.expressions import FILE, ROW, Expression, Kind, private
 from clipdre.sql.largest import largest
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet, seeded_hash
@@ -133,7 +133,7 @@ def _expressions(rule: Rule, n: int, step: Step) -> list[Expression]:
     """Return the user's expressions in a step, each to become a column."""
     kinds = {"where": Kind.CONDITION, "by": Kind.NUMBER, "balance": Kind.VALUE}
     return [
-        Expression(f"{name}_{n}", rule.name_of(n, name), text, kind)
+        Expression(private(f"{name}_{n}"), rule.name_of(n, name), text, kind)
         for name, kind in kinds.items()
         if (text := getattr(step, name)) is not None
     ]
@@ -149,15 +149,15 @@ class _Runner:
 
     @property
     def where(self) -> str:
-        return f"where_{self.n}"
+        return private(f"where_{self.n}")
 
     @property
     def group(self) -> str:
-        return f"balance_{self.n}"
+        return private(f"balance_{self.n}")
 
     @property
     def by(self) -> str:
-        return f"by_{self.n}"
+        return private(f"by_{self.n}")
 
     @property
     def value(self) -> str:

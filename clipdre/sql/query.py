@@ -10,30 +10,42 @@ from typing import Any
 
 import duckdb
 
-from clipdre.config import TIME_LIMIT
+from clipdre.config import TIME_LIMIT, JoinKey
 from clipdre.core.columns import Column
 from clipdre.core.scores import SCORES
 from clipdre.errors import ScoresError, SelectionError
+from clipdre.formats.files.tables import expand_tables
 from clipdre.formats.folders.columns import ColumnFolder, column_folders, is_current
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord
 from clipdre.formats.folders.tables import SAMPLE_FIELDS
 from clipdre.sql.database import Database
-from clipdre.sql.expressions import FILE, POOL, ROW, SCORED, Expression, Kind, quoted
-from clipdre.sql.joined import join_files
+from clipdre.sql.expressions import (
+    FILE,
+    POOL,
+    ROW,
+    SCORED,
+    Expression,
+    Kind,
+    check_names,
+    private,
+    quoted,
+)
+from clipdre.sql.joined import WITH, join_files
+from clipdre.sql.names import NUMERIC
 
-NUMERIC = re.compile(r"^(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*|BOOLEAN)$")
 # These look at the whole pool, before any filter. A macro's parameters must not be named like a
-# column it meets, so they have names that no column has.
+# column it meets.
+X, Q = private("x"), private("q")
 MACROS = f"""
-CREATE MACRO quantile("_ x", "_ q") AS (
-    SELECT quantile_cont("_ x", "_ q") FILTER (NOT isnan("_ x"::DOUBLE)) FROM {POOL});
-CREATE MACRO zscore("_ x") AS (
-    ("_ x" - (SELECT avg("_ x") FILTER (NOT isnan("_ x"::DOUBLE)) FROM {POOL}))
-    / (SELECT stddev_pop("_ x") FILTER (NOT isnan("_ x"::DOUBLE)) FROM {POOL}));
-CREATE MACRO rank("_ x") AS (
-    CASE WHEN NOT isnan("_ x"::DOUBLE) THEN count("_ x") OVER (ORDER BY "_ x") END);
+CREATE MACRO quantile({X}, {Q}) AS (
+    SELECT quantile_cont({X}, {Q}) FILTER (NOT isnan({X}::DOUBLE)) FROM {POOL});
+CREATE MACRO zscore({X}) AS (
+    ({X} - (SELECT avg({X}) FILTER (NOT isnan({X}::DOUBLE)) FROM {POOL}))
+    / (SELECT stddev_pop({X}) FILTER (NOT isnan({X}::DOUBLE)) FROM {POOL}));
+CREATE MACRO rank({X}) AS (
+    CASE WHEN NOT isnan({X}::DOUBLE) THEN count({X}) OVER (ORDER BY {X}) END);
 """
 WINDOW = re.compile(r"\b(rank|over)\b", re.IGNORECASE)
 
@@ -47,18 +59,28 @@ class ScoreQuery(Database):
 
     Parameters
     ----------
-    joined : sequence of Path
-        Parquet files whose columns are joined to the rows by key.
+    joined : sequence of paths
+        Parquet files, folders of them and glob patterns, whose columns are joined to the rows.
     time_limit : float
         Seconds that one pass over the scores may take.
+    on : JoinKey or None
+        Names to match joined rows by; None for the first that the files have.
+
+    Attributes
+    ----------
+    joined : list of Path
+        The joined files.
+    joins : list of Join
+        How many pairs found a row in them, for each table: files that have the same columns.
     """
 
     def __init__(
         self,
         folder: ScoreFolder,
         manifest: Manifest,
-        joined: Sequence[Path] = (),
+        joined: Sequence[str | Path] = (),
         time_limit: float = TIME_LIMIT,
+        on: JoinKey | None = None,
     ) -> None:
         shards = [shard.name for shard in manifest.shards]
         files = [folder.scores(shard).resolve() for shard in shards]
@@ -66,21 +88,25 @@ class ScoreQuery(Database):
         if missing is not None:
             raise ScoresError(f"{missing} is missing", "score again with `overwrite`")
         self.folder, self.manifest = folder, manifest
-        self.joined = [path.resolve() for path in joined]
+        self.joined = expand_tables(joined, WITH)
         self._measured, self._stale = _measured(folder, manifest)
         measured = [[str(c.file(shard).resolve()) for shard in shards] for c, _ in self._measured]
         scores = [str(file) for file in files]
         listed = [scores, *measured, map(str, self.joined)]
         super().__init__(list(chain.from_iterable(listed)), time_limit)
-        self._create_views(scores, measured)
+        source = self._pool_view(scores, measured)
+        source, self.joins = join_files(self, source, self.joined, on, shards)
+        self.connection.execute(f"CREATE VIEW {POOL} AS SELECT * FROM {source}")
         self.connection.execute(MACROS)
         self.connection.execute("SET lock_configuration = true")
         self.columns = [
             name for name in self.connection.view(POOL).columns if name not in (FILE, ROW)
         ]
 
-    def _create_views(self, scores: list[str], measured: list[list[str]]) -> None:
-        scanned = self.connection.read_parquet(scores)
+    def _pool_view(self, scores: list[str], measured: list[list[str]]) -> str:
+        """Show scores and measured columns as one view; return its name."""
+        scanned = self.scan(scores)
+        check_names(scanned.columns, f"score folder {self.folder.path}")
         scanned.select(
             duckdb.StarExpression(), *(duckdb.ColumnExpression(name) for name in (FILE, ROW))
         ).create_view(SCORED)
@@ -89,12 +115,13 @@ class ScoreQuery(Database):
             views = []
             for n, files in enumerate(measured):
                 views.append(f"measured_{n}")
-                self.connection.read_parquet(files).create_view(views[-1])
+                columns = self.scan(files)
+                check_names(columns.columns, files[0])
+                columns.create_view(views[-1])
             source = "scored_and_measured"
             aligned = " POSITIONAL JOIN ".join([SCORED, *views])
             self.connection.execute(f"CREATE VIEW {source} AS SELECT * FROM {aligned}")
-        source = join_files(self, source, self.joined)
-        self.connection.execute(f"CREATE VIEW {POOL} AS SELECT * FROM {source}")
+        return source
 
     def described(self) -> list[Column]:
         """Return all columns in order, with unit and meaning where they are known."""

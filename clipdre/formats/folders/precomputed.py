@@ -21,18 +21,13 @@ from clipdre.core.modality import Modality
 from clipdre.core.scores import SCORES
 from clipdre.errors import InputError
 from clipdre.formats.folders.embeddings import PREFIXES, Half, map_array
-from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY, SAMPLE_SCHEMA
+from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY, SAMPLE_SCHEMA, is_private
 
 ARCHITECTURES = {"b32": "ViT-B-32", "l14": "ViT-L-14"}
 DATACOMP_SCALE = 100.0
 DATACOMP_COLUMNS = {"text": "caption", "original_width": "width", "original_height": "height"}
 CLIP_RETRIEVAL_COLUMNS = {CLIP_RETRIEVAL_KEY: "key"}
-RESERVED = {
-    *SAMPLE_SCHEMA.names,
-    *(score.column.name for score in SCORES),
-    "file_index",
-    "file_row_number",
-}
+RESERVED = {*SAMPLE_SCHEMA.names, *(score.column.name for score in SCORES)}
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pa.ArrowInvalid)
 Vectors = npt.NDArray[np.floating]
 
@@ -142,9 +137,8 @@ def sample_table(columns: pa.Table, shard: str, hashes: npt.NDArray[np.uint64]) 
 
 def _renamed(table: pa.Table, ours: Mapping[str, str]) -> pa.Table:
     """Rename columns to ours; one that has such a name by accident gets a prefix."""
-    reserved = RESERVED - {"uid", "caption", "width", "height"}
     names = [
-        ours.get(name) or (f"source_{name}" if name in reserved else name)
+        ours.get(name) or (f"source_{name}" if _is_reserved(name) else name)
         for name in table.column_names
     ]
     kept: dict[str, int] = {}
@@ -154,3 +148,9 @@ def _renamed(table: pa.Table, ours: Mapping[str, str]) -> pa.Table:
     return (
         table.select(list(kept.values())).rename_columns(list(kept)).replace_schema_metadata(None)
     )
+
+
+def _is_reserved(name: str) -> bool:
+    """Return whether a column would be taken for one of ours; SQL does not see upper case."""
+    is_known = name in ("uid", "caption", "width", "height")
+    return not is_known and (name.lower() in RESERVED or is_private(name))

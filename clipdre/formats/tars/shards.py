@@ -10,6 +10,7 @@ from braceexpand import braceexpand
 
 from clipdre.config import ReadConfig
 from clipdre.errors import InputError
+from clipdre.formats.files.lines import split_lines
 from clipdre.formats.files.remote import is_remote
 from clipdre.formats.files.storage import open_source, unescaped_path
 from clipdre.formats.tars.captions import says_nothing
@@ -44,8 +45,8 @@ def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[s
     """Return the paths and URLs of the shards that `arguments` name, in order.
 
     Each argument is a folder (its tars, sorted by name), a tar, a glob, a brace pattern, a URL, or
-    ``-``, which stands for the lines of `stdin`. Bytes that are not UTF-8 are escaped, see
-    `clipdre.formats.files.storage.unescaped_path`.
+    ``-``, which stands for the lines of `stdin`, see `clipdre.formats.files.lines`. Bytes that are
+    not UTF-8 are escaped, see `clipdre.formats.files.storage.unescaped_path`.
 
     Raises
     ------
@@ -55,8 +56,8 @@ def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[s
     urls: list[str] = []
     for argument in arguments:
         if argument == "-":
-            lines = [line.strip() for line in stdin]
-            urls += [url for line in lines if line for url in _expand(line)]
+            lines = split_lines("".join(stdin))
+            urls += [url for line in lines for url in _expand(line.strip())]
         else:
             urls += _expand(argument)
     if not urls:

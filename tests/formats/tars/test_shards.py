@@ -37,6 +37,12 @@ class TestExpandShards:
         lines = [f"{folder}/00001.tar\n", "\n", f"{folder}/00010.tar\n"]
         assert [shard_name(url) for url in expand_shards(["-"], lines)] == ["00001", "00010"]
 
+    @pytest.mark.parametrize("text", ["{0}\0{1}\0", "\ufeff{0}\r\n\r\n{1}", " {0} \n{1}\n"])
+    def test_stdin_may_come_from_any_tool(self, folder, text):
+        text = text.format(f"{folder}/00001.tar", f"{folder}/00010.tar")
+        urls = expand_shards(["-"], text.splitlines(keepends=True))
+        assert [shard_name(url) for url in urls] == ["00001", "00010"]
+
     @pytest.mark.parametrize(
         ("argument", "message"),
         [
