@@ -12,6 +12,7 @@ from clipdre.cli.common_options import Json
 from clipdre.cli.read_options import IMAGE_KEY, read_config
 from clipdre.config import ReadConfig
 from clipdre.cpus import usable_cpus
+from clipdre.words import count
 
 if TYPE_CHECKING:
     from clipdre.doctor import Diagnosis
@@ -78,7 +79,7 @@ def _machine(found: Diagnosis) -> dict[str, Any]:
 
 
 def _print(found: Diagnosis, *, decode: bool) -> None:
-    from clipdre.cli.terminal import as_options, count, note, table
+    from clipdre.cli.terminal import as_options, note, table
     from clipdre.doctor import ADVICE
 
     title = (

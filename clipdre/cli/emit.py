@@ -13,6 +13,7 @@ from clipdre.cli.terminal import given_options
 from clipdre.config import EmitConfig
 from clipdre.errors import SelectionError
 from clipdre.only_with import OnlyWith, check
+from clipdre.words import count
 
 if TYPE_CHECKING:
     from clipdre.formats.name_lists import NameList
@@ -48,7 +49,7 @@ def emit(
     Writes samples in pool order. A name that several samples share selects all of them. Prints the
     path it wrote.
     """
-    from clipdre.cli.terminal import count, note
+    from clipdre.cli.terminal import note
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.selecting.listed import select_listed

@@ -11,6 +11,7 @@ import typer
 from clipdre.config import EmitConfig, SubsetFormat
 from clipdre.errors import UsageError
 from clipdre.only_with import NotWith, OnlyWith, Pairing, check
+from clipdre.words import count
 
 if TYPE_CHECKING:
     from clipdre.selecting.select import Selection
@@ -150,7 +151,7 @@ def write_and_print(
     overwrite: bool,
 ) -> None:
     """Write the selected samples, and print where."""
-    from clipdre.cli.terminal import TerminalWriter, count, note
+    from clipdre.cli.terminal import TerminalWriter, note
     from clipdre.emitting.write import write_subset
     from clipdre.formats.tars.shards import expand_shards
 

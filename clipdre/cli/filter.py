@@ -14,6 +14,7 @@ from clipdre.cli.terminal import given_options
 from clipdre.config import TIME_LIMIT, EmitConfig
 from clipdre.errors import UsageError
 from clipdre.only_with import NotWith, OnlyWith, check
+from clipdre.words import count
 
 if TYPE_CHECKING:
     from clipdre.selecting.select import Selection
@@ -134,7 +135,7 @@ def _settings(given: list[str]) -> dict[str, str | int | float]:
 
 def _note_join(join: Join) -> None:
     """Print how many pairs found a row in a joined table, and which of its columns are renamed."""
-    from clipdre.cli.terminal import count, note
+    from clipdre.cli.terminal import note
 
     by = " and ".join(join.by)
     note(f"joined {join} by {by}: {join.matched:,} of {count(join.pool, 'pair')} found a row")
@@ -145,7 +146,7 @@ def _note_join(join: Join) -> None:
 
 def _note_selection(selection: Selection, dry_run: bool) -> None:
     """Print how many pairs are kept, and anything a curator would not expect."""
-    from clipdre.cli.terminal import count, note
+    from clipdre.cli.terminal import note
 
     share = len(selection) / max(1, selection.pool)
     verb = "would keep" if dry_run else "keeping"

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from clipdre.cli.common_options import Scores
 from clipdre.cli.usage import help_text
 from clipdre.config import MeasureConfig
+from clipdre.words import count
 
 if TYPE_CHECKING:
     from clipdre.scorers.base import Scorer
@@ -127,7 +128,7 @@ def _settings(scorer: type[Scorer]) -> list[inspect.Parameter]:
 
 
 def _measure(folder: Path, scorer: Scorer, *, suffix: str, device: str, overwrite: bool) -> None:
-    from clipdre.cli.terminal import count, note
+    from clipdre.cli.terminal import note
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.pipelines.measure import measure as run

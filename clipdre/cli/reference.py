@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipdre.cli.common_options import Json, Scores
+from clipdre.words import count
 
 if TYPE_CHECKING:
     from clipdre.estimating.check import ReferenceCheck
@@ -79,7 +80,7 @@ def _machine(found: ReferenceCheck) -> dict[str, Any]:
 
 
 def _show(found: ReferenceCheck) -> None:
-    from clipdre.cli.terminal import as_options, count, note, table
+    from clipdre.cli.terminal import as_options, note, table
 
     record = found.record
     table(

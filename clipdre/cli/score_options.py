@@ -38,7 +38,8 @@ Embeddings = Annotated[
     Path | None,
     typer.Option(
         help="Folder of DataComp metadata (parquet and npz) or clip-retrieval output, scored "
-        "without encoding; instead of SHARDS.",
+        "without encoding; instead of SHARDS. A row without a key (uid, image_path) is named by "
+        "its number.",
         metavar="FOLDER",
         rich_help_panel=MODEL,
     ),

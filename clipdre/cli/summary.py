@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipdre.cli.terminal import count, note, table
+from clipdre.cli.terminal import note, table
+from clipdre.words import count
 
 if TYPE_CHECKING:
     from clipdre.reporting.summary import Summary

@@ -28,11 +28,6 @@ def note(message: str, *, stdout: bool = False) -> None:
     _console(stderr=not stdout).print(Text(strip_controls(message)), soft_wrap=True)
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 shard", "1,200 shards"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def table(
     title: str,
     header: Sequence[str],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,10 +25,3 @@ class Column:
     unit: str
     meaning: str
     better: Literal["high", "low", "neither"] = "neither"
-
-
-def closest(name: str, known: Sequence[str], count: int = 3) -> str:
-    """Return a hint for a name that is not `known`: the closest names; empty if none is close."""
-    close = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
-    close += [k for k in known if k not in close and (name in k or k in name)][: count - len(close)]
-    return f"did you mean {' or '.join(close)}?" if close else ""

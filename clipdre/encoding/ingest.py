@@ -26,8 +26,8 @@ from clipdre.formats.folders.precomputed import (
     sample_table,
 )
 from clipdre.formats.folders.records import ModelRecord, ShardRecord
-from clipdre.formats.folders.tables import key_hashes
 from clipdre.formats.tars.samples import Failure, Reason, Stage, printable
+from clipdre.words import count
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,17 @@ def _dim(layout: Layout, folder: Path) -> int:
 
 
 def _unit(vectors: npt.NDArray[np.floating]) -> Half:
-    rows: Half = unit(torch.from_numpy(vectors.astype(np.float32))).half().numpy()
+    with np.errstate(over="ignore"):  # infinite vectors are failures
+        single = vectors.astype(np.float32)
+    rows: Half = unit(torch.from_numpy(single)).half().numpy()
     return rows
 
 
 def _checked(images: Half, texts: Half, columns: pa.Table, shard: str) -> ShardEmbeddings:
     """Keep rows with two finite vectors; others, zero vectors included, are failures."""
     good = np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1)
-    keys = [str(key) for key in columns["key"].to_pylist()]
+    table, unnamed = sample_table(columns, shard)
+    keys = table["key"].to_pylist()
     failures = [
         Failure(
             keys[row],
@@ -127,5 +130,6 @@ def _checked(images: Half, texts: Half, columns: pa.Table, shard: str) -> ShardE
         )
         for row in np.flatnonzero(~good)
     ]
-    table = sample_table(columns, shard, key_hashes(shard, keys)).filter(pa.array(good))
-    return ShardEmbeddings(len(columns), images[good], texts[good], table, failures)
+    warned = (f"{count(unnamed, 'row')} without a key, named by number",) if unnamed else ()
+    kept = table.filter(pa.array(good))
+    return ShardEmbeddings(len(table), images[good], texts[good], kept, failures, warned)

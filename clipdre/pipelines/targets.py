@@ -17,7 +17,7 @@ from clipdre.errors import InputError
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files, map_array
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import MANIFEST, read_complete_manifest
-from clipdre.formats.folders.precomputed import UnreadableError, find_layout
+from clipdre.formats.folders.precomputed import UnreadableError, checked_vectors, find_layout
 
 ROWS_AT_ONCE = 8192
 
@@ -26,7 +26,7 @@ def target_tiles(place: Path, modality: Modality) -> Iterator[Tensor]:
     """Yield unit vectors of a score folder, a folder of embeddings, or a .npy file."""
     if place.suffix == ".npy":
         try:
-            yield from _unit_tiles(map_array(place), place)
+            yield from _unit_tiles(checked_vectors(map_array(place)), place)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot read `target` {place}: {error}", "give a .npy of shape (n, d)"
@@ -50,10 +50,6 @@ def target_tiles(place: Path, modality: Modality) -> Iterator[Tensor]:
 
 
 def _unit_tiles(vectors: npt.NDArray[Any], place: Path) -> Iterator[Tensor]:
-    if vectors.ndim != 2:
-        raise InputError(
-            f"`target` {place} has shape {vectors.shape}", "give vectors of shape (n, d)"
-        )
     for start in range(0, len(vectors), ROWS_AT_ONCE):
         tile = torch.from_numpy(vectors[start : start + ROWS_AT_ONCE].astype(np.float32))
         rows = unit(tile)

@@ -9,9 +9,9 @@ from importlib import metadata
 from typing import Any
 
 import clipdre.scorers
-from clipdre.core.columns import closest
 from clipdre.errors import UsageError
 from clipdre.scorers.base import Scorer
+from clipdre.words import closest
 
 GROUP = "clipdre.scorers"
 NOT_SCORERS = ("base", "registry")

@@ -139,6 +139,11 @@ def _expressions(rule: Rule, n: int, step: Step) -> list[Expression]:
     ]
 
 
+def _column(attribute: str, n: int) -> str:
+    """Return the column of a step's expression; a name that no other column has."""
+    return f"_ {attribute} {n}"
+
+
 @dataclass(frozen=True)
 class _Runner:
     """SQL of one step, over the columns that hold its expressions."""

@@ -17,11 +17,11 @@ import duckdb
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipdre.core.columns import closest
 from clipdre.cpus import usable_cpus
 from clipdre.errors import SelectionError
 from clipdre.formats.tars.samples import printable
 from clipdre.sql.expressions import Expression
+from clipdre.words import closest
 
 MEMORY_LIMIT = "1GB"
 UNKNOWN_COLUMN = re.compile(r'column "([^"]+)" not found')

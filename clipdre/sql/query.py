@@ -105,7 +105,9 @@ class ScoreQuery(Database):
 
     def _pool_view(self, scores: list[str], measured: list[list[str]]) -> str:
         """Show scores and measured columns as one view; return its name."""
-        scanned = self.scan(scores)
+        # Files of embeddings made elsewhere need not have the same columns. Looking at all of them
+        # takes time, so this is done only then.
+        scanned = self.scan(scores, by_name=not self.manifest.has_tars)
         check_names(scanned.columns, f"score folder {self.folder.path}")
         scanned.select(
             duckdb.StarExpression(), *(duckdb.ColumnExpression(name) for name in (FILE, ROW))

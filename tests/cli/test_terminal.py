@@ -69,12 +69,6 @@ def test_tables_fill_a_terminal_and_100_columns_elsewhere(monkeypatch, stream, w
     assert width - 6 <= max(map(len, lines)) <= width
 
 
-def test_counts_have_their_noun():
-    assert terminal.count(0, "shard") == "0 shards"
-    assert terminal.count(1, "shard") == "1 shard"
-    assert terminal.count(1200, "shard") == "1,200 shards"
-
-
 def command_with(function):
     app = typer.Typer()
     app.command()(function)

@@ -2,9 +2,7 @@ import dataclasses
 
 import pytest
 
-from clipdre.core.columns import Column, closest
-
-KNOWN = ["key", "uid", "similarity", "log_ratio", "log_ratio_se", "kl_image", "kl_text"]
+from clipdre.core.columns import Column
 
 
 def test_columns_are_values():
@@ -13,28 +11,3 @@ def test_columns_are_values():
     assert column == Column("x", "nats", "meaning", "neither")
     with pytest.raises(dataclasses.FrozenInstanceError):
         column.name = "y"
-
-
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [
-        ("similrity", "did you mean similarity?"),
-        ("kl_imag", "did you mean kl_image?"),
-        ("ratio", "did you mean log_ratio or log_ratio_se?"),  # part of the name
-        ("my_uid_column", "did you mean uid?"),  # holds a name
-        ("zzz", ""),
-    ],
-)
-def test_hints_name_the_closest(name, hint):
-    assert closest(name, KNOWN) == hint
-
-
-def test_hints_are_few():
-    known = [f"kl_{n}" for n in range(9)]
-    assert closest("kl_", known).count("kl_") == 3
-    assert closest("kl_", known, count=1).count("kl_") == 1
-    assert closest("kl", ["kl_image", "kl_text", "klr_text", "klr_image"], count=2).count("kl") == 2
-
-
-def test_no_hint_without_names():
-    assert closest("x", []) == ""

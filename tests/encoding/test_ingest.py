@@ -224,6 +224,30 @@ class TestScores:
         assert counts["00000003"] == {"broken_file": 1}
         assert manifest.rows == 88
 
+    def test_metadata_as_pandas_writes_it_is_scored(self, datacomp, tmp_path):
+        """A missing width makes floats of all; a missing key is a row's number."""
+        folder, _, _ = datacomp
+        path = folder / "00000000.parquet"
+        table = pq.read_table(path)
+        for name, kind, missing in (("uid", str, None), ("original_width", float, np.nan)):
+            values = [kind(value) for value in table[name].to_pylist()]
+            values[3] = missing
+            table = table.set_column(table.column_names.index(name), name, pa.array(values))
+        pq.write_table(table, path)
+        with pytest.warns(UserWarning, match="shard 00000000: 1 row without a key, named by"):
+            manifest = score_embeddings(opened(folder), tmp_path / "s", EXACT)
+        row = read_scores(tmp_path / "s", manifest).slice(3, 1).to_pylist()[0]
+        assert (row["key"], row["uid"], row["width"], row["height"]) == ("3", None, None, 200)
+        assert manifest.rows == 88
+
+    def test_vectors_beyond_single_precision_are_failures(self, datacomp):
+        folder, _, _ = datacomp
+        vectors = np.ones((50, 768))
+        vectors[7] = 1e300
+        np.savez(folder / "00000001.npz", l14_img=vectors, l14_txt=vectors)
+        found = opened(folder).read(shard_record(folder / "00000001.parquet"))
+        assert [failure.offset for failure in found.failures] == [7]
+
     def test_other_columns_stay_available_to_filters(self, datacomp, tmp_path):
         manifest = score_embeddings(opened(datacomp[0], "b32"), tmp_path / "s", EXACT)
         where = "clip_l14_similarity_score > 0.5 AND url LIKE 'http%' AND len(face_bboxes) = 1"
@@ -238,6 +262,18 @@ class TestScores:
         with pytest.raises(OutputError):  # there are no tars
             write_tar_folder(subset, tmp_path / "kept", EmitConfig())
         assert not (tmp_path / "kept").exists()
+
+    def test_files_need_not_have_the_same_columns(self, datacomp, tmp_path):
+        folder, _, _ = datacomp
+        first, second = (folder / f"{n:08d}.parquet" for n in (0, 1))
+        table = pq.read_table(first).drop_columns(["url"]).append_column("mixed", pa.nulls(40))
+        pq.write_table(table, first)
+        table = pq.read_table(second)
+        pq.write_table(table.append_column("mixed", pa.array(range(50))), second)
+        made = tmp_path / "s", score_embeddings(opened(folder), tmp_path / "s", EXACT)
+        rows = rows_of(subset_of(made, where="mixed >= 40 OR url IS NULL"))
+        assert rows["mixed"].to_pylist() == [None] * 39 + list(range(40, 50))
+        assert rows["file_row_number"].to_pylist() == [*range(39), *range(39, 49)]
 
     def test_kept_samples_are_found_in_the_tars(self, scored, pool, tmp_path):
         folder, run = scored

@@ -42,7 +42,7 @@ def test_a_folder_of_embeddings_is_a_target(scores):
     ("array", "message"),
     [
         (np.ones((3, 5), np.float32), "vectors of length 5, the pool of 128"),
-        (np.ones(DIM, np.float32), r"has shape \(128,\)"),
+        (np.ones(DIM, np.float32), r"shape \(128,\) of float32"),
         (np.zeros((3, DIM), np.float32), "NaN, infinite or zero"),
         (np.full((3, DIM), np.nan, np.float32), "NaN, infinite or zero"),
         (np.empty((0, DIM), np.float32), "has no vectors"),

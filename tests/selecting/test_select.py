@@ -246,6 +246,14 @@ def test_refuses_negative_weights(scored):
         chosen(scored, sample=10, by="log_ratio - 1000")
 
 
+def test_columns_may_be_named_like_a_rules_expressions(tmp_path):
+    columns = {"key": list("abcd"), "key_hash": np.arange(4, dtype=np.uint64), "x": [3.0, 1, 4, 2]}
+    columns |= {name: ["text"] * 4 for name in ("where_0", "by_0", "balance_0")}
+    manifest = write_score_folder(tmp_path, [columns])
+    step = {"where": "where_0 = 'text' AND x > 1", "by": "x", "balance": "by_0", "cap": 2, "top": 1}
+    assert chosen((tmp_path, manifest), **step).places[1].tolist() == [2]
+
+
 def test_finds_thresholds_in_several_passes(tmp_path, monkeypatch):
     """Many values are tied at the threshold."""
     monkeypatch.setattr("clipdre.sql.largest.FETCHED", 300)

@@ -89,8 +89,8 @@ class ShardRecord(Record, frozen=True, kw_only=True):
     Attributes
     ----------
     warnings : tuple of str
-        Why the shard may lack samples that it once had: no end of the archive, or fewer samples
-        than are stated beside it.
+        Why the shard may lack samples that it once had (no end of the archive, or fewer samples
+        than are stated beside it), or how rows of embeddings without a key are named.
     """
 
     name: str

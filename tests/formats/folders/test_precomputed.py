@@ -11,7 +11,7 @@ from clipdre.formats.folders.precomputed import (
     find_layout,
     sample_table,
 )
-from clipdre.formats.folders.tables import SAMPLE_SCHEMA
+from clipdre.formats.folders.tables import SAMPLE_SCHEMA, key_hashes
 
 ROWS = 3
 VECTORS = np.arange(24, dtype=np.float16).reshape(4, ROWS, 2)  # b32 and l14, images and texts
@@ -103,7 +103,9 @@ def test_reads_clip_retrievals_output(clip_retrieval):
     }
 
 
-@pytest.mark.parametrize("damage", ["no zip", "no array", "no table", "no uid"])
+@pytest.mark.parametrize(
+    "damage", ["no zip", "no array", "no table", "two uids", "text", "complex", "no dimensions"]
+)
 def test_damaged_datacomp_files_are_unreadable(datacomp, damage):
     if damage == "no zip":
         (datacomp / "b.npz").write_bytes(b"PK not a zip")
@@ -111,8 +113,13 @@ def test_damaged_datacomp_files_are_unreadable(datacomp, damage):
         np.savez(datacomp / "b.npz", b32_img=VECTORS[0])
     elif damage == "no table":
         (datacomp / "b.parquet").write_bytes(b"PAR1")
+    elif damage == "two uids":
+        twice = pa.table([["x"] * ROWS] * 2, names=["uid", "uid"])
+        pq.write_table(twice, datacomp / "b.parquet")
     else:
-        pq.write_table(pa.table({"text": ["x"] * ROWS}), datacomp / "b.parquet")
+        values = {"text": "x", "complex": 1j, "no dimensions": 1.0}[damage]
+        shape = ROWS if damage == "no dimensions" else (ROWS, 2)
+        np.savez(datacomp / "b.npz", l14_img=np.full(shape, values), l14_txt=VECTORS[0])
     with pytest.raises(UnreadableError):
         DataCompLayout(datacomp, "l14").read(datacomp / "b.parquet")
 
@@ -149,11 +156,11 @@ def test_folders_without_a_known_layout_are_refused(tmp_path):
 
 
 def test_sample_tables_have_our_columns_first():
-    found = sample_table(
+    found, unnamed = sample_table(
         pa.table({"extra": [[1], None], "width": pa.array([5, 6], pa.int64()), "key": ["a", "b"]}),
         "shard-7",
-        np.array([2**63, 1], np.uint64),
     )
+    assert unnamed == 0
     assert found.column_names == [*SAMPLE_SCHEMA.names, "extra"]
     assert found.select(SAMPLE_SCHEMA.names).schema.equals(SAMPLE_SCHEMA)
     assert found.to_pylist() == [
@@ -165,5 +172,71 @@ def test_sample_tables_have_our_columns_first():
             "key_hash": key_hash,
             "extra": extra,
         }
-        for key, width, key_hash, extra in (("a", 5, 2**63, [1]), ("b", 6, 1, None))
+        for key, width, key_hash, extra in zip(
+            "ab", (5, 6), key_hashes("shard-7", ["a", "b"]).tolist(), ([1], None), strict=True
+        )
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("width", pa.array([1.0, None, 3.0]), [1, None, 3]),
+        ("width", pa.array([1.0, float("nan"), 3.5]), [1, None, 3]),  # pandas' missing value
+        ("width", pa.array([2**31 - 1, 2**31, -(2**40)]), [2**31 - 1, None, None]),
+        ("width", pa.array([float("inf"), 2.0**31, -1e300]), [None, None, None]),
+        ("width", pa.array(["12", "x", None]), [None, None, None]),
+        ("width", pa.array([[1], [2], [3]]), [None, None, None]),
+        ("width", pa.nulls(3), [None, None, None]),
+        ("caption", pa.array([1, 2, None]), ["1", "2", None]),
+        ("caption", pa.array([["a"], ["b"], None]), [None, None, None]),
+        ("caption", pa.array([{"a": 1}] * 3), [None, None, None]),
+        ("caption", pa.array([b"a", b"\xff", None]), ["a", "\\udcff", None]),
+        ("caption", pa.array(["a", "b", "a"]).dictionary_encode(), ["a", "b", "a"]),
+        ("uid", pa.array([b"aa", b"\xff.", b"bb"], pa.binary(2)), ["aa", "\\udcff.", "bb"]),
+    ],
+)
+def test_columns_of_another_type_are_converted_and_misfits_are_null(name, values, expected):
+    columns = pa.chunked_array([values.slice(0, 2), values.slice(2)])
+    found, _ = sample_table(pa.table({"key": ["a", "b", "c"], name: columns}), "s")
+    assert found.schema.equals(SAMPLE_SCHEMA)
+    assert found[name].to_pylist() == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (None, ["0", "1", "2"]),
+        (["a", None, "b"], ["a", "1", "b"]),
+        ([["a"], ["b"], ["c"]], ["0", "1", "2"]),
+        ([7.0, 8.0, None], ["7", "8", "2"]),
+    ],
+)
+def test_rows_without_a_key_are_named_by_their_number(keys, expected):
+    table = pa.table({"x": [1, 2, 3]} | ({"key": keys} if keys else {}))
+    found, unnamed = sample_table(table, "s")
+    assert found["key"].to_pylist() == expected
+    assert found["key_hash"].to_pylist() == key_hashes("s", expected).tolist()
+    assert unnamed == sum(key == str(n) for n, key in enumerate(expected))
+
+
+def test_another_key_stands_in_for_a_missing_one(datacomp, clip_retrieval):
+    pq.write_table(pa.table({"key": ["7", "8", "9"], "text": ["x"] * 3}), datacomp / "b.parquet")
+    metadata = clip_retrieval / "metadata" / "metadata_0.parquet"
+    pq.write_table(pa.table({"key": ["7", "8", "9"], "url": ["u"] * 3}), metadata)
+    for layout, path in (
+        (DataCompLayout(datacomp, "l14"), datacomp / "b.parquet"),
+        (ClipRetrievalLayout(clip_retrieval), metadata),
+    ):
+        _, _, table = layout.read(path)
+        assert table["key"].to_pylist() == ["7", "8", "9"]
+        assert "source_key" not in table.column_names
+
+
+def test_names_that_differ_from_ours_in_case_get_a_prefix(datacomp):
+    """SQL would take them for one column."""
+    names = ("uid", "Width", "Log_Ratio", "KEY", "URL")
+    pq.write_table(pa.table({name: ["x"] * ROWS for name in names}), datacomp / "b.parquet")
+    _, _, table = DataCompLayout(datacomp, "l14").read(datacomp / "b.parquet")
+    expected = ["uid", "source_Width", "source_Log_Ratio", "source_KEY", "URL", "key"]
+    assert table.column_names == expected

@@ -1,0 +1,36 @@
+import pytest
+
+from clipdre.words import closest, count
+
+KNOWN = ["key", "uid", "similarity", "log_ratio", "log_ratio_se", "kl_image", "kl_text"]
+
+
+def test_counts_have_their_noun():
+    assert count(0, "shard") == "0 shards"
+    assert count(1, "shard") == "1 shard"
+    assert count(1200, "shard") == "1,200 shards"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("similrity", "did you mean similarity?"),
+        ("kl_imag", "did you mean kl_image?"),
+        ("ratio", "did you mean log_ratio or log_ratio_se?"),  # part of the name
+        ("my_uid_column", "did you mean uid?"),  # holds a name
+        ("zzz", ""),
+    ],
+)
+def test_hints_name_the_closest(name, hint):
+    assert closest(name, KNOWN) == hint
+
+
+def test_hints_are_few():
+    known = [f"kl_{n}" for n in range(9)]
+    assert closest("kl_", known).count("kl_") == 3
+    assert closest("kl_", known, most=1).count("kl_") == 1
+    assert closest("kl", ["kl_image", "kl_text", "klr_text", "klr_image"], most=2).count("kl") == 2
+
+
+def test_no_hint_without_names():
+    assert closest("x", []) == ""
