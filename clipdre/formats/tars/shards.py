@@ -26,7 +26,7 @@ from clipdre.formats.tars.samples import (
     printable,
 )
 from clipdre.formats.tars.stated import stated_count
-from clipdre.formats.tars.tar import Member
+from clipdre.formats.tars.tar import SPARSE_FILE, Member
 
 # Failures of an archive, not of one of its samples.
 DAMAGE = {
@@ -144,7 +144,9 @@ def iter_samples(file: BinaryIO, config: ReadConfig) -> Iterator[Sample | Failur
 
 def _add(group: Group, member: Member, config: ReadConfig) -> None:
     is_image = member.suffix in config.image_suffixes
-    if not is_image and member.suffix not in (config.caption_suffix, "json"):
+    used = is_image or member.suffix in (config.caption_suffix, "json")
+    # Whoever reads the kept sample would also read the map of a sparse file, however long.
+    if not used and member.odd != SPARSE_FILE:
         return
     if member.odd:
         message = f"its {member.suffix} member is {member.odd}, not a regular file"
