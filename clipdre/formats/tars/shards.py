@@ -124,8 +124,10 @@ def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure | No
                 damage = isinstance(record, Failure) and record.reason in DAMAGE
                 found += not damage and not isinstance(record, Note)
                 yield record
-    except (InputError, OSError) as error:
-        yield Failure("", 0, Stage.READ, Reason.UNREADABLE_SHARD, str(error))
+    except Exception as error:  # whatever one shard does to the reader, the others are read
+        known = isinstance(error, InputError | OSError)
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        yield Failure("", 0, Stage.READ, Reason.UNREADABLE_SHARD, message)
         return
     stated = stated_count(url, shard_name(url))
     if stated is not None and found < stated.samples:
