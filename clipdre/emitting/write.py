@@ -12,6 +12,7 @@ from clipdre.config import EmitConfig, SubsetFormat
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.export import WRITERS
 from clipdre.emitting.place import check_file
+from clipdre.emitting.read_back import read_back
 from clipdre.emitting.relocate import relocated
 from clipdre.emitting.subset import Subset
 from clipdre.errors import OutputError, UsageError
@@ -140,8 +141,11 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
     elif to_file:
         folder, name = parent_folder(place)
         folder.remove_leftovers(name)
-        with folder.committed(name) as temporary, open(temporary, "xb") as out:
-            WRITERS[kind](subset, out)
+        with folder.committed(name) as temporary:
+            with open(temporary, "xb") as out:
+                WRITERS[kind](subset, out)
+            if tars:
+                read_back(temporary, name, len(selection))
     else:
         summary = write_tar_folder(subset, place, config or EmitConfig(), overwrite=overwrite)
         return Written(place, len(selection), summary, summary["renamed"])

@@ -49,9 +49,14 @@ class EmbeddingSource:
     def read(self, shard: ShardRecord) -> ShardEmbeddings:
         """Read one file; a damaged one is a failure row, not an error."""
         try:
-            images, texts, columns = self.layout_reader.read(unescaped_path(shard.url))
+            return self._read(shard)
         except UnreadableError as error:
             return self._failed(Reason.BROKEN_FILE, str(error))
+        except Exception as error:  # strangers' columns and arrays can be of any type
+            return self._failed(Reason.BROKEN_FILE, f"{type(error).__name__}: {error}")
+
+    def _read(self, shard: ShardRecord) -> ShardEmbeddings:
+        images, texts, columns = self.layout_reader.read(unescaped_path(shard.url))
         rows, dim = len(columns), self.model.embedding_dim
         if not images.shape == texts.shape == (rows, dim):
             shapes = f"images {images.shape}, texts {texts.shape}, table ({rows}, {dim})"
@@ -101,7 +106,7 @@ def open_embeddings(
 
 def _dim(layout: Layout, folder: Path) -> int:
     for path in layout.files():
-        with suppress(UnreadableError, IndexError):
+        with suppress(Exception):  # it becomes a failure row when it is read again
             return int(layout.read(path)[0].shape[1])
     raise InputError(
         f"none of the embedding files in {folder} can be read", "check that they are complete"

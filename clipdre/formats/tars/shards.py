@@ -27,7 +27,7 @@ from clipdre.formats.tars.samples import (
     printable,
 )
 from clipdre.formats.tars.stated import stated_count
-from clipdre.formats.tars.tar import Member
+from clipdre.formats.tars.tar import SPARSE_FILE, Member
 
 # Failures of an archive, not of one of its samples.
 DAMAGE = {
@@ -125,8 +125,10 @@ def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure | No
                 damage = isinstance(record, Failure) and record.reason in DAMAGE
                 found += not damage and not isinstance(record, Note)
                 yield record
-    except (InputError, OSError) as error:
-        yield Failure("", 0, Stage.READ, Reason.UNREADABLE_SHARD, str(error))
+    except Exception as error:  # whatever one shard does to the reader, the others are read
+        known = isinstance(error, InputError | OSError)
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        yield Failure("", 0, Stage.READ, Reason.UNREADABLE_SHARD, message)
         return
     stated = stated_count(url, shard_name(url))
     if stated is not None and found < stated.samples:
@@ -145,7 +147,9 @@ def iter_samples(file: BinaryIO, config: ReadConfig) -> Iterator[Sample | Failur
 
 def _add(group: Group, member: Member, config: ReadConfig) -> None:
     is_image = member.suffix in config.image_suffixes
-    if not is_image and member.suffix not in (config.caption_suffix, "json"):
+    used = is_image or member.suffix in (config.caption_suffix, "json")
+    # Whoever reads the kept sample would also read the map of a sparse file, however long.
+    if not used and member.odd != SPARSE_FILE:
         return
     if member.odd:
         message = f"its {member.suffix} member is {member.odd}, not a regular file"

@@ -21,17 +21,17 @@ from clipdre.formats.files.storage import (
     is_compressed,
     open_source,
 )
+from clipdre.formats.tars.headers import BLOCK, parsed
 from clipdre.formats.tars.samples import printable
 from clipdre.formats.tars.tar import (
     COMPRESSION_ERRORS,
+    SPARSE_FILE,
     BrokenTarError,
     Gap,
     Member,
     iter_members,
-    split_name,
 )
 
-BLOCK = 512
 RECORD = 20 * BLOCK
 # Offsets of the size, the type and the name's prefix in a header; lengths of a name and a size.
 SIZE, TYPE, PREFIX, NAME, DIGITS = 124, 156, 345, 100, 11
@@ -217,14 +217,6 @@ def checked(span: memoryview, key: str, shard: str) -> memoryview:
     return span if sum(map(len, kept)) == len(span) else memoryview(b"".join(kept))
 
 
-def member_suffixes(span: memoryview | bytes) -> set[str]:
-    """Return the suffixes of a sample's members, in lower case."""
-    names = _plain_names(span)
-    if names is None:
-        return {member.suffix for member in _members(span)}
-    return {split_name(name.decode("utf-8", "surrogateescape"))[1] for name in names}
-
-
 def _plain_names(span: memoryview | bytes) -> list[bytes] | None:
     """Return the names of all members if they are regular files with short names, else None.
 
@@ -260,21 +252,18 @@ def renamed(span: memoryview, key: str, shard: str) -> bytes:
         If a member cannot be rewritten because it is a sparse file.
     """
     out = bytearray()
-    with tarfile.open(fileobj=io.BytesIO(span), mode="r:", errors="surrogateescape") as tar:
-        for info in tar:
-            if info.issparse():
-                raise InputError(
-                    f"{info.name!r} in {shard} is a sparse file and cannot be renamed",
-                    "write the file itself into the tar",
-                )
-            _, dot, suffix = info.name[len(split_name(info.name)[0]) :].partition(".")
-            info.name = key + dot + suffix
-            headers = dict(info.pax_headers)
-            headers.pop("path", None)  # it would override the new name
-            info.pax_headers = headers
-            size = -(-info.size // BLOCK) * BLOCK if info.isreg() else 0
-            out += info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-            out += span[info.offset_data : info.offset_data + size]
+    for member in _members(span):
+        if member.odd == SPARSE_FILE:
+            raise InputError(
+                f"{member.name!r} in {shard} is a sparse file and cannot be renamed",
+                "write the file itself into the tar",
+            )
+        # Without its extension headers: they would override the new name.
+        info = parsed(bytes(span[member.data - BLOCK : member.data]))
+        info.name = key + member.name[len(member.key) :]
+        info.size = member.size
+        out += info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+        out += span[member.data : member.end]
     return bytes(out)
 
 

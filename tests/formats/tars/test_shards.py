@@ -1,14 +1,16 @@
 import os
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from clipdre.config import ReadConfig
+from clipdre.doctor import diagnose
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify
 from clipdre.formats.tars.samples import Failure, Reason, Sample
 from clipdre.formats.tars.shards import expand_shards, iter_samples, read_samples, shard_name
-from tests.helpers import pair, png, write_tar
+from tests.helpers import pair, png, read_failures, tiny_score, write_tar
 
 
 def read(path, **options):
@@ -180,3 +182,28 @@ class TestIterSamples:
         sample, failure = read(path)
         assert sample == good
         assert (failure.key, failure.reason, failure.offset) == ("", Reason.BROKEN_TAR, good.nbytes)
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError, ZeroDivisionError, InputError])
+def test_whatever_one_shard_raises_the_others_are_read(tmp_path, monkeypatch, error):
+    """In `score` and `doctor` alike; samples read before the error are kept."""
+    (tmp_path / "pool").mkdir()
+    for name in "abc":
+        path = tmp_path / "pool" / f"{name}.tar"
+        write_tar(path, [*pair(f"{name}0"), *pair(f"{name}1", seed=1)])
+
+    def raising(file, config):
+        yield from islice(iter_samples(file, config), 1 if file.name.endswith("b.tar") else 9)
+        if file.name.endswith("b.tar"):
+            raise error("no reader can foresee this")
+
+    monkeypatch.setattr("clipdre.formats.tars.shards.iter_samples", raising)
+    manifest = tiny_score(tmp_path / "pool", tmp_path / "s")
+    assert [shard.rows for shard in manifest.shards] == [2, 1, 2]
+    assert manifest.shards[1].failures == {"unreadable_shard": 1}
+    (failure,) = read_failures(tmp_path / "s", manifest)
+    assert "no reader can foresee this" in failure["message"]
+    found = diagnose(expand_shards([str(tmp_path / "pool")]), ReadConfig())
+    assert (found.samples, found.good, list(found.findings)) == (6, 5, ["unreadable_shard"])
+    monkeypatch.undo()
+    assert tiny_score(tmp_path / "pool", tmp_path / "s").rows == 6
