@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipdre.sql.expressions import SCORED
+from clipdre.core.scores import SE
+from clipdre.sql.expressions import SCORED, quoted
 from clipdre.sql.query import ScoreQuery
 
 
@@ -28,9 +29,15 @@ class ErrorStatistics:
     reliability: float
 
 
+def has_errors(query: ScoreQuery, column: str) -> bool:
+    """Return whether a name is that of a score column with standard errors, as SQL reads names."""
+    scored = {name.lower() for name in query.connection.view(SCORED).columns}
+    return {column.lower(), f"{column}{SE}".lower()} <= scored
+
+
 def errors(query: ScoreQuery, column: str) -> ErrorStatistics:
     """Summarise a score column and its ``_se``, out of core."""
-    value, se = f"{column}::DOUBLE", f"{column}_se::DOUBLE"
+    value, se = (f"{quoted(name)}::DOUBLE" for name in (column, f"{column}{SE}"))
     ((mean, spread, mean_se, mean_square),) = query.fetchall(
         f"SELECT avg({value}), stddev_pop({value}), avg({se}), avg({se} * {se}) FROM {SCORED}"
     )
@@ -40,12 +47,14 @@ def errors(query: ScoreQuery, column: str) -> ErrorStatistics:
 
 def quantiles(query: ScoreQuery, column: str, probabilities: Sequence[float]) -> list[float]:
     """Return quantiles of a score column."""
-    return [float(v) for v in _one(query, f"quantile_cont({column}, {list(probabilities)})")]
+    return [
+        float(v) for v in _one(query, f"quantile_cont({quoted(column)}, {list(probabilities)})")
+    ]
 
 
 def mean(query: ScoreQuery, column: str) -> float:
     """Return the mean of a score column."""
-    return float(_one(query, f"avg({column}::DOUBLE)"))
+    return float(_one(query, f"avg({quoted(column)}::DOUBLE)"))
 
 
 def share(query: ScoreQuery, condition: str) -> float:
