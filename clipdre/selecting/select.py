@@ -17,7 +17,7 @@ from clipdre.sql.expressions import FILE, ROW, Expression, Kind, private
 from clipdre.sql.largest import largest
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet, seeded_hash
-from clipdre.sql.statistics import errors
+from clipdre.sql.statistics import errors, has_errors
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def select(query: ScoreQuery, rule: Rule) -> Selection:
     """
     expressions = [e for n, step in enumerate(rule.steps) for e in _expressions(rule, n, step)]
     for step in rule.steps:
-        if step.by is not None and f"{step.by}_se" in query.columns:
-            _warn_if_unreliable(query, step.by)
+        if step.by is not None and has_errors(query, step.by.strip()):
+            _warn_if_unreliable(query, step.by.strip())
     rows = RowSet.of_pool(query, expressions)
     pool = before = query.manifest.rows
     counted: list[Counted] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -34,6 +35,7 @@ from clipdre.sql.expressions import (
 )
 from clipdre.sql.joined import WITH, join_files
 from clipdre.sql.names import NUMERIC
+from clipdre.sql.syntax import as_sql, changing, nodes
 
 # These look at the whole pool, before any filter. A macro's parameters must not be named like a
 # column it meets.
@@ -156,9 +158,20 @@ class ScoreQuery(Database):
         return self.table(f"SELECT {narrow} FROM {name}", expressions), True
 
     def _expression(self, pool: Any, expression: Expression) -> Any:
+        known = {name.lower(): name for name in pool.columns}
         with self.guarded([expression]):
-            column = duckdb.SQLExpression(expression.text)
+            sql = as_sql(expression.text, known)
+            column = duckdb.SQLExpression(sql)
             kind = str(pool.select(duckdb.ColumnExpression(ROW), column).types[1])
+            found = nodes(self.connection, sql)
+            unsteady = changing(self.connection, found, known)
+        if unsteady is not None:
+            raise SelectionError(
+                f"cannot use {expression.option} {expression.text!r}: {unsteady} has another value "
+                "in each pass over the scores",
+                "write a fixed value, or draw rows with `sample` and `seed`",
+            )
+        self._warn_of_namesakes(expression, {node.name for node in found})
         wrong = (expression.kind is Kind.CONDITION and kind != "BOOLEAN") or (
             expression.kind is Kind.NUMBER and not NUMERIC.match(kind)
         )
@@ -170,6 +183,17 @@ class ScoreQuery(Database):
         if expression.kind is Kind.NUMBER:
             column = column.cast("DOUBLE")
         return column.alias(expression.name)
+
+    def _warn_of_namesakes(self, expression: Expression, names: set[str]) -> None:
+        """Warn if a column that an expression reads is also in a joined file, under a new name."""
+        for join in self.joins:
+            for old, new in join.renamed.items():
+                if old.lower() in names and new.lower() not in names:
+                    warnings.warn(
+                        f"{expression.option} reads {old} of the scores; that of {join} is "
+                        f"{quoted(new)}",
+                        stacklevel=5,
+                    )
 
     def unknown_column(self, name: str) -> tuple[str, str]:
         """See `Database`; columns measured for another state of the pool are named as such."""

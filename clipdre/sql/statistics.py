@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipdre.core.reliability import reliability_of
-from clipdre.sql.expressions import SCORED
+from clipdre.core.scores import SE
+from clipdre.sql.expressions import SCORED, quoted
 from clipdre.sql.query import ScoreQuery
 
 # Values that quantiles may hold in memory; a pass over many files takes longer than over few.
@@ -32,11 +33,17 @@ class ErrorStatistics:
     reliability: float
 
 
+def has_errors(query: ScoreQuery, column: str) -> bool:
+    """Return whether a name is that of a score column with standard errors, as SQL reads names."""
+    scored = {name.lower() for name in query.connection.view(SCORED).columns}
+    return {column.lower(), f"{column}{SE}".lower()} <= scored
+
+
 def errors(query: ScoreQuery, columns: Sequence[str]) -> dict[str, ErrorStatistics]:
     """Summarise score columns and their ``_se`` in one pass, out of core."""
     wanted = []
     for column in columns:
-        value, se = f"{column}::DOUBLE", f"{column}_se::DOUBLE"
+        value, se = (f"{quoted(name)}::DOUBLE" for name in (column, f"{column}{SE}"))
         wanted += [f"avg({value})", f"stddev_pop({value})", f"avg({se})", f"avg({se} * {se})"]
     found = iter(_one(query, wanted))
     return {column: _errors(*(next(found) for _ in range(4))) for column in columns}
@@ -54,7 +61,7 @@ def quantiles(
     found: dict[str, list[float]] = {}
     for start in range(0, len(columns), at_once):
         part = columns[start : start + at_once]
-        values = _one(query, [f"quantile_cont({name}, {list(probabilities)})" for name in part])
+        values = _one(query, [f"quantile_cont({quoted(n)}, {list(probabilities)})" for n in part])
         found |= {name: [float(v) for v in own] for name, own in zip(part, values, strict=True)}
     return found
 

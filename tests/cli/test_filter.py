@@ -189,6 +189,11 @@ class TestRecipes:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            "--where 'random() < 0.5'",
+            "cannot use --where 'random() < 0.5': random() has another value in each pass over the "
+            "scores: write a fixed value, or draw rows with --sample and --seed",
+        ),
         ("--where 'simlarity > 1'", "did you mean similarity?"),
         ("--by nosuch --top 3", "cannot use --by 'nosuch': there is no column nosuch: see "),
         ("--by caption --top 3", "cannot use --by 'caption': it has type VARCHAR: use a number"),

@@ -20,6 +20,7 @@ from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import seeded_hash
 from tests.helpers import chosen, read_scores, write_score_folder
 from tests.selecting import naive_select as naive
+from tests.sql.made_up import random_hashes, write_pool
 
 TYPES = {
     "key": pa.string(),
@@ -287,6 +288,29 @@ def test_never_draws_weights_of_zero_in_several_passes(tmp_path, monkeypatch):
     assert 1.5 < (weight[row] == 3).sum() / (weight[row] == 1).sum() < 3
 
 
+KEYWORDS = ["offset", "order", "limit", "left", "true", "default", "user", "current_date", "rank"]
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_columns_may_have_the_names_of_keywords(tmp_path, name):
+    x = np.random.default_rng(4).permutation(40)
+    columns = {"key_hash": random_hashes(40), name: x, f"{name}_se": np.zeros(40)}
+    scored = tmp_path, write_pool(tmp_path, (25, 15), columns)
+    for step, kept in (
+        ({"by": name, "top": 7}, x >= 33),
+        ({"by": name.upper(), "bottom": 7}, x < 7),
+        ({"by": name, "top": 7, "uniform": True, "bins": 40}, x >= 33),
+        ({"by": name, "balance": f'"{name}" < 20', "cap": 1}, (x == 19) | (x == 39)),
+        ({"by": name, "sample": 39}, x > 0),
+        ({"balance": name, "cap": 1}, x >= 0),
+    ):
+        shard, row = chosen(scored, **step).places
+        assert (25 * shard + row).tolist() == np.flatnonzero(kept).tolist(), step
+    if name not in ("true", "default"):
+        _, row = chosen(scored, where=f"{name} >= 33 AND {name} < 40").places
+        assert len(row) == 7
+
+
 class TestJoinedColumns:
     def joined(self, tmp_path, columns):
         pq.write_table(pa.table(columns), tmp_path / "more.parquet")
@@ -311,6 +335,13 @@ class TestJoinedColumns:
         columns = {"key_hash": table["key_hash"], "width": np.full(300, 5)}
         joined = self.joined(tmp_path, columns)
         assert len(chosen(scored, joined, where="more_width = 5 AND width > 5")) == 300
+        with pytest.warns(
+            UserWarning, match="`where` reads width of the scores; that of more"
+        ) as w:
+            assert len(chosen(scored, joined, where="width > 5")) == 300
+        assert str(w[0].message).endswith('of more.parquet is "more_width"')
+        with pytest.warns(UserWarning, match="`by` reads width of the scores"):
+            chosen(scored, joined, by="Width", top=3)
 
     @pytest.mark.parametrize(
         "columns", [{"beauty": [1.0]}, {"key": ["a", "a"], "beauty": [1.0, 2.0]}]

@@ -69,8 +69,9 @@ class TestExpressions:
     def test_booleans_and_integers_can_be_ranked(self, query, scored):
         (values,) = row_set(query, by="width > 3").arrays("by_0")
         assert values.tolist() == [1.0] * 300
-        (values,) = row_set(query, by='"offset"').arrays("by_0")
-        assert values.tolist() == read_scores(*scored)["offset"].to_pylist()
+        for by in ('"offset"', "offset", "OFFSET", "offset + 0"):
+            (values,) = row_set(query, by=by).arrays("by_0")
+            assert values.tolist() == read_scores(*scored)["offset"].to_pylist()
 
     @pytest.mark.parametrize("source", ["scores", "measured", "joined"])
     @pytest.mark.parametrize(
@@ -146,6 +147,18 @@ class TestRefusals:
         endless = "(SELECT count(*) FROM range(1000000000000) r WHERE r.range % 7 = width) > 0"
         with pytest.raises(SelectionError, match=r"took longer than 0\.3 s: simplify it"):
             row_set(query, endless).count("where_0")
+
+    @pytest.mark.parametrize(
+        "text", ["random() < 0.5", "now() > '2020-01-01'", "current_date > '1'"]
+    )
+    def test_values_that_change_from_pass_to_pass_are_refused(self, query, text):
+        with pytest.raises(SelectionError) as caught:
+            row_set(query, text)
+        what = text.split()[0]
+        assert caught.value.problem == (
+            f"cannot use `where` {text!r}: {what} has another value in each pass over the scores"
+        )
+        assert caught.value.cure == "write a fixed value, or draw rows with `sample` and `seed`"
 
     def test_names_a_missing_score_file(self, scored, tmp_path):
         _, manifest = scored
