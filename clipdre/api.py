@@ -250,6 +250,7 @@ def measure(
 def select(
     scores: Scores,
     *,
+    distinct: bool = False,
     where: str | None = None,
     by: str | None = None,
     top: Quantity | None = None,
@@ -291,6 +292,7 @@ def select(
     >>> shard, row = clipdre.select(scores, by="kl_text", balance="caption", cap=1).places
     """
     request = Request(
+        distinct=distinct,
         where=where,
         by=by,
         top=top,

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from PIL import Image
 from clipdre.config import TINY_MODEL, EncodeConfig, RunConfig
 from clipdre.emitting.subset import Subset
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.manifest import Manifest, read_manifest
 from clipdre.formats.folders.records import ModelRecord, ReferenceRecord, ShardRecord
 from clipdre.formats.tars.shards import expand_shards
 from clipdre.pipelines.score import ScoreConfig, score
@@ -73,6 +74,13 @@ def tiny_score(
 ) -> Manifest:
     """Score all shards of a folder with the embedded model."""
     return score(expand_shards([str(pool)]), output, config, RunConfig(**options))
+
+
+def unmeasured(folder: Path) -> Manifest:
+    """Forget the pool's reliability, of which selections from a small pool would warn."""
+    manifest = msgspec.structs.replace(read_manifest(folder), pool_reliability={})
+    manifest.write(folder)
+    return manifest
 
 
 def all_files(folder: Path) -> dict[str, bytes]:

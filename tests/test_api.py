@@ -258,8 +258,8 @@ class TestCompare:
 
     def test_recipes_have_names(self, scored):
         scores = clipdre.open_scores(scored[0])
-        selections = [clipdre.select(scores, recipe=name) for name in ("dc", "kl-text")]
-        assert list(clipdre.compare(selections).jaccard) == [("dc", "kl-text")]
+        selections = [clipdre.select(scores, recipe=name) for name in ("dc", "kl")]
+        assert list(clipdre.compare(selections).jaccard) == [("dc", "kl")]
 
     def test_what_cannot_be_compared_is_refused(self, scored, pool, tmp_path):
         scores = clipdre.open_scores(scored[0])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clipdre.sql.joined import Join
 
 EXAMPLE = "Example:  clipdre filter scores --where 'width >= 200' --by log_ratio --top 30% -o kept"
-RULES = ("where", "by", "top", "bottom", "sample", "balance", "recipe")
+RULES = ("distinct", "where", "by", "top", "bottom", "sample", "balance", "recipe")
 PAIRINGS = (
     NotWith("every", RULES, because="which keeps only some pairs"),
     OnlyWith("json", ("dry_run",)),
@@ -37,6 +37,7 @@ PAIRINGS = (
 def filter_scores(
     context: typer.Context,
     scores: Scores,
+    distinct: keep.Distinct = False,
     where: keep.Where = None,
     every: keep.All = False,  # noqa: ARG001 (looked up among the given options)
     by: keep.By = None,
@@ -82,6 +83,7 @@ def filter_scores(
     given = given_options(context)
     check(given, PAIRINGS)
     request = Request(
+        distinct=distinct,
         where=where,
         by=by,
         top=top,

@@ -15,6 +15,7 @@ from clipdre.config import (
     Architecture,
     Decode,
     Normalization,
+    Own,
     Precision,
 )
 
@@ -158,6 +159,26 @@ Bulk = Annotated[
         min=2,
         help="Pairs in the uniform sample of stratified and sample.",
         metavar="N",
+        rich_help_panel=REFERENCE,
+    ),
+]
+Alike = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Pairs whose images and whose captions have a cosine above this leave each other out "
+        "of their references, so that a good pair is not punished for its copies; 1: copies only.",
+        metavar="COSINE",
+        rich_help_panel=REFERENCE,
+    ),
+]
+OwnWay = Annotated[
+    Own,
+    typer.Option(
+        help="left-out, or counted: each pair and those alike to it are in its reference too, as "
+        "in the published code.",
+        metavar="MODE",
         rich_help_panel=REFERENCE,
     ),
 ]

@@ -22,6 +22,14 @@ All = Annotated[
     bool,
     typer.Option("--all", help="Keep every pair.", rich_help_panel=RANK),
 ]
+Distinct = Annotated[
+    bool,
+    typer.Option(
+        "--distinct",
+        help="Keep only the best pair, by log_ratio, of each group of alike pairs.",
+        rich_help_panel=RANK,
+    ),
+]
 By = Annotated[
     str | None,
     typer.Option(

@@ -23,7 +23,7 @@ from clipdre.estimating.reference import MARGINS, bulk_rows
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
-from clipdre.formats.folders.records import ReferenceRecord
+from clipdre.formats.folders.records import VERSION, ReferenceRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.statistics import ErrorStatistics, errors, share
@@ -44,6 +44,9 @@ class ColumnCheck:
         Over all rows; spread is the standard deviation.
     reliability : float
         ``1 - mean(se^2) / var``, from the claimed errors.
+    pool_reliability : float or None
+        Correlation between two halves of the pool; None if it was not measured or the column does
+        not vary.
     saturated : float or None
         Share of rows within 1 nat of log N, the largest KL over a pool of N.
     rmse, rmse_near, rmse_bulk : float or None
@@ -56,6 +59,7 @@ class ColumnCheck:
     spread: float
     mean_se: float
     reliability: float
+    pool_reliability: float | None
     saturated: float | None
     rmse: float | None = None
     rmse_near: float | None = None
@@ -90,17 +94,19 @@ def check_reference(folder: ScoreFolder, manifest: Manifest) -> ReferenceCheck:
         raise ScoresError(f"{folder.path} records no reference", "score again with `overwrite`")
     # A saved reference belongs to another pool, whose embeddings are not here.
     own = ReferenceFolder(folder.reference)
-    checkable = folder.embeddings.exists() and own.record() == record
+    same = own.record() == record and record.version == VERSION
+    checkable = folder.embeddings.exists() and same
     measured = _measured(folder, manifest, own) if checkable else {}
-    found = errors(query, COLUMNS)
-    columns = [_column(query, name, found[name], record.pairs, measured) for name in COLUMNS]
+    names = [name for name in COLUMNS if name in query.columns]
+    found = errors(query, names)
+    columns = [_column(query, name, found[name], record.pairs, measured) for name in names]
     return ReferenceCheck(
         record=record,
         rows=manifest.rows,
         cost=_cost(record),
         columns=columns,
         advice=_advice(record, columns),
-        checked={n: (measured["exact"][n], measured["now"][n]) for n in COLUMNS if measured},
+        checked={n: (measured["exact"][n], measured["now"][n]) for n in names if measured},
     )
 
 
@@ -124,6 +130,7 @@ def _column(
         found.spread,
         found.mean_se,
         found.reliability,
+        query.manifest.pool_reliability.get(name),
         saturated,
         rmse["now"],
         rmse["near"],

@@ -11,12 +11,11 @@ import pyarrow.parquet as pq
 
 from clipdre.core.columns import Column
 from clipdre.formats.files.storage import exclusive, remove_unfinished
-from clipdre.formats.folders.columns import ColumnFolder, row_digests
+from clipdre.formats.folders.columns import DUPLICATES, ColumnFolder, row_digests
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord, MeasureRecord
 
-DUPLICATES = "near-duplicates"
 VERSION = 1
 GROUP = Column(
     "duplicate_group", "", "key hash that all pairs alike on both sides share; a lone pair's own"

@@ -33,7 +33,7 @@ from clipdre.estimating.estimate import usable_reference
 from clipdre.estimating.jobs import EstimateWork, pool_reliability, shard_ranges
 from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.files.storage import exclusive, identify, real_paths, remove_unfinished
-from clipdre.formats.folders.columns import column_folders
+from clipdre.formats.folders.columns import DUPLICATES, column_folders
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import (
@@ -47,7 +47,7 @@ from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.tars.samples import Reason
 from clipdre.formats.tars.shards import shard_name
 from clipdre.models.load import load_encoder, usable_device, usable_devices
-from clipdre.pipelines.duplicates import DUPLICATES, Duplicates, write_duplicates
+from clipdre.pipelines.duplicates import Duplicates, write_duplicates
 from clipdre.progress import Progress
 
 # Subfolders that a run writes into.

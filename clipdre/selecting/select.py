@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdre.core.allocation import fill_evenly
-from clipdre.core.reliability import TRUSTED
+from clipdre.core.reliability import TRUSTED, TRUSTED_POOL
 from clipdre.errors import SelectionError, UnreliableEstimateWarning
 from clipdre.selecting.rules import Rule, Step
 from clipdre.sql.expressions import FILE, ROW, Expression, Kind, private
@@ -238,6 +238,15 @@ class _Runner:
 
 
 def _warn_if_unreliable(query: ScoreQuery, column: str) -> None:
+    pool = query.manifest.pool_reliability.get(column.lower(), 1.0)
+    if pool < TRUSTED_POOL:
+        warnings.warn(
+            f"{column} has a pool reliability of {pool:.2f}: against other pairs it would rank "
+            "these otherwise; score a larger pool, rank by another column ('clipdre info' lists "
+            "them), or keep a larger share",
+            UnreliableEstimateWarning,
+            stacklevel=3,
+        )
     reliability = errors(query, [column])[column].reliability
     if reliability < TRUSTED:
         warnings.warn(

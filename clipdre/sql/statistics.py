@@ -66,6 +66,12 @@ def quantiles(
     return found
 
 
+def mean(query: ScoreQuery, column: str) -> float:
+    """Return the mean of a score column."""
+    (value,) = _one(query, [f"avg({quoted(column)}::DOUBLE)"])
+    return float(value)
+
+
 def share(query: ScoreQuery, condition: str) -> float:
     """Return the share of rows for which our own `condition` is true."""
     (value,) = _one(query, [f"avg(CAST(({condition}) AS INT))"])

@@ -168,10 +168,10 @@ def test_rows_without_a_value_are_counted(run, scored):
 
 class TestRecipes:
     def test_a_recipe_keeps_what_its_file_says(self, run, scored, table):
-        command = f"filter {scored[0]} --recipe kl-text --budget 10% --format keys -o -"
+        command = f"filter {scored[0]} --recipe kl --budget 10% --format keys -o -"
         found = run(command)
         assert printed(found).splitlines() == best(table, "kl_text", 30)
-        assert found.stderr == "kl-text: keeping 30 of 300 pairs (10.0%)\n"
+        assert found.stderr == "kl: keeping 30 of 300 pairs (10.0%)\n"
 
     def test_a_copy_can_be_changed(self, run, scored, tmp_path):
         text = printed(run("recipes log-ratio-then-kl"))
@@ -180,7 +180,8 @@ class TestRecipes:
         assert len(keys.splitlines()) == 30
 
     def test_settings_replace_options(self, run, scored, table):
-        command = f"filter {scored[0]} --recipe laion --set threshold=0.55 --format jsonl -o -"
+        recipe = "--recipe similarity-threshold --set threshold=0.55"
+        command = f"filter {scored[0]} {recipe} --format jsonl -o -"
         rows = [json.loads(line) for line in printed(run(command)).splitlines()]
         assert len(rows) == (table["similarity"].to_numpy() >= 0.55).sum()
         assert all(row["similarity"] >= 0.55 for row in rows)
@@ -201,9 +202,12 @@ class TestRecipes:
         ("--by width --top some", "--top 'some' is not a number: use a count such as 1000, or a "),
         ("--sample 0", "--sample 0 keeps nothing: use a count such as 1000, or a share such as"),
         ("--where 'width < 0'", "nothing is kept, so there is nothing to write: loosen the "),
-        ("--recipe kl-txt", "clipdre has no recipe 'kl-txt': did you mean kl-text?"),
+        ("--recipe klx", "clipdre has no recipe 'klx': did you mean kl?"),
         ("--recipe none.toml", "there is no recipe file none.toml: check the path"),
-        ("--recipe laion", "pass --set threshold=NUMBER, or rank with --by and --top"),
+        (
+            "--recipe similarity-threshold",
+            "pass --set threshold=NUMBER, or rank with --by and --top",
+        ),
         ("--recipe dc --set sides=text", "recipe dc has no option 'sides': did you mean side?"),
         ("--recipe dc --budget 300%", "--budget 300% is above 100%: use a count such as 1000"),
         ("--with text.txt --by x --top 3", "cannot read --with {tmp}/text.txt as Parquet: "),
@@ -234,7 +238,7 @@ def test_a_folder_without_scores_is_refused(run, pool):
         ("--max-bytes lots -o out", "invalid size 'lots': use bytes or a suffix, e.g. 500MB"),
         ("--recipe dc --set side -o out", "invalid --set side: use NAME=VALUE"),
         (
-            "--recipe dc --recipe laion -o out",
+            "--recipe dc --recipe similarity-threshold -o out",
             "several --recipe options can only be compared: add --dry-run",
         ),
         (

@@ -1,10 +1,12 @@
 import math
+import shutil
 import tempfile
 from collections import Counter
 from hashlib import blake2b
 from pathlib import Path
 
 import duckdb
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from clipdre.errors import SelectionError, UnreliableEstimateWarning
 from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.selecting.request import Request
 from clipdre.selecting.rules import Amount, Rule, Step
 from clipdre.selecting.select import select
 from clipdre.sql.query import ScoreQuery
@@ -395,3 +398,47 @@ def test_errors_name_the_parameter_or_the_step_of_the_recipe(scored):
         select(query, Rule((step,)))
     with pytest.raises(SelectionError, match=r"^cannot use recipe mine, step 2: by 'caption'"):
         select(query, Rule((Step(), step), name="mine"))
+
+
+class TestPoolReliability:
+    @pytest.mark.parametrize("column", ["kl_text", "KL_text"])
+    def test_ranking_by_a_column_that_depends_on_the_pool_warns(self, scored, column):
+        folder, manifest = scored
+        small = msgspec.structs.replace(manifest, pool_reliability={"kl_text": 0.84})
+        with pytest.warns(UnreliableEstimateWarning, match=r"pool reliability of 0\.84") as found:
+            chosen((folder, small), by=column, top=10)
+        assert len(found) == 1
+
+    def test_other_columns_and_large_pools_do_not(self, scored):
+        folder, manifest = scored
+        large = {"kl_text": 0.84, "log_ratio": 0.9}
+        manifest = msgspec.structs.replace(manifest, pool_reliability=large)
+        assert len(chosen((folder, manifest), by="log_ratio", top=10)) == 10
+        assert len(chosen((folder, manifest), where="kl_text > 1", sample=0.5)) > 0
+
+
+class TestDistinct:
+    def test_keeps_the_best_of_each_group_before_anything_else(self, scored):
+        query = ScoreQuery(ScoreFolder(scored[0]), scored[1])
+        ((groups,),) = query.fetchall("SELECT count(DISTINCT duplicate_group) FROM pool")
+        assert groups < 300
+        (rule,) = Request(distinct=True).rules(query)
+        selection = select(query, rule)
+        assert len(selection) == groups
+        names = ["duplicate_group", "duplicate_rank"]
+        table = pa.Table.from_batches(list(selection.rows.batches(names)))
+        assert set(table["duplicate_rank"].to_pylist()) == {1}
+        assert len(set(table["duplicate_group"].to_pylist())) == groups
+        (rule,) = Request(distinct=True, where="kl_text > 2", by="log_ratio", top=0.5).rules(query)
+        found = select(query, rule)
+        assert found.steps[0].kept == groups
+        assert len(found) == int(found.steps[1].after_where / 2 + 0.5)
+
+    def test_needs_scores_that_know_what_is_alike(self, scored, tmp_path):
+        folder = shutil.copytree(scored[0], tmp_path / "scores")
+        shutil.rmtree(folder / "columns")
+        query = ScoreQuery(ScoreFolder(folder), scored[1])
+        with pytest.raises(SelectionError, match=r"`distinct` needs duplicate_rank.*score the sh"):
+            Request(distinct=True).rules(query)
+        with pytest.raises(SelectionError, match="recipe log-ratio-then-kl needs duplicate_rank"):
+            Request(recipe="log-ratio-then-kl").rules(query)

@@ -28,6 +28,8 @@ from clipdre.formats.folders.tables import row_digest
 RECORD = "record.json"
 MEASURE, ROWS = "clipdre.measure", "clipdre.rows"
 THREADS = 8
+# The columns that `clipdre score` itself measures.
+DUPLICATES = "near-duplicates"
 
 
 @dataclass(frozen=True)
