@@ -28,8 +28,8 @@ def show_summary(found: Summary, folder: Path, *, stdout: bool = False) -> None:
         stdout=stdout,
     )
     table(
-        "Scores (quantiles over the pool; nats, similarity is a cosine; pool: correlation of a score "
-        "between two halves of it)",
+        "Scores (quantiles over the pool; nats, similarity is a cosine; pool: correlation of a "
+        "score between two halves of it)",
         ("score", *(f"{p:.0%}" for p in PROBABILITIES), "pool"),
         [
             (name, *(f"{v:.3f}" for v in values), _share(manifest.pool_reliability.get(name)))
@@ -81,7 +81,8 @@ def _reliability(found: Summary, folder: Path) -> list[str]:
     if pool:
         lines.append(
             f"the pool is small for {', '.join(pool)} (correlation between its halves below "
-            f"{TRUSTED_POOL:g}): against other pairs the order would differ; score more pairs together"
+            f"{TRUSTED_POOL:g}): against other pairs their order would differ; score more pairs "
+            "together"
         )
     if found.is_exact:
         return ["error of the reference: none, every score is exact for this pool", *lines]

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from clipdre.core.partition import Groups, RunningPartition, count_left_out
+from clipdre.core.partition import LeftOut, RunningPartition
 
 QUERIES, REFERENCES, DEPTH = 128, 128, 64
 # Reference blocks per program: few enough to leave work for every processor.
@@ -89,15 +89,16 @@ def _kernel(
 
 
 def tile_partition(
-    scaled: Tensor, references: Tensor, bias: float, groups: Groups | None
+    scaled: Tensor,
+    references: Tensor,
+    bias: float,
+    left_out: LeftOut | None = None,
 ) -> RunningPartition:
     """Compute the partition of a tile: see `tiles.tile_partition`, the oracle in the tests."""
     n, m = len(scaled), len(references)
     walks = triton.cdiv(m, REFERENCES * WALK)
     parts = [torch.empty(n, walks, device=scaled.device) for _ in range(4)]
-    device = scaled.device
-    nothing = torch.full((n,), -1, device=device), torch.zeros(m, dtype=torch.int64, device=device)
-    of_queries, of_references = groups or nothing
+    of_queries, of_references = _groups(n, m, left_out, scaled.device)
     _kernel[(triton.cdiv(n, QUERIES), walks)](
         scaled.half(),
         references.half(),
@@ -117,5 +118,25 @@ def tile_partition(
     )
     top, *sums = (part.double() for part in parts)
     whole = RunningPartition(top, torch.zeros_like(top), *sums).over_folds()
-    whole.weight = m - count_left_out(of_queries, of_references)
+    absent = torch.zeros(n, dtype=torch.float64, device=scaled.device)
+    if left_out is not None:
+        absent = torch.bincount(left_out[0], minlength=n).double()
+    whole.weight = m - absent
     return whole
+
+
+def _groups(
+    n: int, m: int, left_out: LeftOut | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Number queries and references so that a query leaves out those with its own number.
+
+    Queries that leave out a common reference leave out the same ones; their number is the first of
+    them.
+    """
+    of_queries = torch.full((n,), -1, device=device)
+    of_references = torch.full((m,), n, device=device)
+    if left_out is not None:
+        rows, columns = left_out
+        of_references.scatter_reduce_(0, columns, rows, "amin")
+        of_queries[rows] = of_references[columns]
+    return of_queries, of_references

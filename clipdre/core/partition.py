@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 NEGATIVE_INFINITY = float("-inf")
-# The group of each query, and of each reference: those of one group are left out.
-Groups = tuple[Tensor, Tensor]
+# Pairs of a query and a reference to leave out: their rows and columns in a tile.
+LeftOut = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -154,39 +154,63 @@ class RunningPartition:
         return self.max + torch.log(self.exp / self.weight)
 
 
-def leave_out(tile: Tensor, queries: Tensor, references: Tensor) -> Tensor:
-    """Set the references of each query's own group to -inf, or to True in a mask.
+@dataclass(frozen=True)
+class QueryGroups:
+    """Groups of n queries, whose references are left out.
+
+    Attributes
+    ----------
+    order : int64 Tensor of shape (n,)
+        Queries by group.
+    ascending : int64 Tensor of shape (n,)
+        Their groups.
+    """
+
+    order: Tensor
+    ascending: Tensor
+
+    @classmethod
+    def of(cls, groups: Tensor) -> QueryGroups:
+        """Prepare the groups of queries, int64 of shape (n,), to be compared with many tiles."""
+        ascending, order = groups.sort()
+        return cls(order, ascending)
+
+    def left_out(self, references: Tensor) -> LeftOut:
+        """Return which query leaves out which of the references with these groups, shape (m,)."""
+        first = torch.searchsorted(self.ascending, references)
+        counts = torch.searchsorted(self.ascending, references, right=True) - first
+        columns = torch.repeat_interleave(counts)
+        # The k-th query of a reference's group follows the group's first one by k.
+        k = torch.arange(len(columns), device=columns.device) - (counts.cumsum(0) - counts)[columns]
+        return self.order[first[columns] + k], columns
+
+
+def select_rows(left_out: LeftOut, rows: Tensor) -> LeftOut:
+    """Return what some of the queries leave out: `rows` is int64, ascending, not empty."""
+    queries, columns = left_out
+    place = torch.searchsorted(rows, queries).clamp_(max=len(rows) - 1)
+    hit = rows[place] == queries
+    return place[hit], columns[hit]
+
+
+def leave_out(tile: Tensor, left_out: LeftOut) -> Tensor:
+    """Set what is left out to -inf, or to True in a mask.
 
     Parameters
     ----------
     tile : Tensor of shape (n, m)
         Logits, or a bool mask of the references to leave out; changed in place.
-    queries, references : int64 Tensors of shape (n,) and (m,)
-        Group of each query and reference.
+    left_out : two int64 Tensors of one shape
+        Rows and columns, each pair at most once.
 
     Returns
     -------
     float64 Tensor of shape (n,)
         Number of references left out for each query.
     """
-    order = torch.argsort(references)
-    first, counts = _members(references[order], queries)
-    rows = torch.repeat_interleave(counts)
-    # The k-th reference of a query's group follows the group's first one by k.
-    k = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    tile[rows, order[first[rows] + k]] = True if tile.dtype == torch.bool else NEGATIVE_INFINITY
-    return counts.double()
-
-
-def count_left_out(queries: Tensor, references: Tensor) -> Tensor:
-    """Return what `leave_out` returns, without a tile."""
-    return _members(references.sort().values, queries)[1].double()
-
-
-def _members(ascending: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where each query's group begins among the groups of references, and its size there."""
-    first = torch.searchsorted(ascending, queries)
-    return first, torch.searchsorted(ascending, queries, right=True) - first
+    rows, _ = left_out
+    tile[left_out] = True if tile.dtype == torch.bool else NEGATIVE_INFINITY
+    return torch.bincount(rows, minlength=len(tile)).double()
 
 
 def _floor(dtype: torch.dtype) -> float:

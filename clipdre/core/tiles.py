@@ -7,9 +7,15 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from clipdre.core.partition import Groups, RunningPartition, leave_out
+from clipdre.core.partition import (
+    NEGATIVE_INFINITY,
+    LeftOut,
+    QueryGroups,
+    RunningPartition,
+    leave_out,
+)
 
-TilePartition = Callable[[Tensor, Tensor, float, "Groups | None"], RunningPartition]
+TilePartition = Callable[[Tensor, Tensor, float, "LeftOut | None"], RunningPartition]
 
 
 def logits_of(scaled: Tensor, references: Tensor, bias: float) -> Tensor:
@@ -21,7 +27,11 @@ def logits_of(scaled: Tensor, references: Tensor, bias: float) -> Tensor:
 
 
 def tile_partition(
-    scaled: Tensor, references: Tensor, bias: float, groups: Groups | None
+    scaled: Tensor,
+    references: Tensor,
+    bias: float,
+    left_out: LeftOut | None = None,
+    split: int | None = None,
 ) -> RunningPartition:
     """Compute the partition of queries over one tile of references.
 
@@ -31,11 +41,38 @@ def tile_partition(
         Unit rows times the scale.
     references : float Tensor of shape (m, d), unit rows
     bias : float
-    groups : int64 Tensors of shape (n,) and (m,), optional
-        Group of each query and reference; references of a query's own group are left out.
+    left_out : two int64 Tensors, optional
+        Rows and columns of what is left out, see `QueryGroups.left_out`.
+    split : int, optional
+        Compute two partitions, of shape (n, 2): one over the references before this one, and one
+        over the others.
     """
+    if split is not None:
+        return _split_partition(scaled, references, bias, left_out, split)
     logits = logits_of(scaled, references, bias)
-    absent = logits.new_zeros(len(logits)) if groups is None else leave_out(logits, *groups)
+    absent = logits.new_zeros(len(logits)) if left_out is None else leave_out(logits, left_out)
+    return RunningPartition.counting(logits, absent)
+
+
+def _split_partition(
+    scaled: Tensor, references: Tensor, bias: float, left_out: LeftOut | None, split: int
+) -> RunningPartition:
+    # One product and one pass over both parts: small tiles are many, so each call counts.
+    parts = references[:split], references[split:]
+    size = max(len(part) for part in parts)
+    padded = references.new_zeros(2, size, references.shape[1])
+    for place, part in zip(padded, parts, strict=True):
+        place[: len(part)] = part
+    logits = logits_of(scaled, padded.flatten(0, 1), bias).view(-1, 2, size)
+    absent = torch.zeros(len(logits), 2, dtype=torch.float64, device=logits.device)
+    if left_out is not None:
+        rows, columns = left_out
+        second = (columns >= split).long()
+        logits[rows, second, columns - split * second] = NEGATIVE_INFINITY
+        absent.index_put_((rows, second), absent.new_ones(()), accumulate=True)
+    for n, part in enumerate(parts):
+        logits[:, n, len(part) :] = NEGATIVE_INFINITY
+        absent[:, n] += size - len(part)
     return RunningPartition.counting(logits, absent)
 
 
@@ -64,12 +101,12 @@ def accumulate(  # noqa: PLR0913 (the symbols of a formula)
     """
     partition = _fastest(queries.device)
     blocks = torch.split(queries * scale, query_rows)
-    own = (None,) * len(blocks) if groups is None else torch.split(groups, query_rows)
+    own = [] if groups is None else [QueryGroups.of(g) for g in torch.split(groups, query_rows)]
     parts = [RunningPartition.empty(len(block), device=queries.device) for block in blocks]
     for references, others in tiles:
-        for n, (block, of_block) in enumerate(zip(blocks, own, strict=True)):
-            pair = None if of_block is None else (of_block, others)
-            parts[n] = parts[n].merge(partition(block, references, bias, pair))
+        for n, block in enumerate(blocks):
+            left_out = own[n].left_out(others) if own else None
+            parts[n] = parts[n].merge(partition(block, references, bias, left_out))
     return RunningPartition.cat(parts)
 
 

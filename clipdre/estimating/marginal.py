@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from torch import Tensor
 from clipdre.core.cells import Cells
 from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments, mean_logit
-from clipdre.core.partition import RunningPartition, leave_out
+from clipdre.core.partition import QueryGroups, RunningPartition, leave_out, select_rows
 from clipdre.core.stratified import HALVES, StratifiedPartition
 from clipdre.core.tiles import accumulate, logits_of, tile_partition
 from clipdre.estimating.groups import half_of, left_out
@@ -256,22 +255,19 @@ class Marginal:
     def _near(self, queries: Tensor, groups: Tensor, chosen: Tensor) -> RunningPartition:
         """Accumulate the members of the `chosen` cells, mask (n, c), cell by cell."""
         vectors = self._folder.array(f"pool_{self._modality}")
-        near = [RunningPartition.empty(len(queries), device=self._device) for _ in range(HALVES)]
+        near = RunningPartition.empty(len(queries), HALVES, device=self._device)
         scaled, bias = queries * self._record.logit_scale, self._record.logit_bias
-        by_cell = chosen.T.contiguous()
-        for cell, bounds in enumerate(self.stretches.tolist()):
+        by_cell, own = chosen.T.contiguous(), QueryGroups.of(groups)
+        for cell, (first, middle, last) in enumerate(self.stretches.tolist()):
             takers = torch.nonzero(by_cell[cell]).squeeze(1)
-            if not len(takers):
-                continue
-            taking, own = scaled.index_select(0, takers), groups[takers]
-            for part, (first, last) in zip(near, pairwise(bounds), strict=True):
-                if first < last:
-                    members = unit_rows(vectors[first:last], self._device)
-                    of_members = self._groups_of(slice(first, last))
-                    found = tile_partition(taking, members, bias, (own, of_members))
-                    part.merge_rows(takers, found)
+            if len(takers) and first < last:
+                members = unit_rows(vectors[first:last], self._device)
+                left_out = select_rows(own.left_out(self._groups_of(slice(first, last))), takers)
+                taking = scaled.index_select(0, takers)
+                found = tile_partition(taking, members, bias, left_out, split=middle - first)
+                near.merge_rows(takers, found)
         release(vectors)
-        return RunningPartition.stack(near)
+        return near
 
     def _folds(
         self, queries: Tensor, groups: Tensor, chosen: Tensor | None, bulk: Bulk | None
@@ -290,7 +286,7 @@ class Marginal:
             mask = torch.zeros_like(logits, dtype=torch.bool)
             if chosen is not None and cell is not None:
                 mask = chosen[rows].index_select(1, cell)
-            leave_out(mask, groups[rows], members)
+            leave_out(mask, QueryGroups.of(groups[rows]).left_out(members))
             shape = (len(logits), bulk.folds, len(bulk.hashes) // bulk.folds)
             parts.append(RunningPartition.of(logits.view(shape), mask.view(shape)))
         return RunningPartition.cat(parts)

@@ -16,7 +16,7 @@ from clipdre.config import EstimateConfig, Own, ReferenceMethod
 from clipdre.core.cells import Cells
 from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments
-from clipdre.core.partition import leave_out
+from clipdre.core.partition import QueryGroups, leave_out
 from clipdre.core.stratified import HALVES
 from clipdre.core.tiles import logits_of
 from clipdre.errors import InputError, ScoresError
@@ -282,6 +282,7 @@ class _Builder:
         record, held_out = self.record, self.order[-HELD_OUT:]
         queries = self.pool.take(modality.other, held_out)
         groups = torch.from_numpy(self.groups.of_rows)
+        own = QueryGroups.of(groups[held_out])
         masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
         vectors, start = self.folder.array(f"pool_{modality}"), 0
         for cell, count in enumerate(cells.counts.tolist()):
@@ -290,7 +291,7 @@ class _Builder:
                 logits = logits_of(queries * record.logit_scale, members, record.logit_bias)
                 if record.own == Own.LEFT_OUT:
                     of_members = groups[rows[start : start + count]]
-                    leave_out(logits, groups[held_out], of_members)
+                    leave_out(logits, own.left_out(of_members))
                 masses[:, cell] = logits.double().logsumexp(dim=1)
             start += count
         release(vectors)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipdre.core.partition import RunningPartition, count_left_out, leave_out
+from clipdre.core.partition import QueryGroups, RunningPartition, leave_out, select_rows
 from tests.core.estimates import assert_matches, estimates
 
 FIELDS = [f.name for f in fields(RunningPartition)]
@@ -125,11 +125,10 @@ def test_leave_out_leaves_out_the_references_of_the_querys_group(queries):
     mask = torch.zeros(3, 4, dtype=torch.bool)
     same = np.array([[group == own for group in references] for own in queries])
     expected = np.where(same, -np.inf, np.arange(12).reshape(3, 4))
-    groups = torch.tensor(queries), torch.tensor(references)
+    left_out = QueryGroups.of(torch.tensor(queries)).left_out(torch.tensor(references))
     counts = same.sum(axis=1).tolist()
-    assert leave_out(tile, *groups).tolist() == counts
-    assert leave_out(mask, *groups).tolist() == counts
-    assert count_left_out(*groups).tolist() == counts
+    assert leave_out(tile, left_out).tolist() == counts
+    assert leave_out(mask, left_out).tolist() == counts
     np.testing.assert_array_equal(tile.numpy(), expected)
     np.testing.assert_array_equal(mask.numpy(), same)
 
@@ -138,10 +137,15 @@ def test_leave_out_matches_a_comparison_of_all_groups():
     rng = np.random.default_rng(3)
     queries, references = (torch.from_numpy(rng.integers(-1, 20, n)) for n in (50, 70))
     mask = torch.zeros(50, 70, dtype=torch.bool)
-    leave_out(mask, queries, references)
+    groups = QueryGroups.of(queries)
+    leave_out(mask, groups.left_out(references))
     assert torch.equal(mask, queries[:, None] == references[None, :])
     nothing = torch.zeros(50, 0, dtype=torch.bool)
-    assert leave_out(nothing, queries, references[:0]).tolist() == [0] * 50
+    assert leave_out(nothing, groups.left_out(references[:0])).tolist() == [0] * 50
+    some = torch.tensor([3, 4, 17, 49])
+    of_some = torch.zeros(4, 70, dtype=torch.bool)
+    leave_out(of_some, select_rows(groups.left_out(references), some))
+    assert torch.equal(of_some, mask[some])
 
 
 @pytest.mark.parametrize("folds", [(), (4,)])

@@ -8,6 +8,7 @@ import torch
 
 import clipdre.core
 from clipdre.core import tiles
+from clipdre.core.partition import QueryGroups
 from clipdre.core.tiles import accumulate, logits_of, tile_partition
 from tests.core.estimates import assert_matches, estimates
 from tests.core.oracle import clustered_pool, scores, unit_rows
@@ -47,9 +48,17 @@ def test_tile_partition_leaves_out_the_references_of_a_querys_group(own):
     rows = list(queries @ references.T + 2.0)
     if own is not None:
         rows = [np.delete(rows[0], [0, 5]), np.delete(rows[1], 2), rows[2], rows[3]]
-    given = None if own is None else (torch.tensor(own), torch.tensor([0, 1, 2, 3, 4, 0]))
-    found = tile_partition(torch.from_numpy(queries), torch.from_numpy(references), 2.0, given)
-    assert_matches(found, rows)
+    given = None
+    if own is not None:
+        given = QueryGroups.of(torch.tensor(own)).left_out(torch.tensor([0, 1, 2, 3, 4, 0]))
+    tile = torch.from_numpy(queries), torch.from_numpy(references), 2.0, given
+    assert_matches(tile_partition(*tile), rows)
+    for split in (0, 2, 6):
+        halves = tile_partition(*tile, split=split)
+        assert halves.max.shape == (4, 2)
+        assert_matches(halves.over_folds(), rows)
+        before = 0 if own is None else sum(m < split for m in (0, 5))
+        assert float(halves.weight[0, 0]) == split - before
 
 
 @pytest.mark.parametrize("noise", [0.2, 0.6, 2.0])
