@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,20 +56,20 @@ class _Table(NamedTuple):
     files : list of str
     columns : dict
         Columns by their names in lower case: SQL does not tell them from upper case.
-    own_shards : bool
-        Whether each file has the name of a shard, and rows of this shard.
+    beside_shards : bool
+        Whether files have the names of shards: then each has the rows of its shard.
     """
 
     files: list[str]
     columns: dict[str, str]
-    own_shards: bool
+    beside_shards: bool
 
     def __str__(self) -> str:
         return f"{WITH} {_label(self.files)}"
 
     def choices(self) -> list[JoinKey]:
         """Return what rows can be matched by, the most specific first."""
-        known = {*self.columns, *(["shard"] if self.own_shards else [])}
+        known = {*self.columns, *(["shard"] if self.beside_shards else [])}
         return [key for key in JoinKey if known.issuperset(key.names)]
 
 
@@ -110,8 +110,8 @@ def join_files(
         same name, or a table has several rows for a pair, or no row for any pair.
     """
     check({"on": on, "joined": files}, PAIRINGS)
-    own = {name.lower(): "the scores" for name in database.connection.view(source).columns}
-    owners = dict(own)
+    own = {name.lower() for name in database.connection.view(source).columns}
+    owners = dict.fromkeys(own, "the scores")
     joins = []
     for table in _tables(database, files, shards):
         by = _key(table, on).names
@@ -125,7 +125,6 @@ def join_files(
             f"FROM {source} AS {POOL_SIDE} LEFT JOIN {view.name} AS {FILE_SIDE} ON {view.condition}"
         )
         source = joined
-        owners |= {name.lower(): str(table) for name in names.values()}
         renamed = {column: name for column, name in names.items() if column != name}
         joins.append(Join(tuple(table.files), by, pool, matched, renamed))
     return source, joins
@@ -136,11 +135,11 @@ def _tables(database: Database, files: Sequence[Path], shards: Sequence[str]) ->
     groups: dict[frozenset[str], _Table] = {}
     for file in map(str, files):
         columns = {name.lower(): name for name in _scan(database, [file]).columns}
-        table = groups.setdefault(frozenset(columns), _Table([], columns, own_shards=False))
+        table = groups.setdefault(frozenset(columns), _Table([], columns, beside_shards=False))
         table.files.append(file)
     names = frozenset(shards)
     return [
-        table._replace(own_shards=all(shard_name(file) in names for file in table.files))
+        table._replace(beside_shards=any(shard_name(file) in names for file in table.files))
         for table in groups.values()
     ]
 
@@ -170,9 +169,9 @@ def _key(table: _Table, on: JoinKey | None) -> JoinKey:
 
 
 def _new_names(
-    table: _Table, by: Sequence[str], own: Mapping[str, str], owners: Mapping[str, str]
+    table: _Table, by: Sequence[str], own: Container[str], owners: dict[str, str]
 ) -> dict[str, str]:
-    """Return the columns to join, and the name that each gets."""
+    """Return the columns to join, and the name that each gets; enter the names in `owners`."""
     first = Path(table.files[0])
     prefix = first.stem if len(table.files) == 1 else first.parent.name
     taken = [column for name, column in table.columns.items() if name not in by]
@@ -184,6 +183,7 @@ def _new_names(
                 f"{table} has a column {name}, and so has {owner}",
                 "rename one of them, or give both files the same columns",
             )
+        owners[name.lower()] = str(table)
     return names
 
 

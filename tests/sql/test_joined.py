@@ -113,6 +113,12 @@ def test_columns_that_several_tables_have_are_refused(pool, files):
     assert caught.value.cure == "rename one of them, or give both files the same columns"
 
 
+def test_new_names_are_not_those_of_other_columns(pool, files):
+    (path,) = files({"uid": ["u0"], "similarity": [0], "file0_similarity": [1]})
+    with pytest.raises(SelectionError, match="has a column file0_similarity, and so has `joined`"):
+        query_of(*pool, [path])
+
+
 def test_a_uid_is_the_same_in_any_spelling(tmp_path, files):
     uids = [f"{n:032x}" for n in (10, 11, 2**100)] + ["not-Hex", "f" * 40, None]
     made_up = tmp_path / "s", write_pool(tmp_path / "s", (3, 3), POOL | {"uid": uids})
@@ -146,7 +152,7 @@ class TestOn:
             query = query_of(*pool, paths, on=on)
             assert table_of(row_set(query))["w"].to_pylist() == list(range(6))
             assert (query.joins[0].by, query.joins[0].matched) == (("shard", "key"), 6)
-        part = query_of(*pool, paths[1:])
+        part = query_of(*pool, [*paths[1:], *files(self.SIDECARS[0], names=["00007"])])
         assert table_of(row_set(part))["w"].to_pylist() == [None] * 3 + [3, 4, 5]
 
     def test_names_of_shards_are_text(self, tmp_path, files):
