@@ -29,6 +29,9 @@ from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import key_hashes
 from clipdre.formats.tars.samples import Failure, Reason, Stage, printable
 
+# Files of half a million rows are usual, and in fp32 they take twice the memory.
+ROWS_AT_ONCE = 8192
+
 
 @dataclass(frozen=True)
 class EmbeddingSource:
@@ -109,7 +112,10 @@ def _dim(layout: Layout, folder: Path) -> int:
 
 
 def _unit(vectors: npt.NDArray[np.floating]) -> Half:
-    rows: Half = unit(torch.from_numpy(vectors.astype(np.float32))).half().numpy()
+    rows = np.empty(vectors.shape, np.float16)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        rows[part] = unit(torch.from_numpy(vectors[part].astype(np.float32))).half().numpy()
     return rows
 
 

@@ -186,24 +186,31 @@ class Marginal:
         release(vectors)
 
     def _chosen(self, queries: Tensor, margin: float) -> Tensor:
-        parts = torch.split(queries, self._block_rows)
-        return torch.cat([self.cells.near(p, self._record.logit_scale, margin) for p in parts])
+        """Return a mask of the cells near each query, shape (c, n)."""
+        shape = len(self.cells), len(queries)
+        chosen = torch.empty(shape, dtype=torch.bool, device=self._device)
+        for start in range(0, len(queries), self._block_rows):
+            rows = slice(start, start + self._block_rows)
+            chosen[:, rows] = self.cells.near(queries[rows], self._record.logit_scale, margin).T
+        return chosen
 
     def _near(self, queries: Tensor, own: Tensor, chosen: Tensor) -> RunningPartition:
-        """Accumulate the members of the `chosen` cells, mask (n, c), cell by cell."""
+        """Accumulate the members of the `chosen` cells, mask (c, n), cell by cell."""
         vectors = self._folder.array(f"pool_{self._modality}")
         near = RunningPartition.empty(len(queries), device=self._device)
         scaled = queries * self._record.logit_scale
-        by_cell = chosen.T.contiguous()
         start = 0
-        for cell, count in enumerate(self.cells.counts.tolist()):
-            takers = torch.nonzero(by_cell[cell]).squeeze(1)
-            if len(takers) and count:
-                members = unit_rows(vectors[start : start + count], self._device)
-                taking, column = scaled.index_select(0, takers), own[takers] - start
-                part = tile_partition(taking, members, self._record.logit_bias, column)
-                near.merge_rows(takers, part)
-            start += count
+        for takers, count in zip(chosen, self.cells.counts.tolist(), strict=True):
+            rows, stop = torch.nonzero(takers).squeeze(1), start + count
+            for low in range(start, stop if len(rows) else start, self._tile_rows):
+                high = min(low + self._tile_rows, stop)
+                members = unit_rows(vectors[low:high], self._device)
+                # As many queries as fill a tile: cells grow with the pool, memory must not.
+                for part in torch.split(rows, self._block_rows * self._tile_rows // len(members)):
+                    taking, column = scaled.index_select(0, part), own[part] - low
+                    bias = self._record.logit_bias
+                    near.merge_rows(part, tile_partition(taking, members, bias, column))
+            start = stop
         release(vectors)
         return near
 
@@ -224,7 +231,7 @@ class Marginal:
             logits = logits_of(scaled, bulk.vectors, self._record.logit_bias)
             mask = torch.zeros_like(logits, dtype=torch.bool)
             if chosen is not None and cell is not None:
-                mask = chosen[rows].index_select(1, cell)
+                mask = chosen[:, rows].index_select(0, cell).T.contiguous()
             leave_out_own(mask, own[rows])
             shape = (len(logits), bulk.folds, len(bulk.hashes) // bulk.folds)
             parts.append(RunningPartition.of(logits.view(shape), mask.view(shape)))

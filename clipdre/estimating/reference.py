@@ -210,12 +210,12 @@ class _Builder:
         own = torch.from_numpy(np.argsort(rows)[held_out])
         masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
         vectors, start = self.folder.array(f"pool_{modality}"), 0
-        for cell, count in enumerate(cells.counts.tolist()):
-            if count:
-                members = unit_rows(vectors[start : start + count])
+        for mass, count in zip(masses.T, cells.counts.tolist(), strict=True):
+            for low in range(start, start + count, TILE_ROWS):
+                members = unit_rows(vectors[low : min(low + TILE_ROWS, start + count)])
                 logits = logits_of(queries * record.logit_scale, members, record.logit_bias)
-                leave_out_own(logits, own - start)
-                masses[:, cell] = logits.double().logsumexp(dim=1)
+                leave_out_own(logits, own - low)
+                mass.copy_(torch.logaddexp(mass, logits.double().logsumexp(dim=1)))
             start += count
         release(vectors)
         return _smallest_margin(queries, cells, torch.softmax(masses, dim=1), record)
