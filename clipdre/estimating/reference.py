@@ -189,7 +189,7 @@ class _Builder:
                 progress.advance(len(tile))
 
         training = self.pool.take(modality, self.order[: TRAINING_PER_CELL * count])
-        cells, assigned = cluster(training, count, tiles)
+        cells, assigned = cluster(training, count, pairs, tiles)
         return cells, np.argsort(assigned, kind="stable")
 
     def _write_pool(self, modality: Modality, rows: Rows, progress: Progress) -> None:
