@@ -108,7 +108,7 @@ pool = torch.nn.functional.normalize(torch.randn(rows, 8), dim=1)
 
 
 def peak(rows):
-    tiles = ((start, pool[start : start + 2048]) for start in range(0, rows, 2048))
+    tiles = ((2048 * n, tile) for n, tile in enumerate(pool[:rows].split(2048)))
     cluster(pool[: 2 * cells], cells, rows, lambda: tiles)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
