@@ -258,7 +258,10 @@ class _Batch:
 
 
 class ShardEncoder:
-    """Encodes shards one after another; its batches span shards."""
+    """Encodes shards one after another; its batches span shards.
+
+    A shard that was read to its end waits for no more than the next full batch of images.
+    """
 
     def __init__(
         self, encoder: Encoder, read: ReadConfig, encode: EncodeConfig, advance: Advance
@@ -303,7 +306,7 @@ class ShardEncoder:
                     self._advance(nbytes, samples)
                     nbytes = samples = 0
                 reading += ended
-                if self._batch.is_full:
+                if self._batch.is_full or (full and reading > settled):
                     self._batch.settle(found[settled : reading + 1])
                     yield from found[settled:reading]
                     settled = reading

@@ -29,6 +29,9 @@ from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.tars.samples import Failure, Reason, Stage, printable
 from clipdre.words import count
 
+# Files of half a million rows are usual, and in fp32 they take twice the memory.
+ROWS_AT_ONCE = 8192
+
 
 @dataclass(frozen=True)
 class EmbeddingSource:
@@ -114,9 +117,12 @@ def _dim(layout: Layout, folder: Path) -> int:
 
 
 def _unit(vectors: npt.NDArray[np.floating]) -> Half:
-    with np.errstate(over="ignore"):  # infinite vectors are failures
-        single = vectors.astype(np.float32)
-    rows: Half = unit(torch.from_numpy(single)).half().numpy()
+    rows = np.empty(vectors.shape, np.float16)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        with np.errstate(over="ignore"):  # infinite vectors are failures
+            single = vectors[part].astype(np.float32)
+        rows[part] = unit(torch.from_numpy(single)).half().numpy()
     return rows
 
 

@@ -172,8 +172,10 @@ def _many_cells(
         for (start, images), (_, texts) in both:
             yield start, _concatenated((images, texts))
 
-    cells, assigned = cluster(training, count, tiles)
-    probes = torch.cat([nearest(tile, cells.centroids, PROBES) for _, tile in tiles()]).numpy()
+    cells, assigned = cluster(training, count, len(pool), tiles)
+    probes = np.empty((len(pool), PROBES), np.int32)
+    for start, tile in tiles():
+        probes[start : start + len(tile)] = nearest(tile, cells.centroids, PROBES).numpy()
     rows = np.lexsort((ranks, assigned))
     place = np.empty_like(rows)
     place[rows] = np.arange(len(rows))
@@ -206,7 +208,7 @@ def _sorted(pool: StoredPool, modality: Modality, place: Rows, file: IO[bytes]) 
 
 
 def _visitors(
-    probes: npt.NDArray[np.int64], assigned: npt.NDArray[np.int64], count: int
+    probes: npt.NDArray[np.int32], assigned: npt.NDArray[np.int64], count: int
 ) -> Callable[[int], Rows]:
     """Return a function from a cell to the rows that probe it without being its members."""
     others = probes != assigned[:, None]

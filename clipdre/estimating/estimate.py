@@ -28,6 +28,8 @@ CPU = torch.device("cpu")
 # Pairs that are estimated together. Each block costs a pass over the pool; where cells are gathered
 # or a device has to be fed, larger blocks pay, and take more memory.
 QUERY_ROWS, MANY_QUERY_ROWS = 8192, 65_536
+# Bytes of the mask of cells that are near each of them; there are more cells in a larger pool.
+MASK_BYTES = 1 << 28
 
 Columns = dict[str, npt.NDArray[np.floating]]
 
@@ -203,7 +205,8 @@ class Estimator:
 def query_rows(record: ReferenceRecord, device: torch.device) -> int:
     """Return how many pairs are estimated together on a device."""
     many = record.method == "stratified" or device.type == "cuda"
-    return MANY_QUERY_ROWS if many else QUERY_ROWS
+    cells = max((near.cells for near in record.near.values()), default=1)
+    return min(MANY_QUERY_ROWS if many else QUERY_ROWS, max(1, MASK_BYTES // cells))
 
 
 def estimate_rows(

@@ -249,23 +249,32 @@ class Marginal:
         return torch.tensor(np.asarray(self.groups[places]), device=self._device)
 
     def _chosen(self, queries: Tensor, margin: float) -> Tensor:
-        parts = torch.split(queries, self._block_rows)
-        return torch.cat([self.cells.near(p, self._record.logit_scale, margin) for p in parts])
+        """Return a mask of the cells near each query, shape (c, n)."""
+        shape = len(self.cells), len(queries)
+        chosen = torch.empty(shape, dtype=torch.bool, device=self._device)
+        for start in range(0, len(queries), self._block_rows):
+            rows = slice(start, start + self._block_rows)
+            chosen[:, rows] = self.cells.near(queries[rows], self._record.logit_scale, margin).T
+        return chosen
 
     def _near(self, queries: Tensor, groups: Tensor, chosen: Tensor) -> RunningPartition:
-        """Accumulate the members of the `chosen` cells, mask (n, c), cell by cell."""
+        """Accumulate the members of the `chosen` cells, mask (c, n), cell by cell."""
         vectors = self._folder.array(f"pool_{self._modality}")
         near = RunningPartition.empty(len(queries), HALVES, device=self._device)
         scaled, bias = queries * self._record.logit_scale, self._record.logit_bias
-        by_cell, own = chosen.T.contiguous(), QueryGroups.of(groups)
-        for cell, (first, middle, last) in enumerate(self.stretches.tolist()):
-            takers = torch.nonzero(by_cell[cell]).squeeze(1)
-            if len(takers) and first < last:
-                members = unit_rows(vectors[first:last], self._device)
-                left_out = select_rows(own.left_out(self._groups_of(slice(first, last))), takers)
-                taking = scaled.index_select(0, takers)
-                found = tile_partition(taking, members, bias, left_out, split=middle - first)
-                near.merge_rows(takers, found)
+        own = QueryGroups.of(groups)
+        for takers, (first, middle, last) in zip(chosen, self.stretches.tolist(), strict=True):
+            rows = torch.nonzero(takers).squeeze(1)
+            for low in range(first, last if len(rows) else first, self._tile_rows):
+                high = min(low + self._tile_rows, last)
+                members = unit_rows(vectors[low:high], self._device)
+                left_out = own.left_out(self._groups_of(slice(low, high)))
+                split = min(max(middle - low, 0), high - low)
+                # As many queries as fill a tile: cells grow with the pool, memory must not.
+                for part in torch.split(rows, self._block_rows * self._tile_rows // len(members)):
+                    taking, of_part = scaled.index_select(0, part), select_rows(left_out, part)
+                    found = tile_partition(taking, members, bias, of_part, split)
+                    near.merge_rows(part, found)
         release(vectors)
         return near
 
@@ -285,7 +294,7 @@ class Marginal:
             logits = logits_of(scaled, bulk.vectors, self._record.logit_bias)
             mask = torch.zeros_like(logits, dtype=torch.bool)
             if chosen is not None and cell is not None:
-                mask = chosen[rows].index_select(1, cell)
+                mask = chosen[:, rows].index_select(0, cell).T.contiguous()
             leave_out(mask, QueryGroups.of(groups[rows]).left_out(members))
             shape = (len(logits), bulk.folds, len(bulk.hashes) // bulk.folds)
             parts.append(RunningPartition.of(logits.view(shape), mask.view(shape)))

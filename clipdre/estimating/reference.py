@@ -263,7 +263,7 @@ class _Builder:
                 progress.advance(len(tile))
 
         training = self.pool.take(modality, self.order[: TRAINING_PER_CELL * count])
-        cells, assigned = cluster(training, count, tiles)
+        cells, assigned = cluster(training, count, pairs, tiles)
         return cells, np.lexsort((halves, assigned))
 
     def _write_pool(self, modality: Modality, rows: Rows, progress: Progress) -> None:
@@ -285,14 +285,14 @@ class _Builder:
         own = QueryGroups.of(groups[held_out])
         masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
         vectors, start = self.folder.array(f"pool_{modality}"), 0
-        for cell, count in enumerate(cells.counts.tolist()):
-            if count:
-                members = unit_rows(vectors[start : start + count])
+        for mass, count in zip(masses.T, cells.counts.tolist(), strict=True):
+            for low in range(start, start + count, TILE_ROWS):
+                members = unit_rows(vectors[low : min(low + TILE_ROWS, start + count)])
                 logits = logits_of(queries * record.logit_scale, members, record.logit_bias)
                 if record.own == Own.LEFT_OUT:
-                    of_members = groups[rows[start : start + count]]
+                    of_members = groups[rows[low : low + len(members)]]
                     leave_out(logits, own.left_out(of_members))
-                masses[:, cell] = logits.double().logsumexp(dim=1)
+                mass.copy_(torch.logaddexp(mass, logits.double().logsumexp(dim=1)))
             start += count
         release(vectors)
         return _smallest_margin(queries, cells, torch.softmax(masses, dim=1), record)

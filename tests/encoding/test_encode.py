@@ -180,17 +180,20 @@ class TestManyShards:
         encoded_together(shards, roomy, batch_size=4)
         assert roomy.sizes == [4, 4, 4, 1]
 
-    def test_come_out_before_the_last_is_read(self, shards, encoder, monkeypatch):
-        monkeypatch.setattr(encode, "CAPTIONS", 2)
+    @pytest.mark.parametrize(("captions", "batch_size"), [(2, 100), (4096, 2)])
+    def test_come_out_before_the_last_is_read(
+        self, shards, encoder, monkeypatch, captions, batch_size
+    ):
+        monkeypatch.setattr(encode, "CAPTIONS", captions)
         read = []
         original = encode.read_samples
         monkeypatch.setattr(
             encode, "read_samples", lambda url, config: read.append(url) or original(url, config)
         )
-        config = EncodeConfig(batch_size=1, workers=1)
-        found = ShardEncoder(encoder, ReadConfig(), config, silent).encode(shards)
+        config = EncodeConfig(batch_size=batch_size, workers=1)
+        found = ShardEncoder(encoder, ReadConfig(), config, silent).encode(shards * 20)
         assert next(found)[0] == 0
-        assert len(read) < len(shards)
+        assert len(read) < 20 * len(shards)
 
     def test_a_dying_worker_leaves_the_others_alone(self, shards, encoder, monkeypatch):
         tries = []

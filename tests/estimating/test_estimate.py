@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -190,3 +191,14 @@ class TestUsableReference:
 def test_blocks_are_large_where_it_pays(small, method, device, rows):
     _, record = small.reference(ALL[method], method)
     assert query_rows(record, torch.device(device)) == rows
+
+
+@pytest.mark.parametrize(("cells", "rows"), [(4096, 65_536), (8192, 32_768), (2**40, 1)])
+def test_blocks_are_smaller_where_there_are_more_cells(small, cells, rows):
+    _, record = small.reference(ALL["stratified"], "stratified")
+    near = {
+        Modality.IMAGE: msgspec.structs.replace(record.near[Modality.IMAGE], cells=cells),
+        Modality.TEXT: record.near[Modality.TEXT],
+    }
+    record = msgspec.structs.replace(record, near=near)
+    assert query_rows(record, torch.device("cpu")) == rows

@@ -6,6 +6,7 @@ import torch
 
 from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.modality import Modality
+from clipdre.core.tiles import tile_partition
 from clipdre.estimating.groups import NOBODY
 from clipdre.estimating.marginal import Bulk, Marginal, Places, Reading
 from tests.core.estimates import assert_matches, estimates
@@ -128,7 +129,18 @@ def test_sample_matches_a_naive_estimate(stored, references, queries, blocks, mo
 
 @pytest.mark.parametrize("queries", Modality)
 @pytest.mark.parametrize("margin", [None, 0.0, 1.5, 4.0])
-def test_stratified_matches_a_naive_estimate(stored, references, queries, margin):
+@pytest.mark.parametrize("blocks", [(1024, 2048), (7, 11)])
+def test_stratified_matches_a_naive_estimate(
+    stored, references, queries, margin, blocks, monkeypatch
+):
+    tiles = []
+
+    def measured(scaled, members, *args):
+        tiles.append((len(scaled) * len(members), len(members)))
+        return tile_partition(scaled, members, *args)
+
+    monkeypatch.setattr("clipdre.estimating.marginal.tile_partition", measured)
+    monkeypatch.setattr("clipdre.estimating.marginal.BLOCKS", {"cpu": blocks})
     counterparts = marginal(references, "stratified", queries.other)
     found, _ = partition(stored, counterparts, queries, margin=margin)
     folder, record = references["stratified"]
@@ -147,6 +159,9 @@ def test_stratified_matches_a_naive_estimate(stored, references, queries, margin
     for half in (0, 1):
         np.testing.assert_array_equal(of_half[:, half], (halves == half).sum() - (own == half))
     assert sizes.max() < N - 1
+    # Memory does not grow with the cells.
+    assert max(size for size, _ in tiles) <= blocks[0] * blocks[1]
+    assert max(members for _, members in tiles) <= blocks[1]
 
 
 def test_a_wider_margin_evaluates_more(stored, references):
