@@ -224,8 +224,9 @@ class Marginal:
         cell = None
         if chosen is not None:
             cell = self.cells.of_places(self._places(bulk.hashes).to(self._device))
-        parts = []
-        for start in range(0, max(len(queries), 1), self._block_rows):  # one block if empty
+        # Not a list of parts, which would keep the memory of large tiles from being used again.
+        folds = RunningPartition.empty(len(queries), bulk.folds, device=self._device)
+        for start in range(0, len(queries), self._block_rows):
             rows = slice(start, start + self._block_rows)
             scaled = queries[rows] * self._record.logit_scale
             logits = logits_of(scaled, bulk.vectors, self._record.logit_bias)
@@ -234,5 +235,6 @@ class Marginal:
                 mask = chosen[:, rows].index_select(0, cell).T.contiguous()
             leave_out_own(mask, own[rows])
             shape = (len(logits), bulk.folds, len(bulk.hashes) // bulk.folds)
-            parts.append(RunningPartition.of(logits.view(shape), mask.view(shape)))
-        return RunningPartition.cat(parts)
+            part = RunningPartition.of(logits.view(shape), mask.view(shape))
+            folds.merge_rows(torch.arange(start, start + len(logits), device=self._device), part)
+        return folds
