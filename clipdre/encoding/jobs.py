@@ -93,9 +93,9 @@ class IngestWork:
 def together(jobs: Iterable[ShardJob]) -> list[list[ShardJob]]:
     """Group jobs that are done together: neighbours of `TOGETHER` bytes, or one large shard."""
     groups: list[list[ShardJob]] = []
-    nbytes = TOGETHER
+    nbytes = 0
     for job in jobs:
-        if nbytes + job.shard.nbytes > TOGETHER:
+        if not groups or nbytes + job.shard.nbytes > TOGETHER:
             groups.append([])
             nbytes = 0
         groups[-1].append(job)

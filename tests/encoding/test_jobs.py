@@ -114,13 +114,13 @@ def test_devices_share_the_decoding_threads(workers, devices, each):
 
 def test_small_neighbours_are_done_together(monkeypatch, job):
     monkeypatch.setattr(jobs, "TOGETHER", 10)
-    sizes = (3, 4, 3, 1, 11, 9, 1, 1)
+    sizes = (0, 3, 4, 3, 1, 11, 9, 1, 1)
     found = together(
         dataclasses.replace(job, shard=msgspec.structs.replace(job.shard, nbytes=size))
         for size in sizes
     )
     assert [[each.shard.nbytes for each in group] for group in found] == [
-        [3, 4, 3],
+        [0, 3, 4, 3],
         [1],
         [11],
         [9, 1],
