@@ -284,21 +284,12 @@ class Marginal:
         """Accumulate the bulk's members outside the `chosen` cells, fold by fold."""
         if bulk is None:
             return RunningPartition.empty(len(queries), 0, device=self._device)
-<<<<<<< HEAD
         places = self.places(bulk.hashes)
         members = self._groups_of(places.numpy())
         cell = None if chosen is None else self.cells.of_places(places.to(self._device))
-        parts = []
-        for start in range(0, max(len(queries), 1), self._block_rows):  # one block if empty
-=======
-        own = bulk.places(hashes).to(self._device)
-        cell = None
-        if chosen is not None:
-            cell = self.cells.of_places(self._places(bulk.hashes).to(self._device))
         # Not a list of parts, which would keep the memory of large tiles from being used again.
         folds = RunningPartition.empty(len(queries), bulk.folds, device=self._device)
         for start in range(0, len(queries), self._block_rows):
->>>>>>> limits
             rows = slice(start, start + self._block_rows)
             scaled = queries[rows] * self._record.logit_scale
             logits = logits_of(scaled, bulk.vectors, self._record.logit_bias)
