@@ -37,7 +37,7 @@ TRUTHS = {
     "kl_image": "true_kl_image",
 }
 COLUMNS = ("similarity", "log_ratio", "log_ratio_text", "kl_text", "kl_image")
-RATIO_THEN_KL = "log_ratio, then kl_text"
+RATIO_THEN_KL = "distinct, log_ratio, kl_text"
 RANDOM = "at random"
 
 Floats = npt.NDArray[np.float64]
@@ -165,9 +165,10 @@ def _scored_pool(folder: Path, plan: _Plan, config: ScoreConfig) -> ScoreQuery:
 
 def _rules(pool: ScoreQuery, seed: int) -> dict[str, Rule]:
     """Return the rules to compare, all with the same budget."""
+    count = Amount(BUDGET.of(pool.manifest.rows))  # a share would be one of the distinct pairs
     return {
         **{column: Rule((Step(by=column, top=BUDGET),)) for column in COLUMNS},
-        RATIO_THEN_KL: read_recipe("log-ratio-then-kl").rule(pool, budget=BUDGET),
+        RATIO_THEN_KL: read_recipe("log-ratio-then-kl").rule(pool, budget=count),
         RANDOM: Rule((Step(sample=BUDGET),), seed=seed),
     }
 

@@ -79,7 +79,7 @@ def test_rules_keep_what_a_plain_sort_of_the_files_keeps(report):
         return sorted(rows, key=lambda row: (-row[column], row["key_hash"]))[:n]
 
     kept = {name: top(rows, name, report.budget) for name in ("similarity", "log_ratio", "kl_text")}
-    wide = top(rows, "log_ratio", round(1.8 * report.budget))
+    wide = top(distinct(rows, report), "log_ratio", round(1.8 * report.budget))
     kept[RATIO_THEN_KL] = top(wide, "kl_text", report.budget)
     for name, chosen in kept.items():
         clean = [row for row in chosen if row["kind"] in ("clean", "duplicate")]
@@ -89,6 +89,19 @@ def test_rules_keep_what_a_plain_sort_of_the_files_keeps(report):
         for kind, share in report.kept[name].items():
             counts = [sum(row["kind"] == kind for row in some) for some in (chosen, rows)]
             assert share == pytest.approx(counts[0] / counts[1]), (name, kind)
+
+
+def distinct(rows, report):
+    """Keep the best of each group of alike pairs."""
+    files = sorted((report.folder / "scores-pool" / "columns").glob("near-duplicates/*.parquet"))
+    ranks = pa.concat_tables(pq.read_table(f, columns=["duplicate_rank"]) for f in files)
+    best = np.array(ranks["duplicate_rank"].to_pylist()) == 1
+    assert 0.5 < best.mean() < 0.95
+    return [row for row, kept in zip(rows, best, strict=True) if kept]
+
+
+def test_only_distinct_pairs_have_no_copies(report):
+    assert report.kept[RATIO_THEN_KL]["duplicate"] < 0.6 * report.kept["log_ratio"]["duplicate"]
 
 
 def test_every_rule_keeps_the_same_budget_and_undecodable_files_are_failures(report):

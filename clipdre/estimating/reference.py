@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ HELD_OUT = 256
 # with an error.
 MISSED = 0.002
 MARGINS = tuple(float(margin) for margin in range(2, 61))
+# Near share of the pool from which on exact is as fast as stratified, whose tiles are smaller:
+# measured by scripts/bench_estimate.py.
+BREAK_EVEN = 0.3
 # Extra nats: held-out queries are too few to show rare misses.
 SAFETY = 2.0
 
@@ -97,8 +101,19 @@ def build_reference(  # noqa: PLR0913 (a pool, how to read it, and where to)
             return found
     order = np.argsort(hashes, kind="stable")
     groups = Groups.led_by(leaders, half_of(hashes))
-    builder = _Builder(pool, hashes, order, groups, record, folder)
-    finished = msgspec.structs.replace(record, near=builder.build())
+    near = _Builder(pool, hashes, order, groups, record, folder).build()
+    share = float(np.mean([n.share for n in near.values()])) if near else 0.0
+    if share > BREAK_EVEN and config.method is ReferenceMethod.AUTO:
+        warnings.warn(
+            f"{share:.0%} of the pool is near to a pair on average, so exact takes no longer than "
+            "stratified: the reference is exact",
+            stacklevel=2,
+        )
+        record = msgspec.structs.replace(
+            record, method=ReferenceMethod.EXACT.value, bulk=0, folds=0, neighbors=0
+        )
+        near = _Builder(pool, hashes, order, groups, record, folder).build()
+    finished = msgspec.structs.replace(record, near=near)
     folder.write_record(finished)
     return finished
 

@@ -9,6 +9,7 @@ from clipdre.config import EstimateConfig, Own, ReferenceMethod
 from clipdre.core.modality import Modality
 from clipdre.errors import InputError
 from clipdre.estimating import reference as module
+from clipdre.estimating.estimate import Estimator
 from clipdre.estimating.reference import build_reference, bulk_rows, leaders_of
 from clipdre.formats.folders.reference import ReferenceFolder
 from tests.core.oracle import clustered_pool
@@ -239,8 +240,29 @@ class TestChoice:
     @pytest.mark.parametrize(("limit", "method"), [(N, "exact"), (N - 1, "stratified")])
     def test_large_pools_are_stratified_by_default(self, stored, monkeypatch, limit, method):
         monkeypatch.setattr(module, "EXACT_UP_TO", limit)
+        monkeypatch.setattr(module, "BREAK_EVEN", 1.0)
         config = EstimateConfig(neighbors=40, bulk=100)
         assert stored.reference(config, f"auto-{limit}")[1].method == method
+
+    def test_pools_that_are_near_as_a_whole_are_exact(self, stored, monkeypatch):
+        monkeypatch.setattr(module, "EXACT_UP_TO", N - 1)
+        monkeypatch.setattr(module, "BREAK_EVEN", 0.0)
+        config = EstimateConfig(neighbors=40, bulk=100)
+        with pytest.warns(UserWarning, match="so exact takes no longer than stratified"):
+            folder, record = stored.reference(config, "near")
+        assert (record.method, record.bulk, record.folds, record.near) == ("exact", 0, 0, {})
+        found = Estimator(folder, stored.model)
+        expected = Estimator(stored.reference(EXACT, "exact-too")[0], stored.model)
+        rows = [torch.from_numpy(vectors).float() for vectors in stored.vectors.values()]
+        for name, values in found.estimates(*rows, stored.hashes, N).columns.items():
+            wanted = expected.estimates(*rows, stored.hashes, N).columns[name]
+            np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-5)
+        # The same pool and settings find it again.
+        assert stored.reference(config, "near")[1] == record
+
+    def test_a_method_that_is_asked_for_is_kept(self, stored, monkeypatch):
+        monkeypatch.setattr(module, "BREAK_EVEN", 0.0)
+        assert stored.reference(STRATIFIED, "asked")[1].method == "stratified"
 
     def test_amounts_are_at_most_the_pool(self, stored):
         config = EstimateConfig(ReferenceMethod.STRATIFIED, neighbors=10**6, bulk=10**6)

@@ -200,6 +200,7 @@ def test_stratified_is_close_to_exact_and_the_default_for_large_pools(
     scored, pool, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("clipdre.estimating.reference.EXACT_UP_TO", 299)
+    monkeypatch.setattr("clipdre.estimating.reference.BREAK_EVEN", 1.0)
     config = with_method(ReferenceMethod.AUTO, bulk=64, neighbors=40)
     manifest = tiny_score(pool, tmp_path / "s", config)
     assert manifest.reference.method == "stratified"
