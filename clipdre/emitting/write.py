@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from io import RawIOBase
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -154,7 +155,12 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
 
 def _stream(output: str | Path | BinaryIO) -> BinaryIO | None:
     if output == STDOUT:
-        return sys.stdout.buffer
+        out = sys.stdout.buffer
+        if isinstance(
+            out, RawIOBase
+        ):  # PYTHONUNBUFFERED: a raw file may write less than it is given
+            return open(out.fileno(), "wb", closefd=False)
+        return out
     return None if isinstance(output, str | Path) else output
 
 
