@@ -3,7 +3,6 @@ import pytest
 from tests.cli.running import error_of, printed, rows_of
 
 
-@pytest.mark.filterwarnings("ignore::clipdre.errors.UnreliableEstimateWarning")  # a small pool
 def test_shows_two_tables_and_prints_the_folder(run, tmp_path):
     found = run("demo d --pairs 500 --device cpu")
     assert printed(found) == "d\n"
