@@ -67,6 +67,15 @@ def image(
 PNG = image()
 
 
+def jpeg_of_scans(scans: int, size: tuple[int, int] = (64, 48)) -> bytes:
+    """A progressive JPEG in which the last scan is repeated."""
+    out = io.BytesIO()
+    Image.new("L", size, 128).save(out, "JPEG", progressive=True)
+    data = out.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (scans - data.count(b"\xff\xda")) + data[-2:]
+
+
 def archive(members: list[tuple[str | tarfile.TarInfo, bytes]], format: int = USTAR) -> bytes:
     """A tar of members, each given by name or with its header."""
     out = io.BytesIO()
@@ -436,6 +445,9 @@ def _images() -> dict[str, tuple]:
     turned[0x0112] = 6
     jpeg = image("JPEG")
     return {
+        "JPEG of 300 scans": picture(jpeg_of_scans(300, (3000, 2000)), "image_too_large", "jpg"),
+        "small JPEG of 300 scans": picture(jpeg_of_scans(300), GOOD, "jpg"),
+        "progressive JPEG": picture(image("JPEG", progressive=True), GOOD, "jpg"),
         "truncated JPEG": picture(jpeg[: len(jpeg) // 2], "unreadable_image", "jpg"),
         "truncated PNG": picture(PNG[:-60], "unreadable_image"),
         "empty image": picture(b"", "unreadable_image"),
