@@ -302,6 +302,7 @@ def _extensions() -> dict[str, tuple]:
             (garbage, BEFORE, AFTER),
         ),
         "8 extension headers": between(png + 7 * extension({"path": "b.txt"}) + link + txt, good),
+        "9 extension headers": wrong(9 * extension({"path": "b.txt"})),
         "3,000 extension headers": wrong(3000 * extension({"path": "b.txt"})),
         "sparse 0.0": sparse(0, size="1", numblocks="1", offset="0", numbytes="1"),
         "sparse 0.1": sparse(0, size="1", numblocks="1", map="0,1"),
@@ -319,6 +320,15 @@ def signed(header: bytes) -> bytes:
     """A changed header with the checksum that it should have."""
     total = sum(header[:148]) + 8 * 32 + sum(header[156:512])
     return header[:148] + b"%06o\0 " % total + header[156:]
+
+
+def signed_blocks(data: bytes) -> bytes:
+    """The archive with the checksums that its headers should have."""
+    blocks = (data[at : at + 512] for at in range(0, len(data), 512))
+    return b"".join(
+        signed(block) if block[257:262] == b"ustar" and len(block) == 512 else block
+        for block in blocks
+    )
 
 
 def _with_header(info: tarfile.TarInfo) -> bytes:
