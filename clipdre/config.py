@@ -100,6 +100,8 @@ class ReadConfig:
     decode : Decode
     max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels, max_aspect_ratio
         Anything larger is recorded as a failure, not read or decoded: strangers made these files.
+        `max_pixels` also limits the memory and the scans of an image, see
+        `clipdre.formats.tars.limits`.
     """
 
     image_suffixes: tuple[str, ...] = IMAGE_SUFFIXES

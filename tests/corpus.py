@@ -67,6 +67,15 @@ def image(
 PNG = image()
 
 
+def jpeg_of_scans(scans: int, size: tuple[int, int] = (64, 48)) -> bytes:
+    """A progressive JPEG in which the last scan is repeated."""
+    out = io.BytesIO()
+    Image.new("L", size, 128).save(out, "JPEG", progressive=True)
+    data = out.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (scans - data.count(b"\xff\xda")) + data[-2:]
+
+
 def archive(members: list[tuple[str | tarfile.TarInfo, bytes]], format: int = USTAR) -> bytes:
     """A tar of members, each given by name or with its header."""
     out = io.BytesIO()
@@ -293,6 +302,7 @@ def _extensions() -> dict[str, tuple]:
             (garbage, BEFORE, AFTER),
         ),
         "8 extension headers": between(png + 7 * extension({"path": "b.txt"}) + link + txt, good),
+        "9 extension headers": wrong(9 * extension({"path": "b.txt"})),
         "3,000 extension headers": wrong(3000 * extension({"path": "b.txt"})),
         "sparse 0.0": sparse(0, size="1", numblocks="1", offset="0", numbytes="1"),
         "sparse 0.1": sparse(0, size="1", numblocks="1", map="0,1"),
@@ -310,6 +320,15 @@ def signed(header: bytes) -> bytes:
     """A changed header with the checksum that it should have."""
     total = sum(header[:148]) + 8 * 32 + sum(header[156:512])
     return header[:148] + b"%06o\0 " % total + header[156:]
+
+
+def signed_blocks(data: bytes) -> bytes:
+    """The archive with the checksums that its headers should have."""
+    blocks = (data[at : at + 512] for at in range(0, len(data), 512))
+    return b"".join(
+        signed(block) if block[257:262] == b"ustar" and len(block) == 512 else block
+        for block in blocks
+    )
 
 
 def _with_header(info: tarfile.TarInfo) -> bytes:
@@ -436,6 +455,9 @@ def _images() -> dict[str, tuple]:
     turned[0x0112] = 6
     jpeg = image("JPEG")
     return {
+        "JPEG of 300 scans": picture(jpeg_of_scans(300, (3000, 2000)), "image_too_large", "jpg"),
+        "small JPEG of 300 scans": picture(jpeg_of_scans(300), GOOD, "jpg"),
+        "progressive JPEG": picture(image("JPEG", progressive=True), GOOD, "jpg"),
         "truncated JPEG": picture(jpeg[: len(jpeg) // 2], "unreadable_image", "jpg"),
         "truncated PNG": picture(PNG[:-60], "unreadable_image"),
         "empty image": picture(b"", "unreadable_image"),

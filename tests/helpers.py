@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -155,3 +157,21 @@ def write_score_folder(folder: Path, tables: Sequence[Mapping[str, object]]) -> 
     )
     manifest.write(folder)
     return manifest
+
+
+PEAK = """
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
+"""
+
+
+def peak_memory(code: str, *arguments: object) -> list[int]:
+    """Run code in a process of its own; return the numbers that it prints.
+
+    It may call ``peak()``, the largest resident memory so far. `resource.getrusage` would begin
+    with that of the process that starts it.
+    """
+    command = [sys.executable, "-c", PEAK + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [int(number) for number in done.stdout.split()]

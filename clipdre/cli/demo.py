@@ -80,8 +80,8 @@ def _print_report(report: DemoReport) -> None:
     note(
         "mismatched: the caption of another image; uninformative: a caption without content; "
         "blank: an image of one colour; duplicate: a copy of a clean pair, which only rules over "
-        "distinct pairs detect; pure: share of clean pairs and copies among the kept; nats: mean true log "
-        "ratio of the kept."
+        "distinct pairs detect; pure: share of clean pairs and copies among the kept; nats: mean "
+        "true log ratio of the kept."
     )
     note(f"{failed} planted files are not images: see {folder}/scores-pool/failures/ for reasons.")
     note(

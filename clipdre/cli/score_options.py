@@ -267,7 +267,7 @@ MaxPixels = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Reject images with more pixels than this.",
+        help="Reject images with more pixels, or that need more memory than 12 bytes for each.",
         metavar="N",
         rich_help_panel=READING,
     ),

@@ -23,7 +23,8 @@ from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.embeddings import WARNINGS, EmbeddingFiles, Half
 from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, failures_table, key_hashes
-from clipdre.formats.tars.images import ImageError, decode_image
+from clipdre.formats.tars.images import decoded_image
+from clipdre.formats.tars.limits import ImageError
 from clipdre.formats.tars.samples import (
     Failure,
     Note,
@@ -41,6 +42,8 @@ ATTEMPTS = 2
 # A JPEG is scaled down by its decoder to this multiple of the model's size or more: the pixels the
 # model sees then differ by less than 1 % of full scale (root mean square) from exact decoding.
 DETAIL = 2
+# Encoded images that wait to be decoded; how many there are depends on the batch size.
+AHEAD_BYTES = 512 * 1024 * 1024
 # Captions that wait to be encoded together.
 CAPTIONS = 4096
 NOTHING = torch.empty(0)
@@ -316,18 +319,25 @@ class ShardEncoder:
     def _records(
         self, shards: Sequence[ShardRecord], threads: ThreadPoolExecutor
     ) -> Iterator[Record]:
-        """Read and decode in threads, in order, at most three batches ahead."""
-        pending: deque[Future[Record] | Failure | Note | _End] = deque()
+        """Read and decode in threads, at most three batches and `AHEAD_BYTES` ahead."""
+        pending: deque[tuple[Future[Record] | Failure | Note | _End, int]] = deque()
+        held = 0
         for shard in shards:
             for record in chain(read_samples(shard.url, self._read), [_End()]):
                 if isinstance(record, Sample):
-                    pending.append(threads.submit(decode, record, self._encoder, self._read))
+                    held += len(record.image)
+                    decoded: Future[Record]
+                    decoded = threads.submit(decode, record, self._encoder, self._read)
+                    pending.append((decoded, len(record.image)))
                 else:
-                    pending.append(record)
-                if len(pending) >= 3 * self._config.batch_size:
-                    yield _settled(pending.popleft())
+                    pending.append((record, 0))
+                ahead = 3 * self._config.batch_size
+                while pending and (len(pending) >= ahead or held > AHEAD_BYTES):
+                    item, nbytes = pending.popleft()
+                    held -= nbytes
+                    yield _settled(item)
         while pending:
-            yield _settled(pending.popleft())
+            yield _settled(pending.popleft()[0])
 
 
 def commit_shard(
@@ -368,20 +378,25 @@ def _settled(item: Future[Record] | Failure | Note | _End) -> Record:
 def decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | Failure:
     """Decode, preprocess and tokenize a sample; in any thread."""
     try:
-        found = decode_image(
-            sample.image,
-            max_pixels=config.max_pixels,
-            max_aspect_ratio=config.max_aspect_ratio,
-            smallest=DETAIL * encoder.image_size if config.decode is Decode.FAST else None,
-        )
+        pixels, width, height = _pixels(sample, encoder, config)
     except ImageError as error:
         return Failure(sample.key, sample.offset, Stage.DECODE, error.reason, str(error))
     tokens = encoder.tokenize(sample.caption)
     if encoder.is_empty(tokens):
         message = "the model's tokenizer finds no text in the caption"
         return Failure(sample.key, sample.offset, Stage.DECODE, Reason.EMPTY_CAPTION, message)
-    pixels = encoder.preprocess(found.image)
-    return Decoded(replace(sample, image=b""), found.width, found.height, pixels, tokens)
+    return Decoded(replace(sample, image=b""), width, height, pixels, tokens)
+
+
+def _pixels(sample: Sample, encoder: Encoder, config: ReadConfig) -> tuple[Tensor, int, int]:
+    """Return the model's input, and the width and height of the image; `ImageError` if bad."""
+    with decoded_image(
+        sample.image,
+        max_pixels=config.max_pixels,
+        max_aspect_ratio=config.max_aspect_ratio,
+        smallest=DETAIL * encoder.image_size if config.decode is Decode.FAST else None,
+    ) as found:
+        return encoder.preprocess(found.image), found.width, found.height
 
 
 def _not_finite(sample: Sample) -> Failure:

@@ -19,7 +19,7 @@ from clipdre.errors import ModelError
 from clipdre.formats.folders.embeddings import EmbeddingFiles
 from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, key_hash
-from clipdre.formats.tars.images import decode_image
+from clipdre.formats.tars.images import decoded_image
 from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage
 from tests.encoding.shards import encoded, encoded_together, shard_of
 from tests.helpers import pair, png, read_failures, read_scores, tiny_score, write_tar
@@ -202,9 +202,9 @@ class TestManyShards:
             tries.append(data)
             if data == png(10 * ord("d") + 1):
                 raise MemoryError("no room")
-            return decode_image(data, **limits)
+            return decoded_image(data, **limits)
 
-        monkeypatch.setattr(encode, "decode_image", dying)
+        monkeypatch.setattr(encode, "decoded_image", dying)
         found = encoded_together(shards, encoder, batch_size=4)
         assert [len(shard.samples) for shard in found] == [3, 0, 0, 0, 0, 1]
         assert [failure.reason for failure in found[4].failures] == [Reason.WORKER_DIED]
@@ -288,9 +288,9 @@ class TestWorkers:
                 if data == png(2) and len(attempts) < 2:  # the third image of the first shard
                     attempts.append(1)
                     raise MemoryError("no room")
-            return decode_image(data, **limits)
+            return decoded_image(data, **limits)
 
-        monkeypatch.setattr(encode, "decode_image", dying)
+        monkeypatch.setattr(encode, "decoded_image", dying)
         manifest = tiny_score(tmp_path / "pool", tmp_path / "s")
         assert len(attempts) == 2
         assert [shard.rows for shard in manifest.shards] == [0, 5]
@@ -308,9 +308,9 @@ class TestWorkers:
             if data == png(4) and not deaths:
                 deaths.append(1)
                 raise RuntimeError("once")
-            return decode_image(data, **limits)
+            return decoded_image(data, **limits)
 
-        monkeypatch.setattr(encode, "decode_image", dying)
+        monkeypatch.setattr(encode, "decoded_image", dying)
         found = encoded(shard, encoder)
         assert deaths == [1]
         assert len(found.samples) == found.seen == SIZE
@@ -326,9 +326,9 @@ class TestWorkers:
             time.sleep(0.03 if data == png(0) else 0.01)
             with lock:
                 running.discard(data)
-            return decode_image(data, **limits)
+            return decoded_image(data, **limits)
 
-        monkeypatch.setattr(encode, "decode_image", slow)
+        monkeypatch.setattr(encode, "decoded_image", slow)
         found = encoded(shard, encoder)
         assert max(most) == 2  # the workers
         assert found.samples["key"].to_pylist() == [f"k{n:02d}" for n in range(SIZE)]
@@ -351,6 +351,29 @@ class TestWorkers:
         encoded(shard, wrapped, batch_size=2)
         # Three batches are decoded ahead.
         assert at_first_batch[0] <= 3 * 2 + 2 < SIZE
+
+    def test_reads_only_a_few_bytes_ahead(self, shard, encoder, monkeypatch):
+        read, while_decoding = [], []
+        original = encode.read_samples
+
+        def counted(*args):
+            for sample in original(*args):
+                read.append(len(sample.image))
+                yield sample
+
+        def slow(data, **limits):
+            if data == png(0):
+                time.sleep(0.5)
+                while_decoding.append(sum(read))
+            return decoded_image(data, **limits)
+
+        monkeypatch.setattr(encode, "AHEAD_BYTES", 1000)
+        monkeypatch.setattr(encode, "read_samples", counted)
+        monkeypatch.setattr(encode, "decoded_image", slow)
+        found = encoded(shard, encoder, batch_size=SIZE)
+        assert len(found.samples) == SIZE
+        assert sum(read) > 4000
+        assert while_decoding[0] <= 1000 + max(read)
 
 
 class TestDecode:

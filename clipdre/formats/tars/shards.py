@@ -147,7 +147,8 @@ def iter_samples(file: BinaryIO, config: ReadConfig) -> Iterator[Sample | Failur
 
 def _add(group: Group, member: Member, config: ReadConfig) -> None:
     is_image = member.suffix in config.image_suffixes
-    used = is_image or member.suffix in (config.caption_suffix, "json")
+    is_caption = member.suffix == config.caption_suffix and config.caption_field is None
+    used = is_image or is_caption or member.suffix == "json"
     # Whoever reads the kept sample would also read the map of a sparse file, however long.
     if not used and member.odd != SPARSE_FILE:
         return
@@ -160,11 +161,19 @@ def _add(group: Group, member: Member, config: ReadConfig) -> None:
         message = f"{member.suffix} member of {member.size} bytes, above the limit of {limit}"
         group.fail(Reason.MEMBER_TOO_LARGE, message)
         return
+    if is_caption and member.size > config.max_caption_bytes:
+        _fail_long_caption(group, member.size, config)
+        return
     slot = "image" if is_image else member.suffix
     if slot in group.content:
         group.fail(Reason.DUPLICATE_MEMBER, f"more than one {slot} member")
         return
     group.content[slot] = member.read()
+
+
+def _fail_long_caption(group: Group, size: int, config: ReadConfig) -> None:
+    message = f"caption of {size} bytes, above the limit of {config.max_caption_bytes}"
+    group.fail(Reason.CAPTION_TOO_LARGE, message)
 
 
 def _finish(group: Group, config: ReadConfig) -> Sample | Failure:
@@ -209,8 +218,7 @@ def _caption(group: Group, metadata: dict[str, object], config: ReadConfig) -> s
             return None
     size = len(text.encode("utf-8", "backslashreplace"))
     if size > config.max_caption_bytes:
-        message = f"caption of {size} bytes, above the limit of {config.max_caption_bytes}"
-        group.fail(Reason.CAPTION_TOO_LARGE, message)
+        _fail_long_caption(group, size, config)
         return None
     if says_nothing(text):
         group.fail(Reason.EMPTY_CAPTION, "caption is empty, blank or invisible")

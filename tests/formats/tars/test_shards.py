@@ -1,4 +1,6 @@
+import gzip
 import os
+import tarfile
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify
 from clipdre.formats.tars.samples import Failure, Reason, Sample
 from clipdre.formats.tars.shards import expand_shards, iter_samples, read_samples, shard_name
-from tests.helpers import pair, png, read_failures, tiny_score, write_tar
+from tests.corpus import extension, padded, raw, signed, special
+from tests.helpers import pair, peak_memory, png, read_failures, tiny_score, write_tar
 
 
 def read(path, **options):
@@ -182,6 +185,38 @@ class TestIterSamples:
         sample, failure = read(path)
         assert sample == good
         assert (failure.key, failure.reason, failure.offset) == ("", Reason.BROKEN_TAR, good.nbytes)
+
+
+READ = """
+import sys
+from clipdre.config import ReadConfig
+from clipdre.formats.tars.shards import read_samples
+before = peak()
+print(len(list(read_samples(sys.argv[1], ReadConfig()))), peak() - before)
+"""
+
+
+@pytest.mark.parametrize("version", ["1.0", "old"])
+def test_maps_of_sparse_files_take_no_memory(tmp_path, version):
+    """A few kB of gzip: 20 MB of map are 10 million numbers."""
+    nbytes = 20 << 20
+    if version == "1.0":
+        fields = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
+        content = b"99999999\n" + b"1\n" * (nbytes // 2)
+        header = extension(fields) + special("b.txt", tarfile.REGTYPE, size=len(content)).tobuf()
+        sparse = header + padded(content)
+    else:
+        header = special("b.txt", tarfile.GNUTYPE_SPARSE).tobuf()
+        number = b"0" * 10 + b"1\0"
+        block = number * 42 + b"\1" + b"\0" * 7
+        sparse = signed(header[:482] + b"\1" + header[483:]) + block * (nbytes // 512)
+        sparse += b"\0" * 512
+    parts = [raw(pair("a")), raw([("b.png", png())]), sparse, raw(pair("c")), b"\0" * 1024]
+    with gzip.open(tmp_path / "a.tar.gz", "wb") as file:
+        file.write(b"".join(parts))
+    samples, used = peak_memory(READ, tmp_path / "a.tar.gz")
+    assert samples == 3
+    assert used < 10 << 20
 
 
 @pytest.mark.parametrize("error", [ValueError, MemoryError, ZeroDivisionError, InputError])
