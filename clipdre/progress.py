@@ -6,6 +6,8 @@ import time
 
 from tqdm import tqdm
 
+from clipdre.words import count
+
 
 class Progress:
     """A bar over work of known size (bytes, tiles) that shows the rate in samples.
@@ -36,5 +38,7 @@ class Progress:
         self._samples += samples
         elapsed = max(time.monotonic() - self._started, 1e-9)
         rate = self._samples / elapsed
-        self._bar.set_postfix_str(f" {self._samples:,} samples, {rate:,.0f}/s", refresh=False)
+        if self._samples:  # not every stage counts them
+            counted = f" {count(self._samples, 'sample')}, {rate:,.0f}/s"
+            self._bar.set_postfix_str(counted, refresh=False)
         self._bar.update(work)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def count(number: int, noun: str) -> str:
@@ -13,6 +13,31 @@ def count(number: int, noun: str) -> str:
 
 def closest(name: str, known: Sequence[str], most: int = 3) -> str:
     """Return a hint for a name that is not `known`: the closest names; empty if none is close."""
-    close = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
-    close += [k for k in known if k not in close and (name in k or k in name)][: most - len(close)]
+    lower, by_lower = name.lower(), {k.lower(): k for k in known}
+    close = difflib.get_close_matches(lower, by_lower, n=most, cutoff=0.5)
+    close += [k for k in by_lower if k not in close and (lower in k or k in lower)]
+    close = [by_lower[k] for k in close[:most]]
     return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def changed(before: object, now: object) -> str:
+    """Return two values of one setting: "3 then, 5 now"; of tables, those that differ."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        names = [n for n in {**before, **now} if before.get(n) != now.get(n)]
+        before, now = ([f"{n} {_shown(of.get(n))}" for n in names] for of in (before, now))
+    return f"{_shown(before)} then, {_shown(now)} now"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value))
+    return "none" if value is None else str(value)
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of another library's error, or its type if it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

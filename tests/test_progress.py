@@ -43,6 +43,23 @@ def test_rate_counts_samples_per_second(monkeypatch):
     assert "6,000 samples, 1,500/s" in terminal.getvalue()
 
 
+def test_shows_no_samples_where_none_are_counted(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Progress("reference", total=1) as progress:
+        progress.advance(1)
+    assert "reference: 100%" in terminal.getvalue()
+    assert "sample" not in terminal.getvalue()
+
+
+def test_one_sample_is_singular(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Progress("read", total=1) as progress:
+        progress.advance(1, samples=1)
+    assert " 1 sample, " in terminal.getvalue()
+
+
 def test_closes_its_bar_when_work_fails(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)

@@ -1,6 +1,6 @@
 import pytest
 
-from clipdre.words import closest, count
+from clipdre.words import changed, closest, count, one_line
 
 KNOWN = ["key", "uid", "similarity", "log_ratio", "log_ratio_se", "kl_image", "kl_text"]
 
@@ -18,6 +18,7 @@ def test_counts_have_their_noun():
         ("kl_imag", "did you mean kl_image?"),
         ("ratio", "did you mean log_ratio or log_ratio_se?"),  # part of the name
         ("my_uid_column", "did you mean uid?"),  # holds a name
+        ("LOG_RATIO", "did you mean log_ratio or log_ratio_se?"),
         ("zzz", ""),
     ],
 )
@@ -34,3 +35,34 @@ def test_hints_are_few():
 
 def test_no_hint_without_names():
     assert closest("x", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "shown"),
+    [
+        (3, 11_192_320, "3 then, 11,192,320 now"),
+        (True, False, "True then, False now"),
+        (["jpg", "png"], ["png"], "jpg, png then, png now"),
+        (None, "title", "none then, title now"),
+        (
+            {"size": 224, "mean": (0.5, 0.5)},
+            {"size": 256, "mean": (0.5, 0.5)},
+            "size 224 then, size 256 now",
+        ),
+        ({}, {"mode": "RGB"}, "mode none then, mode RGB now"),
+    ],
+)
+def test_changes_are_shown_without_brackets(before, now, shown):
+    assert changed(before, now) == shown
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "a"), "No such file or directory"),
+        (OSError("one\ntwo"), "one"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_other_libraries_errors_are_one_line(error, line):
+    assert one_line(error) == line

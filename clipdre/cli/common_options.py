@@ -7,6 +7,14 @@ from typing import Annotated
 
 import typer
 
+
+def no_stream(folder: Path) -> Path:
+    """Return a folder to write; refuse ``-``, which stands for stdout elsewhere."""
+    if str(folder) == "-":
+        raise typer.BadParameter("this command writes a folder, not a stream: name one")
+    return folder
+
+
 Scores = Annotated[
     Path, typer.Argument(help="Score folder, as 'clipdre score' printed it.", metavar="SCORES")
 ]

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipdre.cli.common_options import no_stream
 from clipdre.cpus import usable_cpus
+from clipdre.words import count
 
 if TYPE_CHECKING:
     from clipdre.demo import DemoReport
@@ -19,7 +21,11 @@ PLOT = "estimated-against-true.png"
 def demo(
     folder: Annotated[
         Path,
-        typer.Argument(help="New folder for the pools, scores and subset.", metavar="FOLDER"),
+        typer.Argument(
+            help="New folder for the pools, scores and subset.",
+            metavar="FOLDER",
+            callback=no_stream,
+        ),
     ],
     pairs: Annotated[
         int, typer.Option(min=500, help="Pairs in the noisy pool.", metavar="N")
@@ -83,7 +89,7 @@ def _print_report(report: DemoReport) -> None:
         "distinct pairs detect; pure: share of clean pairs and copies among the kept; nats: mean "
         "true log ratio of the kept."
     )
-    note(f"{failed} planted files are not images: see {folder}/scores-pool/failures/ for reasons.")
+    note(f"not images: {count(failed, 'planted file')}; see {folder}/scores-pool/failures/.")
     note(
         f"The pools and scores are in {folder}, the kept shards in {folder}/subset. "
         f"A picture of the first table is in {folder}/{PLOT}."

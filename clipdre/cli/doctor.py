@@ -10,6 +10,7 @@ import typer
 from clipdre.cli import score_options as take
 from clipdre.cli.common_options import Json
 from clipdre.cli.read_options import IMAGE_KEY, read_config
+from clipdre.cli.terminal import echo_json
 from clipdre.config import ReadConfig
 from clipdre.cpus import usable_cpus
 from clipdre.words import count
@@ -58,9 +59,7 @@ def doctor(
     urls = expand_shards(shards, sys.stdin)
     found = diagnose(urls, config, decode=decode, workers=workers or usable_cpus())
     if json:
-        import json as encoder
-
-        typer.echo(encoder.dumps(_machine(found), indent=2))
+        echo_json(_machine(found))
     else:
         _print(found, decode=decode)
     raise typer.Exit(code=int(found.loses))

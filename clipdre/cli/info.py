@@ -21,16 +21,14 @@ def info(
 ) -> None:
     """Show what a score folder holds: samples, failures, scores, and what each column means."""
     from clipdre.cli.summary import show_summary
-    from clipdre.cli.terminal import table
+    from clipdre.cli.terminal import echo_json, table
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.reporting.summary import summarize
 
     found = summarize(ScoreFolder(scores), read_complete_manifest(scores))
     if json:
-        import json as encoder
-
-        typer.echo(encoder.dumps(_machine(found), indent=2))
+        echo_json(_machine(found))
         return
     show_summary(found, scores, stdout=True)
     typer.echo()
@@ -70,5 +68,6 @@ def _machine(found: Summary) -> dict[str, Any]:
             "at_most_shown": math.log(max(found.manifest.rows, 1)),
         },
         "duplicates": None if found.duplicates is None else asdict(found.duplicates),
+        "warnings": found.caveats,
         "columns": [asdict(column) for column in found.columns],
     }

@@ -30,6 +30,7 @@ from clipdre.cli import filter as filter_command
 from clipdre.cli.usage import ParserError, help_text, parser_message
 from clipdre.cpus import limit_threads
 from clipdre.errors import ClipdreError, UsageError
+from clipdre.words import one_line
 
 USAGE = 2
 # What a shell reports for programs whose reader, such as ``head``, had enough.
@@ -78,6 +79,14 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             _discard_stdout()
             raise typer.Exit(CLOSED_PIPE) from None
+        except (OSError, MemoryError) as error:  # whatever else the machine refuses
+            typer.echo(f"clipdre: error: {shown(_refused(error))}", err=True)
+            raise typer.Exit(1) from None
+
+
+def _refused(error: OSError | MemoryError) -> str:
+    what = getattr(error, "filename", None) or "the system refuses"
+    return f"{what}: {one_line(error)}"
 
 
 app = typer.Typer(
@@ -130,8 +139,9 @@ def main() -> None:
     """Run the command line."""
     signals.install()
     limit_threads()
-    if isinstance(sys.stdin, TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # lists of paths need not be UTF-8
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # paths need not be UTF-8
     try:
         try:
             app()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from clipdre.cli.terminal import note, table
+from clipdre.cli.terminal import echo_json, note, table
 
 if TYPE_CHECKING:
     from clipdre.selecting.preview import Comparison, Preview
@@ -26,7 +23,7 @@ def show(selections: Sequence[Selection], *, as_json: bool) -> None:
     previews = [preview(selection) for selection in selections]
     comparison = compare(selections) if len(selections) > 1 else None
     if as_json:
-        typer.echo(json.dumps(_machine(previews, comparison), indent=2, default=str))
+        echo_json(_machine(previews, comparison))
         return
     for found in previews:
         _print_preview(found)

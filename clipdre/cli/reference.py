@@ -32,7 +32,7 @@ def reference(
     compared with exact scores: as scored, with twice the near counterparts, and with twice the
     bulk.
     """
-    from clipdre.cli.terminal import note
+    from clipdre.cli.terminal import echo_json, note
     from clipdre.errors import OutputError, UsageError
     from clipdre.estimating.check import check_reference
     from clipdre.formats.folders.folder import ScoreFolder
@@ -43,9 +43,7 @@ def reference(
         raise UsageError(f"`plot` {plot} is not a picture", "name a .png or .svg file")
     found = check_reference(ScoreFolder(scores), read_complete_manifest(scores))
     if json:
-        import json as encoder
-
-        typer.echo(encoder.dumps(_machine(found), indent=2, allow_nan=False))
+        echo_json(_machine(found))
     else:
         _show(found)
     if plot is not None:
@@ -63,19 +61,13 @@ def _machine(found: ReferenceCheck) -> dict[str, Any]:
 
     from clipdre.formats.folders.records import builtins
 
-    columns = [
-        {
-            name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in asdict(column).items()
-        }
-        for column in found.columns
-    ]
     return {
         "record": builtins(found.record),
         "rows": found.rows,
         "cost": found.cost,
-        "columns": columns,
+        "columns": [asdict(column) for column in found.columns],
         "advice": found.advice,
+        "warnings": found.caveats,
     }
 
 
@@ -118,11 +110,17 @@ def _show(found: ReferenceCheck) -> None:
             f"query and carries {near.mass:.2%} of its mass (on held-out queries)",
             stdout=True,
         )
-    bulk = f"; bulk: {record.bulk:,} pairs in {record.folds} folds" if record.bulk else ""
+    bulk = (
+        f"; bulk: {count(record.bulk, 'pair')} in {count(record.folds, 'fold')}"
+        if record.bulk
+        else ""
+    )
     note(f"cost: {found.cost:.1%} of the products that an exact reference takes{bulk}", stdout=True)
     log_n = math.log(max(record.pairs - 1, 1))
     note(f"log N = {log_n:.2f} nats: the largest KL in this pool", stdout=True)
     note(as_options(found.advice, None), stdout=True)
+    for text in found.caveats:
+        note(f"warning: {text}", stdout=True)
 
 
 def _number(value: float | None) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clipdre.cli.common_options import no_stream
 from clipdre.config import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
@@ -24,7 +25,12 @@ MODEL, READING, REFERENCE, RUN = "Model", "Reading", "Reference", "Run"
 Output = Annotated[
     Path,
     typer.Option(
-        "--output", "-o", help="Score folder to write.", metavar="SCORES", rich_help_panel=RUN
+        "--output",
+        "-o",
+        help="Score folder to write.",
+        metavar="SCORES",
+        callback=no_stream,
+        rich_help_panel=RUN,
     ),
 ]
 Shards = Annotated[

@@ -59,8 +59,14 @@ def _watch(reader: socket.socket, writer: socket.socket) -> None:
 
 
 def _end(number: int) -> NoReturn:
+    announce()
+    end(128 + number)
+
+
+def end(code: int, message: str = "") -> NoReturn:
+    """End the process at once, whatever its other threads do."""
     from clipdre.formats.files.storage import abandon
 
     abandon()
-    announce()
-    os._exit(128 + number)
+    os.write(2, message.encode())
+    os._exit(code)

@@ -50,7 +50,8 @@ def show_summary(found: Summary, folder: Path, *, stdout: bool = False) -> None:
             "(InfoNCE)",
             stdout=stdout,
         )
-    for line in [*_reliability(found, folder), *_duplicates(found)]:
+    warnings = [f"warning: {text}" for text in found.caveats]
+    for line in [*_reliability(found, folder), *_duplicates(found), *warnings]:
         note(line, stdout=stdout)
     if failed:
         note(f"reasons for each failed sample: {folder}/failures/", stdout=stdout)
@@ -87,11 +88,14 @@ def _reliability(found: Summary, folder: Path) -> list[str]:
     if found.is_exact:
         return ["error of the reference: none, every score is exact for this pool", *lines]
     name, reliability = found.least_reliable
-    least = math.floor(1000 * reliability) / 1000
+    if math.isfinite(reliability):
+        least = f"at least {math.floor(1000 * reliability) / 1000:.3f} ({name})"
+    else:
+        least = f"unknown, because {name} does not vary"
     lines = [
         *lines,
-        f"reliability of the reference: at least {least:.3f} ({name}); "
-        f"'clipdre reference {folder}' lists all columns and checks them against exact",
+        f"reliability of the reference: {least}; 'clipdre reference {folder}' "
+        "lists all columns and checks them against exact",
     ]
     if found.reference.method == "sample":
         lines.append(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import sys
 import unicodedata
@@ -26,6 +28,19 @@ PARAMETER = re.compile(r"`([a-z_]+)`")
 def note(message: str, *, stdout: bool = False) -> None:
     """Print one line."""
     _console(stderr=not stdout).print(Text(strip_controls(message)), soft_wrap=True)
+
+
+def echo_json(value: object) -> None:
+    """Print JSON on stdout; NaN and infinity, which it does not know, become null."""
+    typer.echo(json.dumps(_finite(value), indent=2, allow_nan=False, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(
@@ -94,7 +109,7 @@ def _options(command: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_control(character: str) -> bool:
-    return character != "\n" and unicodedata.category(character) in ("Cc", "Cf")
+    return character != "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs")
 
 
 class _Console(Console):

@@ -135,7 +135,7 @@ def _shards(subset: Subset, config: EmitConfig) -> Iterator[pa.Table]:
     rows = size = 0
     for batch in subset.batches(shuffle_seed=config.shuffle_seed):
         start = 0
-        sizes = batch["nbytes"].to_numpy()
+        sizes = batch["nbytes"].fill_null(0).to_numpy()
         for row, nbytes in enumerate(sizes.tolist()):
             full = rows == config.shard_size or (
                 config.max_bytes is not None and rows and size + nbytes > config.max_bytes

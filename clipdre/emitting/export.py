@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 
 from clipdre.config import SubsetFormat
 from clipdre.emitting.subset import Subset
-from clipdre.emitting.tars import sample_bytes, unique_keys, write_tar
+from clipdre.emitting.tars import keys_of, sample_bytes, unique_keys, write_tar
 from clipdre.errors import OutputError
 from clipdre.formats.uids import DIGITS, UID, UidFile
 from clipdre.sql.expressions import FILE, ROW
+from clipdre.words import count
 
 KEY_SEPARATOR = "/"
 # What `split_lines` ends a name at.
@@ -36,7 +37,7 @@ def write_keys(subset: Subset, out: BinaryIO) -> None:
         If a name contains the end of a line, and would be read back as other names.
     """
     for batch in subset.batches(["shard", "key"]):
-        pairs = zip(batch["shard"].to_pylist(), batch["key"].to_pylist(), strict=True)
+        pairs = zip(batch["shard"].to_pylist(), keys_of(batch), strict=True)
         names = [f"{shard}{KEY_SEPARATOR}{key}" for shard, key in pairs]
         odd = next((name for name in names if LINE_ENDS.search(name)), None)
         if odd is not None:
@@ -55,8 +56,8 @@ def write_uids(subset: Subset, out: BinaryIO) -> None:
             f"SELECT shard, key FROM {{rows}} WHERE NOT {HAS_UID} ORDER BY key_hash LIMIT 1"
         )
         warnings.warn(
-            f"{file.without:,} of the {len(subset.selection):,} kept samples have no uid of up to "
-            f"{DIGITS} hex digits (for instance {shard}{KEY_SEPARATOR}{key}) and are left out",
+            f"{file.without:,} of {count(len(subset.selection), 'kept sample')} have no uid of up "
+            f"to {DIGITS} hex digits (for instance {shard}{KEY_SEPARATOR}{key}) and are left out",
             stacklevel=2,
         )
     file.write(out)

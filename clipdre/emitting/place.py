@@ -12,7 +12,7 @@ from typing import Any
 from clipdre.errors import OutputError
 from clipdre.formats.files.outputs import OutputFolder, parent_folder, read_json
 from clipdre.formats.files.remote import redacted
-from clipdre.formats.files.storage import REPLACEMENT, local_path
+from clipdre.formats.files.storage import REPLACEMENT, local_path, real
 from clipdre.formats.folders.folder import PARTS
 from clipdre.formats.folders.manifest import MANIFEST
 
@@ -67,7 +67,7 @@ def check_file(inputs: Iterable[str], place: str, overwrite: bool) -> None:
     full = redacted(place)
     if name in folder.among(inputs):
         raise OutputError(f"{full} is what the scores were made from", ELSEWHERE)
-    if path is not None and _is_part_of_scores(path.resolve()):
+    if path is not None and _is_part_of_scores(real(path)):
         raise OutputError(f"{full} is part of a score folder", ELSEWHERE)
     if name in _Held.of(folder).own:
         raise OutputError(f"{full} is part of a subset", ELSEWHERE)

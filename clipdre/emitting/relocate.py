@@ -16,6 +16,7 @@ from clipdre.formats.tars.spans import Source
 from clipdre.formats.uids import canonical_uid
 from clipdre.selecting.select import Selection
 from clipdre.sql.expressions import FILE, ROW
+from clipdre.words import count
 
 
 def relocated(selection: Selection, urls: Sequence[str]) -> Subset:
@@ -66,8 +67,8 @@ class _SearchedSubset(Subset):
         lost = [name for name, left in rows.items() for _ in left]
         if lost:
             raise InputError(
-                f"{len(lost):,} of {len(selection):,} kept samples are in none of the `shards` "
-                f"(for instance {lost[0]})",
+                f"{len(lost):,} of {count(len(selection), 'kept sample')} are in none of the "
+                f"`shards` (for instance {lost[0]})",
                 "pass all tars of the pool",
             )
 

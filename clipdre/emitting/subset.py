@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from clipdre.errors import OutputError
 from clipdre.formats.files.remote import is_remote
+from clipdre.formats.files.storage import real
 from clipdre.formats.folders.records import builtins
 from clipdre.formats.tars.spans import Source
 from clipdre.selecting.select import Selection
@@ -138,7 +139,7 @@ class Subset:
             "steps": [asdict(step) for step in selection.steps],
             "pool": selection.pool,
             "kept": len(selection),
-            "scores": str(selection.query.folder.path.resolve()),
+            "scores": str(real(selection.query.folder.path)),
             "joined": [asdict(join) for join in selection.query.joins],
             "model": {"name": model.name, "pretrained": model.pretrained, "digest": model.digest},
             "reference": builtins(self.manifest.reference),

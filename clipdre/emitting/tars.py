@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipdre.emitting.subset import Subset
+from clipdre.errors import ScoresError
+from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.tars.spans import checked, end_archive, renamed, write_samples
 from clipdre.sql.expressions import FILE, ROW
 
@@ -28,13 +30,21 @@ def write_tar(out: BinaryIO | FileIO, samples: Iterable[memoryview | bytes]) -> 
     return written
 
 
+def keys_of(table: pa.Table | pa.RecordBatch) -> list[str]:
+    """Return the keys of rows; `ScoresError` if one has none, as a stranger's might."""
+    keys: list[str] = table["key"].to_pylist()
+    if None in keys:
+        raise ScoresError("the scores have samples without a key", SCORE_AGAIN)
+    return keys
+
+
 def unique_keys(table: pa.Table, collisions: dict[str, int]) -> list[str]:
     """Return the keys of rows in a tar, with those in `collisions` made unique.
 
     A key that other shards hold too is prefixed with its shard's name. A key that its own shard
     holds twice also gets the number of its row.
     """
-    keys: list[str] = table["key"].to_pylist()
+    keys = keys_of(table)
     if not collisions:
         return keys
     taken = {key for key in keys if key not in collisions}
@@ -55,7 +65,7 @@ def unique_keys(table: pa.Table, collisions: dict[str, int]) -> list[str]:
 
 def sample_bytes(subset: Subset, table: pa.Table, keys: list[str]) -> Iterator[memoryview | bytes]:
     """Yield the samples of rows in pool order, under `keys`."""
-    old, sources = table["key"].to_pylist(), table[FILE].to_pylist()
+    old, sources = keys_of(table), table[FILE].to_pylist()
     offsets, sizes = table["offset"].to_pylist(), table["nbytes"].to_pylist()
     for index, group in groupby(range(len(table)), sources.__getitem__):
         rows = list(group)

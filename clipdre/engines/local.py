@@ -16,6 +16,7 @@ from typing import Any
 
 from clipdre.engines.base import Advance, Engine, Item, Result, Work
 from clipdre.errors import ClipdreError, ModelError
+from clipdre.words import one_line
 
 
 def local_engine(devices: Sequence[str]) -> Engine:
@@ -58,7 +59,11 @@ class ProcessPerDevice:
         if not items:
             return
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-        names, reports = context.SimpleQueue(), context.SimpleQueue()
+        try:
+            names, reports = context.SimpleQueue(), context.SimpleQueue()
+        except OSError as error:
+            problem = f"cannot share memory between processes ({one_line(error)})"
+            raise ModelError(problem, "make /dev/shm writable, or use one `device`") from error
         for device in self.devices:
             names.put(device)
         with (

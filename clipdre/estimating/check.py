@@ -16,6 +16,7 @@ from clipdre.core.reliability import TRUSTED
 from clipdre.core.scores import ESTIMATED_COLUMNS, score_columns
 from clipdre.core.stratified import HALVES
 from clipdre.errors import ScoresError
+from clipdre.estimating.caveats import caveats, saturated_share
 from clipdre.estimating.estimate import Estimator
 from clipdre.estimating.groups import half_of
 from clipdre.estimating.marginal import Bulk, Marginal, Reading
@@ -26,7 +27,7 @@ from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import VERSION, ReferenceRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.sql.query import ScoreQuery
-from clipdre.sql.statistics import ErrorStatistics, errors, share
+from clipdre.sql.statistics import ErrorStatistics, errors
 
 CHECKED = 256
 COLUMNS = ESTIMATED_COLUMNS
@@ -74,6 +75,8 @@ class ReferenceCheck:
     ----------
     cost : float
         Counterparts evaluated per query, as a share of the pool.
+    caveats : list of str
+        Warnings about the scores, exact or not.
     checked : dict
         Column to (exact, estimated) arrays on the checked rows; empty without embeddings.
     """
@@ -83,6 +86,7 @@ class ReferenceCheck:
     cost: float
     columns: list[ColumnCheck]
     advice: str
+    caveats: list[str]
     checked: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
 
 
@@ -106,6 +110,7 @@ def check_reference(folder: ScoreFolder, manifest: Manifest) -> ReferenceCheck:
         cost=_cost(record),
         columns=columns,
         advice=_advice(record, columns),
+        caveats=caveats(query, record),
         checked={n: (measured["exact"][n], measured["now"][n]) for n in names if measured},
     )
 
@@ -119,7 +124,7 @@ def _column(
 ) -> ColumnCheck:
     saturated = None
     if name.startswith("kl_"):
-        saturated = share(query, f"{name} > {math.log(max(pairs - 1, 1)) - 1}")
+        saturated = saturated_share(query, name, pairs)
     rmse: dict[str, float | None] = {}
     for way in ("now", "near", "bulk"):
         error = measured[way][name] - measured["exact"][name] if way in measured else None
@@ -191,7 +196,7 @@ class _Checked:
         record = self.estimator.record
         yield "exact", self._pairs(dict.fromkeys(Modality, Reading(margin=math.inf)))
         yield "now", self._pairs()
-        if record.method == "exact":
+        if record.method == "exact" or not record.folds:
             return
         if record.method == "stratified":
             yield "near", self._pairs({m: Reading(margin=self._doubled(m)) for m in Modality})

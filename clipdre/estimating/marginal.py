@@ -19,7 +19,7 @@ from clipdre.core.partition import QueryGroups, RunningPartition, leave_out, sel
 from clipdre.core.stratified import HALVES, StratifiedPartition
 from clipdre.core.tiles import accumulate, logits_of, tile_partition
 from clipdre.estimating.groups import half_of, left_out
-from clipdre.formats.folders.embeddings import StoredPool, release, unit_rows
+from clipdre.formats.folders.embeddings import Half, StoredPool, release, unit_rows
 from clipdre.formats.folders.records import ReferenceRecord
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder
 
@@ -107,13 +107,15 @@ class Marginal:
         self._device = device
         self._pool = pool
         self._block_rows, self._tile_rows = BLOCKS[device.type]
-        self.moments: Moments = folder.moments(modality).to(device)
-        self.hashes = np.asarray(folder.array(f"pool_hash_{modality}"))
+        self.moments: Moments = folder.moments(modality, record.embedding_dim).to(device)
+        pairs, dim = record.pairs, record.embedding_dim
+        self.hashes = np.asarray(folder.array(f"pool_hash_{modality}", np.uint64, pairs))
         self.places = Places(self.hashes)
         # Group of each place, sizes of groups, and sums of their vectors.
-        self.groups = folder.array(f"pool_group_{modality}")
-        self._counts = torch.tensor(np.asarray(folder.array("group_count")), device=device)
-        self._sums = folder.array(f"group_sum_{modality}")
+        self.groups = folder.array(f"pool_group_{modality}", np.int64, pairs)
+        counts = np.asarray(folder.array("group_count", np.int64, None, HALVES))
+        self._counts = torch.tensor(counts, device=device)
+        self._sums = folder.array(f"group_sum_{modality}", np.float32, len(counts), dim)
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -131,15 +133,17 @@ class Marginal:
     @cached_property
     def cells(self) -> Cells:
         """Cells of a stratified reference."""
-        return self._folder.cells(self._modality).to(self._device)
+        dim = self._record.embedding_dim
+        return self._folder.cells(self._modality, dim).to(self._device)
 
     @cached_property
     def bulk(self) -> Bulk | None:
         """The reference's uniform sample; None if everything is near."""
         if not self._record.bulk:
             return None
-        vectors = np.asarray(self._folder.array(f"bulk_{self._modality}"))
-        hashes = np.asarray(self._folder.array("bulk_hash"))
+        bulk, dim = self._record.bulk, self._record.embedding_dim
+        vectors = np.asarray(self._folder.array(f"bulk_{self._modality}", np.float16, bulk, dim))
+        hashes = np.asarray(self._folder.array("bulk_hash", np.uint64, bulk))
         return Bulk(unit_rows(vectors, self._device), hashes, self._record.folds)
 
     @property
@@ -147,7 +151,8 @@ class Marginal:
         """Calibrated margin in nats; infinite if everything is near, None if nothing is."""
         if self._record.method == "exact":
             return math.inf
-        return self._record.near[self._modality].margin if self._record.near else None
+        near = self._record.near.get(self._modality)
+        return None if near is None else near.margin
 
     def partition(
         self,
@@ -223,7 +228,7 @@ class Marginal:
                 own = np.flatnonzero(half_of(self.hashes[start : start + len(tile)]) == half)
                 yield tile[own].to(self._device), self._groups_of(start + own)
             return
-        vectors = self._folder.array(f"pool_{self._modality}")
+        vectors = self._vectors()
         for first, last in self.stretches[:, half : half + HALVES].tolist():
             for start in range(first, last, self._tile_rows):
                 places = slice(start, min(start + self._tile_rows, last))
@@ -243,7 +248,11 @@ class Marginal:
 
     def vectors(self, places: npt.NDArray[np.int64]) -> Tensor:
         """Return the unit vectors at some places, float32 of shape (n, d)."""
-        return unit_rows(self._folder.array(f"pool_{self._modality}")[places], self._device)
+        return unit_rows(self._vectors()[places], self._device)
+
+    def _vectors(self) -> Half:
+        shape = self._record.pairs, self._record.embedding_dim
+        return self._folder.array(f"pool_{self._modality}", np.float16, *shape)
 
     def _groups_of(self, places: slice | npt.NDArray[np.int64]) -> Tensor:
         return torch.tensor(np.asarray(self.groups[places]), device=self._device)
@@ -259,7 +268,7 @@ class Marginal:
 
     def _near(self, queries: Tensor, groups: Tensor, chosen: Tensor) -> RunningPartition:
         """Accumulate the members of the `chosen` cells, mask (c, n), cell by cell."""
-        vectors = self._folder.array(f"pool_{self._modality}")
+        vectors = self._vectors()
         near = RunningPartition.empty(len(queries), HALVES, device=self._device)
         scaled, bias = queries * self._record.logit_scale, self._record.logit_bias
         own = QueryGroups.of(groups)

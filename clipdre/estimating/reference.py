@@ -27,6 +27,7 @@ from clipdre.formats.folders.embeddings import StoredPool, release, unit_rows
 from clipdre.formats.folders.records import VERSION, ModelRecord, NearRecord, ReferenceRecord
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder
 from clipdre.progress import Progress
+from clipdre.words import count as counted
 
 EXACT_UP_TO = 32_768
 TILE_ROWS = 2048
@@ -61,7 +62,7 @@ def leaders_of(  # noqa: PLR0913 (a pool, how to read it, and where to)
         return np.arange(len(pool))
     settings = f"{alike} {model.identity}"
     digest = hashlib.sha256(settings.encode() + hashes.tobytes()).hexdigest()
-    leaders = folder.leaders(digest)
+    leaders = folder.leaders(digest, len(pool))
     if leaders is None:
         folder.path.mkdir(parents=True, exist_ok=True)
         ranks = np.argsort(np.argsort(hashes, kind="stable"))
@@ -121,7 +122,7 @@ def build_reference(  # noqa: PLR0913 (a pool, how to read it, and where to)
 def _method(pairs: int, config: EstimateConfig) -> ReferenceMethod:
     if pairs < 2:
         raise InputError(
-            f"the shards hold {pairs} usable pair(s), and a ratio compares a pair with others",
+            f"the shards hold {counted(pairs, 'usable pair')}, and a ratio compares it with others",
             "see failures/ in the output folder, or score more shards together",
         )
     if config.method is not ReferenceMethod.AUTO:
@@ -140,7 +141,7 @@ def _planned(
         bulk = min(config.bulk, HALVES * smaller) // FOLDS * FOLDS
         if bulk < 2 * FOLDS:
             raise InputError(
-                f"`bulk` {config.bulk} of {pairs} pairs is too small for {FOLDS} folds of two",
+                f"`bulk` {config.bulk} of {pairs:,} is too small for {FOLDS} folds of two",
                 f"use `bulk` {2 * FOLDS} or more, or `reference` exact",
             )
     neighbors = min(config.neighbors, pairs) if method is ReferenceMethod.STRATIFIED else 0
@@ -299,7 +300,8 @@ class _Builder:
         groups = torch.from_numpy(self.groups.of_rows)
         own = QueryGroups.of(groups[held_out])
         masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
-        vectors, start = self.folder.array(f"pool_{modality}"), 0
+        shape = len(self.pool), self.pool.dim
+        vectors, start = self.folder.array(f"pool_{modality}", np.float16, *shape), 0
         for mass, count in zip(masses.T, cells.counts.tolist(), strict=True):
             for low in range(start, start + count, TILE_ROWS):
                 members = unit_rows(vectors[low : min(low + TILE_ROWS, start + count)])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import open_clip
@@ -23,6 +24,7 @@ from clipdre.models.encoder import OpenClipEncoder, split_transform
 from clipdre.models.fingerprint import fingerprint
 from clipdre.models.text_tower import TextTower
 from clipdre.models.tokenizer import bounded
+from clipdre.words import closest
 
 DTYPES = {
     Precision.FP32: torch.float32,
@@ -31,6 +33,7 @@ DTYPES = {
 }
 WEIGHT_SUFFIXES = ("safetensors", "bin", "pt", "pth", "npz")
 SHOWN_TAGS = 6
+SHOWN_REASON = 300  # characters of a library's message
 # Captions that test whether a text tower may be cut: short and long.
 PROBES = ("a photo", "two dogs and a cat on the stairs of an old house", "red")
 SCHEMAS = ("local-dir:", "hf-hub:")
@@ -45,6 +48,8 @@ def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
         If the model or its weights are unknown, missing or do not fit together, or if the model has
         no logit scale.
     """
+    if not config.model.startswith(SCHEMAS):  # open_clip takes both spellings
+        config = replace(config, model=config.model.replace("/", "-"))
     device = usable_device(config.device)
     precision = _resolved_precision(config.precision, device)
     name, pretrained = _open_clip_names(config)
@@ -141,9 +146,8 @@ def _open_clip_names(config: EncodeConfig) -> tuple[str, str | None]:
     if config.model.startswith(SCHEMAS):
         return config.model, None
     known = open_clip.list_models()
-    if config.model.replace("/", "-") not in known:
-        close = difflib.get_close_matches(config.model, known, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(close)}?" if close else "see open_clip.list_models()"
+    if config.model not in known:
+        hint = closest(config.model, known) or "see open_clip.list_models()"
         raise ModelError(f"unknown model {config.model}", hint)
     tags = open_clip.list_pretrained_tags_by_model(config.model)
     shown = ", ".join(tags[:SHOWN_TAGS]) + (", ..." if len(tags) > SHOWN_TAGS else "")
@@ -153,7 +157,8 @@ def _open_clip_names(config: EncodeConfig) -> tuple[str, str | None]:
         raise ModelError(f"model {config.model} needs weights", cure)
     if config.pretrained not in tags and not Path(config.pretrained).is_file():
         kind = "checkpoint" if _looks_like_path(config.pretrained) else "pretrained tag"
-        raise ModelError(f"no {kind} {config.pretrained} for model {config.model}", cure)
+        problem = f"no {kind} {config.pretrained} for model {config.model}"
+        raise ModelError(problem, closest(config.pretrained, tags) or cure)
     if config.pretrained not in tags:
         check_checkpoint(config.model, Path(config.pretrained))
     return config.model, config.pretrained
@@ -183,7 +188,7 @@ def _load(name: str, pretrained: str | None, quick: bool) -> tuple[Any, Any, Any
             "run pip install 'clipdre[transformers]'",
         ) from error
     except Exception as error:  # open_clip, torch and the hub have no common base class
-        reason = " ".join(str(error).split())[:300]
+        reason = shorten(" ".join(str(error).split()).rstrip("."), SHOWN_REASON, placeholder="...")
         raise ModelError(
             f"cannot load model {name} with weights {pretrained} ({reason or repr(error)})",
             "check that the checkpoint belongs to this model and that its hub can be reached",

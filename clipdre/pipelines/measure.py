@@ -29,6 +29,7 @@ from clipdre.pipelines.fit import FitPool, digest_of
 from clipdre.pipelines.rows import PoolReader
 from clipdre.progress import Progress
 from clipdre.scorers.base import Arrays, Scorer
+from clipdre.words import count
 
 SUFFIX = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 FIT = ".fit"
@@ -123,7 +124,7 @@ class MeasureWork:
         if sorted(found) != sorted(declared) or any(v.shape != (rows,) for v in found.values()):
             shapes = {name: value.shape for name, value in found.items()}
             raise ScoresError(
-                f"scorer {self.scorer.name} returned {shapes} for {rows} rows",
+                f"scorer {self.scorer.name} returned {shapes} for {count(rows, 'row')}",
                 f"it must return {', '.join(declared)}, each of shape ({rows},)",
             )
         return [_compact(found[name]) for name in declared]

@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from torch import Tensor
 
-from clipdre.config import EncodeConfig, MeasureConfig, Precision, ReadConfig
+from clipdre.config import EncodeConfig, MeasureConfig, Precision
 from clipdre.core.modality import Modality
 from clipdre.errors import InputError, ModelError, ScoresError
-from clipdre.formats.files.parquet import read_table
+from clipdre.formats.files.parquet import SCORE_AGAIN, read_table
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -46,7 +45,13 @@ class PoolReader:
                 f"{self.folder.path} keeps no embeddings",
                 "score again without `discard_embeddings`",
             )
-        return StoredPool(embedding_files(self.folder.embeddings, len(self.manifest.shards)))
+        pool = StoredPool(embedding_files(self.folder.embeddings, len(self.manifest.shards)))
+        if pool.starts != self.starts:
+            raise ScoresError(
+                f"the embeddings in {self.folder.embeddings} are not those of the scores",
+                SCORE_AGAIN,
+            )
+        return pool
 
     @cached_property
     def starts(self) -> list[int]:
@@ -69,7 +74,7 @@ class PoolReader:
         return hashes
 
     def _read(self, shard: int, columns: list[str]) -> pa.Table:
-        return read_table(self.folder.scores(self.manifest.shards[shard].name), columns)
+        return read_table(self.folder.checked_scores(self.manifest.shards[shard]), columns)
 
     def rows(self, shard: int) -> Iterator[StoredRows]:
         """Yield one shard's rows, at most `rows_at_once` together."""
@@ -134,14 +139,15 @@ class StoredRows:
             raise InputError(
                 "these scores were made from embeddings", "score the shards themselves"
             )
-        read = msgspec.convert(manifest.settings["read"], ReadConfig)
         for index, table in self.tables:
             shard = manifest.shards[index]
             keys = table["key"].to_pylist()
             spans = list(zip(table["offset"].to_pylist(), table["nbytes"].to_pylist(), strict=True))
             with Source(shard.url, shard.nbytes, shard.modified).opened() as source:
                 for key, span in zip(keys, source.read(spans), strict=True):
-                    found = iter_samples(io.BytesIO(checked(span, key, source.name)), read)
+                    found = iter_samples(
+                        io.BytesIO(checked(span, key, source.name)), manifest.reading
+                    )
                     samples = [sample for sample in found if isinstance(sample, Sample)]
                     if not samples:
                         raise InputError(
@@ -157,7 +163,13 @@ def _same_encoder(manifest: Manifest, device: str) -> Encoder:
             "these scores were made from embeddings, so there is no model to encode with",
             "score the shards themselves",
         )
-    config = EncodeConfig(model.name, model.pretrained, device, Precision(model.precision))
+    try:
+        precision = Precision(model.precision)
+    except ValueError as error:
+        raise ModelError(
+            f"the manifest records no known precision ({error})", SCORE_AGAIN
+        ) from error
+    config = EncodeConfig(model.name, model.pretrained, device, precision)
     encoder = load_encoder(config)
     if encoder.record.digest != model.digest:
         raise ModelError(

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from clipdre import __version__
@@ -32,7 +31,8 @@ from clipdre.errors import InputError, OutputError, ScoresError
 from clipdre.estimating.estimate import usable_reference
 from clipdre.estimating.jobs import EstimateWork, pool_reliability, shard_ranges
 from clipdre.estimating.reference import build_reference, leaders_of
-from clipdre.formats.files.storage import exclusive, identify, real_paths, remove_unfinished
+from clipdre.formats.files.parquet import count_rows
+from clipdre.formats.files.storage import exclusive, identify, real, real_paths, remove_unfinished
 from clipdre.formats.folders.columns import DUPLICATES, column_folders
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
@@ -49,6 +49,7 @@ from clipdre.formats.tars.shards import shard_name
 from clipdre.models.load import load_encoder, usable_device, usable_devices
 from clipdre.pipelines.duplicates import Duplicates, write_duplicates
 from clipdre.progress import Progress
+from clipdre.words import changed, count
 
 # Subfolders that a run writes into.
 WRITTEN = ("scores", "failures", "reference", "embeddings/*")
@@ -135,10 +136,10 @@ def _check_output(folder: ScoreFolder, urls: Sequence[str], config: EstimateConf
         raise OutputError(
             f"{folder.path} exists and is not a score folder{damaged}", "choose another `output`"
         )
-    here = folder.path.resolve()
+    here = real(folder.path)
     paths = {"the input": [path for _, path in real_paths(urls)]}
     if config.saved is not None:
-        paths["`reference`"] = [Path(config.saved).resolve()]
+        paths["`reference`"] = [real(Path(config.saved))]
     for what, found in paths.items():
         if any(path.is_relative_to(here) for path in found):
             raise OutputError(f"{what} is in `output` {folder.path}", "choose another `output`")
@@ -219,8 +220,7 @@ class _Stages:
         with Progress("encode", sum(shard.nbytes for shard in manifest.shards)) as progress:
             for shard, own in zip(manifest.shards, files, strict=True):
                 stamp = _encoding_stamp(manifest, shard)
-                same = stamp.items() <= own.stamp().items()
-                if same and not TRANSIENT & self.folder.failure_counts(shard.name).keys():
+                if _is_encoded(self.folder, shard, own, stamp):
                     done[shard.name] = _recounted(self.folder, shard, own)
                     progress.advance(shard.nbytes)
                 else:
@@ -297,8 +297,8 @@ def _warn_of_shards(manifest: Manifest) -> None:
     for name, text in warned[:WARNED]:
         warnings.warn(f"shard {name}: {text}", stacklevel=2)
     if len(warned) > WARNED:
-        more = f"{len(warned) - WARNED:,} more warnings about shards are in the manifest"
-        warnings.warn(more, stacklevel=2)
+        more = count(len(warned) - WARNED, "more warning")
+        warnings.warn(f"the manifest has {more} about shards", stacklevel=2)
 
 
 def _check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
@@ -306,8 +306,8 @@ def _check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
     bad = manifest.samples - manifest.rows
     if bad > most * manifest.samples:
         raise InputError(
-            f"{bad:,} of {manifest.samples:,} samples failed ({bad / manifest.samples:.1%}), more "
-            f"than `max_bad_fraction` {most:g}",
+            f"{bad:,} of {count(manifest.samples, 'sample')} failed "
+            f"({bad / manifest.samples:.1%}), more than `max_bad_fraction` {most:g}",
             f"see {folder.path}/failures for the reasons, or raise it to continue",
         )
 
@@ -315,12 +315,13 @@ def _check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
 def _check_whole(folder: ScoreFolder, manifest: Manifest) -> None:
     """Check that rows and failures, as the files hold them, are the samples of each shard."""
     for shard in manifest.shards:
-        rows = pq.read_metadata(folder.scores(shard.name)).num_rows
-        failures = pq.read_metadata(folder.failures(shard.name)).num_rows
+        rows = count_rows(folder.scores(shard.name))
+        failures = count_rows(folder.failures(shard.name))
         if (rows, failures) != (shard.rows, sum(shard.failures.values())):
             raise ScoresError(
-                f"{shard.name}: its files hold {rows} rows and {failures} failures of "
-                f"{shard.samples} samples, so something else wrote to {folder.path}",
+                f"{shard.name}: its files hold {count(rows, 'row')} and "
+                f"{count(failures, 'failure')} of {count(shard.samples, 'sample')}, "
+                f"so something else wrote to {folder.path}",
                 "pass `overwrite`",
             )
 
@@ -333,7 +334,7 @@ def _check_saved(config: EstimateConfig, model: ModelRecord) -> None:
     usable_reference(ScoreFolder(Path(config.saved)).reference, model)
     difference = saved.redefined(model)
     if difference is None and not saved.fingerprint and saved.name != model.name:
-        difference = f"name ({saved.name} then, {model.name} now)"
+        difference = f"name ({changed(saved.name, model.name)})"
     if difference is not None:
         raise ScoresError(
             f"{config.saved} was made with the same weights, but its model differs in {difference}",
@@ -356,10 +357,11 @@ def _same_run(folder: ScoreFolder, planned: Manifest) -> Manifest | None:
     redefined = found.model.redefined(planned.model)
     differences = [f"model {redefined}"] if redefined else []
     differences += [
-        f"{name} ({before} then, {now} now)"
+        f"{name} ({changed(before, now)})"
         for name, before, now in _compared(found, planned)
         if before != now
     ]
+    differences += _changed_shards(found.shards, planned.shards)
     if differences:
         raise ScoresError(
             f"{folder.path} holds a run that differs in {'; '.join(differences[:3])}",
@@ -384,12 +386,32 @@ def _compared(found: Manifest, planned: Manifest) -> Iterator[tuple[str, object,
             if name in then or name not in LATER_SETTINGS:
                 yield f"{stage} {name}", then.get(name), value
     yield "number of shards", len(found.shards), len(planned.shards)
-    for before, now in zip(found.shards, planned.shards, strict=False):
-        yield f"shard {now.name}", _identity(before), _identity(now)
+
+
+def _changed_shards(found: Sequence[ShardRecord], planned: Sequence[ShardRecord]) -> Iterator[str]:
+    for n, (before, now) in enumerate(zip(found, planned, strict=False), start=1):
+        if before.name != now.name:
+            yield f"shard {n} ({changed(before.name, now.name)})"
+        elif before.nbytes != now.nbytes:
+            yield f"shard {now.name} ({count(before.nbytes, 'byte')} then, {now.nbytes:,} now)"
+        elif before.modified != now.modified:
+            yield f"shard {now.name} (same size, another time of change)"
 
 
 def _identity(shard: ShardRecord) -> tuple[str, int, str]:
     return shard.name, shard.nbytes, shard.modified
+
+
+def _is_encoded(
+    folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles, stamp: dict[str, str]
+) -> bool:
+    """Whether a shard is encoded as planned; files that something damaged are written again."""
+    if not stamp.items() <= files.stamp().items() or not files.is_whole():
+        return False
+    try:
+        return not TRANSIENT & folder.failure_counts(shard.name).keys()
+    except ScoresError:
+        return False
 
 
 def _encoding_stamp(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
@@ -404,6 +426,6 @@ def _encoding_stamp(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
 
 
 def _recounted(folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles) -> ShardRecord:
-    rows = pq.read_metadata(files.metadata).num_rows
+    rows = count_rows(files.metadata)
     failures = folder.failure_counts(shard.name)
     return msgspec.structs.replace(shard, rows=rows, failures=failures, warnings=files.warnings())

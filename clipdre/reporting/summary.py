@@ -11,6 +11,7 @@ from clipdre.config import ReferenceMethod
 from clipdre.core.columns import Column
 from clipdre.core.scores import ERROR_COLUMNS, MAIN_COLUMNS, SE
 from clipdre.errors import ScoresError
+from clipdre.estimating.caveats import caveats
 from clipdre.formats.folders.columns import DUPLICATES, ColumnFolder
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -61,6 +62,8 @@ class Summary:
         How much of the pool is alike; None if that was not measured.
     columns : list of Column
         All columns of the folder, measured ones included.
+    caveats : list of str
+        Warnings about the scores.
     """
 
     manifest: Manifest
@@ -72,6 +75,7 @@ class Summary:
     information: float | None
     duplicates: Duplicated | None
     columns: list[Column]
+    caveats: list[str]
 
     @property
     def is_exact(self) -> bool:
@@ -101,6 +105,7 @@ def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
         information=statistics.mean(query, "negcliploss") if counts_own else None,
         duplicates=_duplicated(folder),
         columns=query.described(),
+        caveats=caveats(query, manifest.reference),
     )
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.errors import UsageError
+from clipdre.formats.files.storage import real
 from clipdre.selecting.select import Counted, Selection
 from clipdre.sql.expressions import FILE, ROW
 from clipdre.sql.joined import Join
@@ -160,7 +161,7 @@ def _named(selections: Mapping[str, Selection] | Sequence[Selection]) -> dict[st
         raise UsageError("there are fewer than two selections to compare", "pass at least two")
     if len(by_name) < len(selections):
         raise UsageError("two selections have the same name", "give each a name of its own")
-    if len({selection.query.folder.path.resolve() for selection in by_name.values()}) > 1:
+    if len({real(selection.query.folder.path) for selection in by_name.values()}) > 1:
         raise UsageError(
             "only selections of one score folder can be compared", "select from the same scores"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +10,10 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from clipdre.errors import SelectionError, UsageError
+from clipdre.formats.files.storage import regular
 from clipdre.only_with import OnlyWith, check
 from clipdre.selecting.rules import AMOUNTS, Step
+from clipdre.words import closest, one_line
 
 TEXTS, LISTS = ("title", "source"), ("expects", "models", "scales")
 FIELDS = (*TEXTS, *LISTS, "options", "steps")
@@ -20,6 +21,7 @@ PAIRINGS = (
     OnlyWith("models", ("scales",), because="the options to set for another model"),
     OnlyWith("scales", ("models",), because="the models that the options' values apply to"),
 )
+MOST_STEPS = 100
 COUNTS = ("cap", "bins")
 # Accepted types of a step's fields; a string may hold an ``{option}``.
 STEP_TYPES: dict[str, tuple[type, ...]] = {
@@ -41,9 +43,10 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     """
     place = f"recipe {path.stem}"
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SelectionError(f"cannot read recipe file {path} ({error})", "fix the file") from error
+        raw = tomllib.loads(regular(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"cannot read recipe file {path} ({one_line(error)})"
+        raise SelectionError(problem, "fix the file") from error
     for name in raw:
         check_known(name, FIELDS, place, "field")
     for name in (*TEXTS, "steps"):
@@ -77,8 +80,7 @@ def check_known(name: str, known: Sequence[str], place: str, what: str) -> None:
     """Raise `SelectionError`, with a suggestion, unless `name` is one of `known`."""
     if name in known:
         return
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    cure = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known) or 'none'}"
+    cure = closest(name, known) or f"choose from {', '.join(known) or 'none'}"
     raise SelectionError(f"{place} has no {what} {name!r}", cure)
 
 
@@ -90,6 +92,8 @@ def _check_options(options: object, place: str) -> None:
 
 
 def _check_steps(steps: object, place: str) -> None:
+    if _is_list_of(steps, dict) and len(steps) > MOST_STEPS:
+        raise SelectionError(f"{place} has {len(steps):,} steps", f"use at most {MOST_STEPS}")
     if not _is_list_of(steps, dict):
         raise SelectionError(f"{place}: steps is not a list of tables", "start each with [[steps]]")
     for n, step in enumerate(steps, start=1):

@@ -152,8 +152,10 @@ def recipe_names() -> list[str]:
 
 
 def recipe_text(name: str) -> str:
-    """Return the text of a recipe's file; `name` as in `read_recipe`."""
-    return _path(name).read_text(encoding="utf-8")
+    """Return the text of a recipe's file, if it is a recipe; `name` as in `read_recipe`."""
+    path = _path(name)
+    read_recipe_file(path)
+    return path.read_text(encoding="utf-8")
 
 
 def read_recipe(name: str) -> Recipe:

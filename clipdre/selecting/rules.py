@@ -10,8 +10,9 @@ from clipdre.errors import SelectionError
 from clipdre.only_with import NotWith, OnlyWith, Pairing, check
 
 CURE = "use a count such as 1000, or a share such as 25% or 0.25"
+MOST_BINS, MOST_ROWS = 1_000_000, 2**62
 AMOUNTS = ("top", "bottom", "sample")
-BUDGET = re.compile(r"(?:(?P<factor>[\d.]+)\s*\*?\s*)?budget")
+BUDGET = re.compile(r"(?:(?P<factor>[\d.]{1,20})\s*\*?\s*)?budget")
 # Which attributes of a step go together.
 STEP_PAIRINGS: tuple[Pairing, ...] = (
     NotWith("top", ("bottom", "sample")),
@@ -74,7 +75,7 @@ def parse_amount(value: str | int | float, name: str, *, of_budget: bool = False
             number = float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError:
         number = math.nan
-    if math.isnan(number):
+    if isinstance(number, float) and math.isnan(number):
         raise SelectionError(f"`{name}` {text!r} is not a number", CURE)
     if number <= 0:
         raise SelectionError(f"`{name}` {text} keeps nothing", CURE)
@@ -108,7 +109,7 @@ class Step:
     UsageError
         If attributes do not go together (`STEP_PAIRINGS`).
     SelectionError
-        If `bins` or `cap` is below 1.
+        If `bins` or `cap` is below 1, or larger than any use of it.
     """
 
     where: str | None = None
@@ -125,9 +126,10 @@ class Step:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         changed = {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
         check(changed, STEP_PAIRINGS)
-        for name in ("bins", "cap"):
-            if values[name] is not None and values[name] < 1:
-                raise SelectionError(f"`{name}` is {values[name]}", "use a count of at least 1")
+        for name, most in (("bins", MOST_BINS), ("cap", MOST_ROWS)):
+            if values[name] is not None and not 1 <= values[name] <= most:
+                problem = f"`{name}` is {values[name]}"
+                raise SelectionError(problem, f"use a count between 1 and {most:,}")
 
     @property
     def amount(self) -> Amount | None:

@@ -18,6 +18,7 @@ from clipdre.sql.largest import largest
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet, seeded_hash
 from clipdre.sql.statistics import errors, has_errors
+from clipdre.words import count
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,8 @@ class _Runner:
         wrong = rows.count(f"{self.by} < 0 OR isinf({self.by})")
         if wrong:
             raise SelectionError(
-                f"the weight `by` {self.step.by!r} is negative or infinite in {wrong:,} rows",
+                f"the weight `by` {self.step.by!r} is negative or infinite in "
+                f"{count(wrong, 'row')}",
                 "use weights that are finite and at least 0",
             )
 

@@ -14,16 +14,24 @@ from itertools import count
 from typing import Any
 
 import duckdb
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from clipdre.cpus import usable_cpus
-from clipdre.errors import SelectionError
+from clipdre.errors import OutputError, ScoresError, SelectionError, UsageError
+from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.tars.samples import printable
 from clipdre.sql.expressions import Expression
-from clipdre.words import closest
+from clipdre.words import closest, one_line
 
 MEMORY_LIMIT = "1GB"
+# Errors of a query; those of a stream come through Arrow.
+FAILED = (duckdb.Error, pa.ArrowException, OSError)
+# Seconds until a query that goes on is interrupted again.
+AGAIN = 0.1
+# Seconds after which one that still goes on is stuck.
+STUCK = 2.0
 UNKNOWN_COLUMN = re.compile(r'column "([^"]+)" not found')
 
 
@@ -46,6 +54,8 @@ class Database:
     """
 
     def __init__(self, files: Sequence[str], time_limit: float) -> None:
+        if not time_limit > 0:
+            raise UsageError(f"`time_limit` {time_limit:g} is no time", "use seconds above 0")
         odd = next((file for file in files if file != printable(file)), None)
         if odd is not None:
             raise SelectionError(f"the path {printable(odd)} is not UTF-8", "rename it")
@@ -80,7 +90,9 @@ class Database:
         """Return the columns of our own `sql`, whose result holds no nulls."""
         with self.guarded(expressions):
             found: dict[str, npt.NDArray[Any]] = self.connection.execute(sql).fetchnumpy()
-            return found
+        if any(isinstance(values, np.ma.MaskedArray) for values in found.values()):
+            raise ScoresError("the scores have rows without a key hash", SCORE_AGAIN)
+        return found
 
     def stream(self, sql: str, expressions: Sequence[Expression] = ()) -> Iterator[pa.RecordBatch]:
         """Yield batches of our own `sql`; no other query may run until the last one is read."""
@@ -103,26 +115,42 @@ class Database:
     @contextmanager
     def guarded(self, expressions: Sequence[Expression]) -> Iterator[None]:
         """Interrupt what takes too long; turn DuckDB's errors into one line with a cure."""
-        timer = threading.Timer(self.time_limit, self.connection.interrupt)
-        timer.daemon = True
-        timer.start()
+        done, late = threading.Event(), threading.Event()
+        watch = threading.Thread(target=self._interrupt, args=(done, late), daemon=True)
+        watch.start()
         try:
             yield
-        except duckdb.Error as error:
+        except FAILED as error:
             used = ", ".join(f"{e.option} {e.text!r}" for e in expressions) or "the selection"
-            reason, cure = self._explained(error)
+            reason, cure = self._explained(error, late.is_set())
             raise SelectionError(f"cannot use {used}: {reason}", cure) from error
         finally:
-            timer.cancel()
-            timer.join()  # a thread that outlives its query may meet the end of the interpreter
+            done.set()
+            watch.join()  # a thread that outlives its query may meet the end of the interpreter
 
-    def _explained(self, error: duckdb.Error) -> tuple[str, str]:
+    def _interrupt(self, done: threading.Event, late: threading.Event) -> None:
+        """Interrupt a query that is not done in time, until it ends: it may not have begun yet."""
+        wait, tries = min(self.time_limit, threading.TIMEOUT_MAX), 0
+        while not done.wait(wait):
+            late.set()
+            self.connection.interrupt()
+            wait, tries = AGAIN, tries + 1
+            if tries * AGAIN > STUCK:
+                self.stuck()
+
+    def stuck(self) -> None:
+        """React to a query that goes on after interrupts, as it may within one call of a function.
+
+        Does nothing here: Python users have to wait for it.
+        """
+
+    def _explained(self, error: Exception, late: bool) -> tuple[str, str]:
         """Return the reason of an error, and the cure."""
-        if isinstance(error, duckdb.InterruptException):
+        if late:
             reason = f"it took longer than {self.time_limit:g} s"
             return reason, "simplify it, or raise `time_limit`"
-        reason = str(error).splitlines()[0]
-        if isinstance(error, duckdb.OutOfMemoryException):
+        reason = one_line(error)
+        if "Out of Memory" in reason:  # a stream's errors have Arrow's types
             return (
                 f"it needs more memory or temporary disk than available ({reason})",
                 "simplify it",
@@ -141,7 +169,11 @@ class Database:
 
 def _contained(files: Sequence[str]) -> duckdb.DuckDBPyConnection:
     """Open a database that may read `files` and nothing else, in bounded memory."""
-    spill = tempfile.mkdtemp(prefix="clipdre-")
+    try:
+        spill = tempfile.mkdtemp(prefix="clipdre-")
+    except OSError as error:
+        problem = f"cannot make a temporary folder ({one_line(error)})"
+        raise OutputError(problem, "set TMPDIR to a folder with space") from error
     connection = duckdb.connect(
         config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
     )

@@ -16,6 +16,7 @@ from clipdre.only_with import OnlyWith, check
 from clipdre.sql.database import Database
 from clipdre.sql.expressions import FILE, check_names, literal, private, quoted
 from clipdre.sql.names import spelled
+from clipdre.words import one_line
 
 WITH = "`joined`"
 PAIRINGS = (OnlyWith("on", ("joined",), because="whose rows it matches"),)
@@ -148,7 +149,7 @@ def _scan(database: Database, files: list[str]) -> Any:
     try:
         return database.scan(files, by_name=True)
     except duckdb.Error as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         problem = f"cannot read {WITH} {_label(files)} as Parquet: {reason}"
         raise SelectionError(problem, "name a Parquet file") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from clipdre.config import TIME_LIMIT, JoinKey
 from clipdre.core.columns import Column
 from clipdre.core.scores import SCORES
 from clipdre.errors import ScoresError, SelectionError
+from clipdre.formats.files.parquet import SCORE_AGAIN
+from clipdre.formats.files.storage import real
 from clipdre.formats.files.tables import expand_tables
 from clipdre.formats.folders.columns import ColumnFolder, column_folders, is_current
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord
 from clipdre.formats.folders.tables import SAMPLE_FIELDS
+from clipdre.sql.allowed import check_allowed
 from clipdre.sql.database import Database
 from clipdre.sql.expressions import (
     FILE,
@@ -35,7 +39,8 @@ from clipdre.sql.expressions import (
 )
 from clipdre.sql.joined import WITH, join_files
 from clipdre.sql.names import NUMERIC
-from clipdre.sql.syntax import as_sql, changing, nodes
+from clipdre.sql.syntax import as_sql, changing, nodes, tree
+from clipdre.words import one_line
 
 # These look at the whole pool, before any filter. A macro's parameters must not be named like a
 # column it meets.
@@ -49,15 +54,19 @@ CREATE MACRO zscore({X}) AS (
 CREATE MACRO rank({X}) AS (
     CASE WHEN NOT isnan({X}::DOUBLE) THEN count({X}) OVER (ORDER BY {X}) END);
 """
+WITH_MEASURED = "scored_and_measured"
+# Score files that are looked at together.
+THREADS = 8
 WINDOW = re.compile(r"\b(rank|over)\b", re.IGNORECASE)
 
 
 class ScoreQuery(Database):
     """A score folder as one table; users' expressions are contained.
 
-    An expression is parsed as one (no statement can follow it), reads only the score folder's files
-    and the joined ones, changes no setting, and ends after `time_limit` seconds. Measured columns
-    lie row for row beside the scores and are joined by position.
+    An expression is parsed as one (no statement can follow it), consists of what
+    `clipdre.sql.allowed` lists, reads only the score folder's files and the joined ones, changes no
+    setting, and is interrupted after `time_limit` seconds. Measured columns lie row for row beside
+    the scores and are joined by position.
 
     Parameters
     ----------
@@ -85,18 +94,20 @@ class ScoreQuery(Database):
         on: JoinKey | None = None,
     ) -> None:
         shards = [shard.name for shard in manifest.shards]
-        files = [folder.scores(shard).resolve() for shard in shards]
-        missing = next((file for file in files if not file.exists()), None)
-        if missing is not None:
-            raise ScoresError(f"{missing} is missing", "score again with `overwrite`")
+        with ThreadPoolExecutor(THREADS) as threads:
+            files = list(threads.map(folder.checked_scores, manifest.shards))
         self.folder, self.manifest = folder, manifest
         self.joined = expand_tables(joined, WITH)
         self._measured, self._stale = _measured(folder, manifest)
-        measured = [[str(c.file(shard).resolve()) for shard in shards] for c, _ in self._measured]
-        scores = [str(file) for file in files]
+        measured = [[str(real(c.file(shard))) for shard in shards] for c, _ in self._measured]
+        scores = [str(real(file)) for file in files]
         listed = [scores, *measured, map(str, self.joined)]
         super().__init__(list(chain.from_iterable(listed)), time_limit)
-        source = self._pool_view(scores, measured)
+        try:
+            source = self._pool_view(scores, measured)
+        except duckdb.Error as error:
+            problem = f"cannot read the scores in {folder.path} ({one_line(error)})"
+            raise ScoresError(problem, SCORE_AGAIN) from error
         source, self.joins = join_files(self, source, self.joined, on, shards)
         self.connection.execute(f"CREATE VIEW {POOL} AS SELECT * FROM {source}")
         self.connection.execute(MACROS)
@@ -114,7 +125,6 @@ class ScoreQuery(Database):
         scanned.select(
             duckdb.StarExpression(), *(duckdb.ColumnExpression(name) for name in (FILE, ROW))
         ).create_view(SCORED)
-        source = SCORED
         if measured:
             views = []
             for n, files in enumerate(measured):
@@ -122,10 +132,9 @@ class ScoreQuery(Database):
                 columns = self.scan(files)
                 check_names(columns.columns, files[0])
                 columns.create_view(views[-1])
-            source = "scored_and_measured"
             aligned = " POSITIONAL JOIN ".join([SCORED, *views])
-            self.connection.execute(f"CREATE VIEW {source} AS SELECT * FROM {aligned}")
-        return source
+            self.connection.execute(f"CREATE VIEW {WITH_MEASURED} AS SELECT * FROM {aligned}")
+        return WITH_MEASURED if measured else SCORED
 
     def described(self) -> list[Column]:
         """Return all columns in order, with unit and meaning where they are known."""
@@ -161,10 +170,12 @@ class ScoreQuery(Database):
         known = {name.lower(): name for name in pool.columns}
         with self.guarded([expression]):
             sql = as_sql(expression.text, known)
-            column = duckdb.SQLExpression(sql)
-            kind = str(pool.select(duckdb.ColumnExpression(ROW), column).types[1])
             found = nodes(self.connection, sql)
             unsteady = changing(self.connection, found, known)
+            if unsteady is None:
+                check_allowed(expression, tree(self.connection, sql))
+            column = duckdb.SQLExpression(sql)
+            kind = str(pool.select(duckdb.ColumnExpression(ROW), column).types[1])
         if unsteady is not None:
             raise SelectionError(
                 f"cannot use {expression.option} {expression.text!r}: {unsteady} has another value "

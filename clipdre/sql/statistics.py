@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ def errors(query: ScoreQuery, columns: Sequence[str]) -> dict[str, ErrorStatisti
         value, se = (f"{quoted(name)}::DOUBLE" for name in (column, f"{column}{SE}"))
         wanted += [f"avg({value})", f"stddev_pop({value})", f"avg({se})", f"avg({se} * {se})"]
     found = iter(_one(query, wanted))
-    return {column: _errors(*(next(found) for _ in range(4))) for column in columns}
+    return {column: _errors(*(_number(next(found)) for _ in range(4))) for column in columns}
 
 
 def _errors(mean: float, spread: float, mean_se: float, mean_square: float) -> ErrorStatistics:
@@ -62,20 +63,39 @@ def quantiles(
     for start in range(0, len(columns), at_once):
         part = columns[start : start + at_once]
         values = _one(query, [f"quantile_cont({quoted(n)}, {list(probabilities)})" for n in part])
-        found |= {name: [float(v) for v in own] for name, own in zip(part, values, strict=True)}
+        for name, own in zip(part, values, strict=True):
+            found[name] = [_number(v) for v in own or [None] * len(probabilities)]
     return found
 
 
 def mean(query: ScoreQuery, column: str) -> float:
     """Return the mean of a score column."""
     (value,) = _one(query, [f"avg({quoted(column)}::DOUBLE)"])
-    return float(value)
+    return _number(value)
+
+
+def signs(query: ScoreQuery, column: str) -> tuple[float, float, int, float]:
+    """Return mean, standard deviation, number of values, and share of positive ones.
+
+    Only finite values count; without any, all four are 0.
+    """
+    value = f"{quoted(column)}::DOUBLE"
+    ((mean, spread, rows, positive),) = query.fetchall(
+        f"SELECT avg({value}), stddev_pop({value}), count(*), avg(({value} > 0)::INT) "
+        f"FROM {SCORED} WHERE isfinite({value})"
+    )
+    return mean or 0.0, spread or 0.0, int(rows), positive or 0.0
 
 
 def share(query: ScoreQuery, condition: str) -> float:
     """Return the share of rows for which our own `condition` is true."""
     (value,) = _one(query, [f"avg(CAST(({condition}) AS INT))"])
-    return float(value)
+    return _number(value)
+
+
+def _number(value: float | None) -> float:
+    """Return NaN for null: there are no values."""
+    return math.nan if value is None else float(value)
 
 
 def _one(query: ScoreQuery, aggregates: Sequence[str]) -> tuple[Any, ...]:

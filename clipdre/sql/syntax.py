@@ -83,6 +83,12 @@ def _with_quoted_keywords(text: str, columns: Mapping[str, str]) -> str:
     return b"".join([*parts, data[end:]]).decode()
 
 
+def tree(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
+    """Return how DuckDB parses SQL of an expression, as JSON."""
+    ((parsed,),) = connection.execute("SELECT json_serialize_sql($1)", [f"SELECT {sql}"]).fetchall()
+    return str(parsed)
+
+
 def nodes(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Node]:
     """Return the columns, functions and samples in SQL of an expression."""
     return [Node(*row) for row in connection.execute(NODES, [f"SELECT {sql}"]).fetchall()]

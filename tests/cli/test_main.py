@@ -126,6 +126,17 @@ def test_the_parsers_errors_are_one_line(run, command, message):
     assert len(run(command).stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("score pool -o -", "--output"), ("demo -", "'FOLDER'"), ("demo ./-", "'FOLDER'")],
+)
+def test_no_command_writes_a_folder_named_like_stdout(run, tmp_path, command, name):
+    error = error_of(run(command), 2)
+    reason = "this command writes a folder, not a stream: name one"
+    assert error == f"invalid value for {name}: {reason}"
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_program_that_runs_the_command_line_gets_its_outcome(run, capsys):
     assert app(["--version"], standalone_mode=False) == 0
     assert app(["info", "nowhere"], standalone_mode=False) == 1
@@ -151,7 +162,7 @@ def test_a_warning_is_one_line(scored, tmp_path):
     run = shell(f"{command} && clipdre filter s --by klr_text --top 3 --format keys -o -", tmp_path)
     assert run.returncode == 0, run.stderr
     assert len(run.stdout.splitlines()) == 1 + 3
-    found = [line for line in run.stderr.splitlines() if "warning" in line.lower()]
+    found = [line for line in run.stderr.splitlines() if line.startswith("clipdre: warning: ")]
     assert len(found) == 2  # the pool is small, and its reference is a sample
     for warning in found:
         assert warning.startswith("clipdre: warning: klr_text has a ")

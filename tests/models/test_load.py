@@ -104,6 +104,12 @@ def test_code_in_a_pickle_does_not_run(tmp_path):
     ("config", "message"),
     [
         (EncodeConfig(model="ViT-B-33"), "unknown model ViT-B-33: did you mean ViT-B-32"),
+        (EncodeConfig(model="vit-b/32"), "unknown model vit-b-32: did you mean ViT-B-32 or"),
+        (
+            EncodeConfig(model="ViT-B/32", pretrained="laion2b_s34b_b79"),
+            "no pretrained tag laion2b_s34b_b79 for model ViT-B-32: did you mean laion2b_s34b_b79k",
+        ),
+        (EncodeConfig(model="ViT-B/32", pretrained=None), "a tag such as openai"),
         (EncodeConfig(model="ViT-B-32", pretrained=None), "needs weights: set `pretrained` to"),
         (EncodeConfig(model="ViT-B-32", pretrained="nosuchtag"), "no pretrained tag nosuchtag"),
         (EncodeConfig(model="ViT-B-32", pretrained="a/b.pt"), "no checkpoint a/b.pt"),
@@ -241,3 +247,13 @@ def test_a_missing_package_is_named_before_weights_are_loaded(monkeypatch):
         ModelError, match=r"needs the package transformers.*clipdre\[transformers\]"
     ):
         load_encoder(config)
+
+
+def test_a_librarys_long_message_ends_at_a_word(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("We could not find it in the cached files.\nPlease check. " + "word " * 200)
+
+    monkeypatch.setattr(load.open_clip, "create_model_and_transforms", fail)
+    with pytest.raises(ModelError) as caught:
+        load_encoder(EncodeConfig(model=SMALL, pretrained="openai"))
+    assert caught.value.problem.endswith(" word word...)")

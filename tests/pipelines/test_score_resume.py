@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import shutil
 from contextlib import suppress
 from importlib import resources
@@ -110,7 +111,7 @@ class TestAgain:
             with pytest.warns(UserWarning, match="shard .: ") as found:
                 manifest = tiny_score(tmp_path / "pool", tmp_path / "s")
             assert [str(warning.message) for warning in found] == [
-                "shard b: the tar holds 4 of the 6 samples that sizes.json counts; "
+                "shard b: the tar holds 4 of 6 samples that sizes.json counts; "
                 "copy or download it again",
                 f"shard c: {CUT}",
             ]
@@ -122,6 +123,22 @@ class TestAgain:
         msgspec.structs.replace(manifest, complete=False).write(tmp_path / "s")
         monkeypatch.setattr(encoding_jobs, "ShardEncoder", None)
         assert run() == manifest
+
+    @pytest.mark.parametrize(
+        ("change", "difference"),
+        [
+            (os.utime, "same size, another time of change"),
+            (lambda path: path.write_bytes(b"x" * 7000), r"\d+,\d+ bytes then, 7,000 now"),
+        ],
+    )
+    def test_a_shard_that_has_changed_is_named_with_its_difference(
+        self, pool, tmp_path, change, difference
+    ):
+        shutil.copytree(pool, tmp_path / "pool")
+        tiny_score(tmp_path / "pool", tmp_path / "s")
+        change(tmp_path / "pool" / "00001.tar")
+        with pytest.raises(ScoresError, match=rf"differs in shard 00001 \({difference}\): choose"):
+            tiny_score(tmp_path / "pool", tmp_path / "s")
 
     @pytest.mark.parametrize(
         ("config", "difference"),

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipdre.errors import SelectionError
+from clipdre.errors import OutputError, ScoresError, SelectionError
 from clipdre.sql.database import Database
 from clipdre.sql.expressions import Expression, Kind
 
@@ -93,6 +93,25 @@ def test_stops_streams_that_take_too_long():
     database = Database([], time_limit=0.3)
     with pytest.raises(SelectionError, match=r"cannot use the selection: it took longer"):
         list(database.stream(ENDLESS))
+
+
+def test_stops_streams_that_take_too_long_after_their_first_batch():
+    """Their errors come through Arrow, with its types."""
+    database = Database([], time_limit=0.5)
+    late = "SELECT range FROM range(1000000000000) WHERE range < 3000 OR range % 7 = 8"
+    with pytest.raises(SelectionError, match=r"cannot use the selection: it took longer"):
+        list(database.stream(late))
+
+
+def test_an_unwritable_temporary_folder_is_named_with_a_cure(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(OutputError, match=r"cannot make a temporary folder .*: set TMPDIR to"):
+        Database([], time_limit=60)
+
+
+def test_arrays_with_nulls_are_damaged_scores(database):
+    with pytest.raises(ScoresError, match="the scores have rows without a key hash"):
+        database.fetchnumpy("SELECT * FROM (VALUES (1), (NULL))")
 
 
 def test_stops_queries_that_fill_the_memory(database):

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipdre.errors import ScoresError, SelectionError
+from clipdre.errors import ScoresError, SelectionError, UsageError
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.sql.expressions import Expression, Kind
 from clipdre.sql.query import ScoreQuery
@@ -142,11 +142,22 @@ class TestRefusals:
         with pytest.raises(SelectionError, match="configuration has been locked"):
             query.fetchall("SET enable_external_access = true")
 
-    def test_conditions_end_with_the_time_limit(self, scored):
-        query = query_of(*scored, time_limit=0.3)
-        endless = "(SELECT count(*) FROM range(1000000000000) r WHERE r.range % 7 = width) > 0"
-        with pytest.raises(SelectionError, match=r"took longer than 0\.3 s: simplify it"):
-            row_set(query, endless).count("where_0")
+    def test_conditions_end_with_the_time_limit(self, tmp_path):
+        n = 100_000
+        columns = {"key_hash": random_hashes(n), "caption": [f"a red circle {k}" for k in range(n)]}
+        query = query_of(tmp_path, write_pool(tmp_path, (n,), columns), time_limit=0.2)
+        slow = " OR ".join(f"regexp_matches(caption, '{k}{k}x.*y$')" for k in range(1000))
+        with pytest.raises(SelectionError, match=r"took longer than 0\.2 s: simplify it"):
+            row_set(query, slow).count("where_0")
+
+    @pytest.mark.parametrize("limit", [0, -1, float("nan")])
+    def test_time_limits_are_above_0(self, scored, limit):
+        with pytest.raises(UsageError, match=r"`time_limit` .* is no time: use seconds above 0"):
+            query_of(*scored, time_limit=limit)
+
+    @pytest.mark.parametrize("limit", [1e300, float("inf")])
+    def test_time_limits_have_no_limit(self, scored, limit):
+        assert row_set(query_of(*scored, time_limit=limit)).count() == 300
 
     @pytest.mark.parametrize(
         "text", ["random() < 0.5", "now() > '2020-01-01'", "current_date > '1'"]
@@ -162,7 +173,9 @@ class TestRefusals:
 
     def test_names_a_missing_score_file(self, scored, tmp_path):
         _, manifest = scored
-        with pytest.raises(ScoresError, match=r"00000\.parquet is missing: score again with"):
+        with pytest.raises(
+            ScoresError, match=r"00000\.parquet \(No such file .*\): score again with"
+        ):
             ScoreQuery(ScoreFolder(tmp_path), manifest)
 
 

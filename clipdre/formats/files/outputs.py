@@ -21,6 +21,7 @@ from clipdre.formats.files.storage import (
     exclusive,
     is_unfinished,
     local_path,
+    real,
     real_paths,
     remove_unfinished,
     remove_unfinished_of,
@@ -171,7 +172,7 @@ class _LocalFolder:
         (self.path / name).unlink(missing_ok=True)
 
     def among(self, urls: Iterable[str]) -> dict[str, str]:
-        here = self.path.resolve()
+        here = real(self.path)
         return {path.name: url for url, path in real_paths(urls) if path.parent == here}
 
     def subfolder(self, name: str) -> OutputFolder:

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import socket
+import stat
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -20,6 +21,7 @@ from typing import BinaryIO, cast
 
 from clipdre.errors import InputError, OutputError
 from clipdre.formats.files.remote import RemoteFile, identify_remote, is_remote
+from clipdre.words import one_line
 
 GZIP_MAGIC = b"\x1f\x8b"
 LOCAL = "file://"
@@ -74,12 +76,14 @@ def open_source(url: str) -> BinaryIO:
     """
     try:
         file = (
-            RemoteFile(url).buffered() if is_remote(url) else open(unescaped_path(url), "rb")  # noqa: SIM115
+            RemoteFile(url).buffered()
+            if is_remote(url)
+            else open(regular(unescaped_path(url)), "rb")  # noqa: SIM115
         )
         compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         file.seek(0)
     except OSError as error:
-        raise InputError(f"cannot open {url}: {error}", CHECK_PATH) from error
+        raise InputError(f"cannot open {url}: {one_line(error)}", CHECK_PATH) from error
     return cast("BinaryIO", _Gunzipped(file) if compressed else file)
 
 
@@ -119,6 +123,28 @@ def local_path(place: str) -> Path | None:
     return None if is_remote(place) else unescaped_path(place)
 
 
+def regular(path: Path) -> Path:
+    """Return the path of a regular file: opening a pipe or a device may take forever.
+
+    Raises
+    ------
+    OSError
+        If it is something else, or missing.
+    """
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a NUL byte
+        raise FileNotFoundError(errno.ENOENT, str(error), str(path)) from error
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
+
+
+def real(path: Path) -> Path:
+    """Return a path with its links resolved; `Path.resolve` raises if they run in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def real_paths(urls: Iterable[str]) -> Iterator[tuple[str, Path]]:
     """Yield local URLs, each with where it lies and, if it is a link, also with where it leads."""
     folders: dict[Path, Path] = {}
@@ -127,11 +153,11 @@ def real_paths(urls: Iterable[str]) -> Iterator[tuple[str, Path]]:
         if path is None:
             continue
         if path.parent not in folders:  # shards share their folder
-            folders[path.parent] = path.parent.resolve()
+            folders[path.parent] = real(path.parent)
         path = folders[path.parent] / path.name
         yield url, path
         if path.is_symlink():
-            yield url, path.resolve()
+            yield url, real(path)
 
 
 def identify(url: str) -> SourceIdentity:
@@ -145,10 +171,10 @@ def identify(url: str) -> SourceIdentity:
     if is_remote(url):
         return SourceIdentity(*identify_remote(url))
     try:
-        stat = unescaped_path(url).stat()
+        found = regular(unescaped_path(url)).stat()
     except OSError as error:
-        raise InputError(f"cannot find {url}: {error}", CHECK_PATH) from error
-    return SourceIdentity(stat.st_size, str(stat.st_mtime_ns))
+        raise InputError(f"cannot find {url}: {one_line(error)}", CHECK_PATH) from error
+    return SourceIdentity(found.st_size, str(found.st_mtime_ns))
 
 
 @contextmanager
@@ -216,10 +242,10 @@ def remove_unfinished(folder: Path, *subfolders: str) -> None:
         Paths or glob patterns relative to `folder`. Symbolic links are not followed.
     """
     places = [folder, *(path for pattern in subfolders for path in folder.glob(pattern))]
-    here = folder.resolve()
+    here = real(folder)
     everyone = not _exclusive.isdisjoint([here, *here.parents])
     for place in places:
-        if place.is_dir() and place.resolve() == here / place.relative_to(folder):
+        if place.is_dir() and real(place) == here / place.relative_to(folder):
             _remove_leftovers(place, everyone=everyone)
 
 

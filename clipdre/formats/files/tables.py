@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clipdre.errors import SelectionError
-from clipdre.formats.files.storage import CHECK_PATH
+from clipdre.formats.files.storage import CHECK_PATH, real
 
 SUFFIX = ".parquet"
 
@@ -30,7 +30,7 @@ def expand_tables(places: Sequence[str | Path], name: str) -> list[Path]:
     files: list[Path] = []
     for place in places:
         try:
-            files += (path.resolve() for path in _expand(str(place), name))
+            files += (real(path) for path in _expand(str(place), name))
         except OSError as error:
             problem = f"cannot read {name} {place} ({error.strerror})"
             raise SelectionError(problem, CHECK_PATH) from error

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipdre.errors import ScoresError
-from clipdre.formats.files.parquet import read_stamp, read_table, write_table
-from clipdre.formats.files.storage import committed
+from clipdre.formats.files.parquet import count_rows, read_stamp, read_table, write_table
+from clipdre.formats.files.storage import committed, regular
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import MeasureRecord, ShardRecord
@@ -50,10 +49,10 @@ class ColumnFolder:
     def record(self) -> MeasureRecord | None:
         """Return the record of complete columns; None if there is none."""
         try:
-            return MeasureRecord.decoded((self.path / RECORD).read_bytes())
+            return MeasureRecord.decoded(regular(self.path / RECORD).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             cure = "measure again with `overwrite`"
             raise ScoresError(f"{self.path / RECORD} is damaged ({error})", cure) from error
 
@@ -110,7 +109,7 @@ def is_current(
     def is_aligned(shard: ShardRecord, rows: str) -> bool:
         file, stamp = columns.file(shard.name), columns.stamp(record.stamp, rows)
         # A file of another length would shift the rows of all shards after it.
-        return columns.is_done(shard.name, stamp) and pq.read_metadata(file).num_rows == shard.rows
+        return columns.is_done(shard.name, stamp) and count_rows(file) == shard.rows
 
     with ThreadPoolExecutor(THREADS) as threads:
         aligned = threads.map(is_aligned, manifest.shards, digests)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,16 @@ import torch
 from clipdre.core.density_ratio import unit
 from clipdre.core.modality import Modality
 from clipdre.errors import ScoresError
-from clipdre.formats.files.parquet import read_stamp, read_table, write_table
-from clipdre.formats.files.storage import committed
+from clipdre.formats.files.parquet import (
+    SCORE_AGAIN,
+    count_rows,
+    read_stamp,
+    read_table,
+    write_table,
+)
+from clipdre.formats.files.storage import committed, regular
 from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY
+from clipdre.words import one_line
 
 Half = npt.NDArray[np.float16]
 # clip-retrieval's names for the modalities.
@@ -46,6 +53,18 @@ class EmbeddingFiles:
         """Return the path of the unit vectors, fp16 of shape (rows, d)."""
         prefix = PREFIXES[modality]
         return self.folder / f"{prefix}_emb" / f"{prefix}_emb_{self._number}.npy"
+
+    def shape(self, modality: Modality) -> tuple[int, int]:
+        """Return the shape of the unit vectors, (rows, d); `ScoresError` if they are damaged."""
+        return _stored_shape(self.array(modality))
+
+    def is_whole(self) -> bool:
+        """Whether all files can be read and have the same number of rows."""
+        try:
+            counts = {count_rows(self.metadata), *(self.shape(m)[0] for m in Modality)}
+        except ScoresError:
+            return False
+        return len(counts) == 1
 
     @property
     def metadata(self) -> Path:
@@ -91,13 +110,21 @@ class StoredPool:
 
     A file is open only while it is read, so that a pool may have more of them than a process may
     open or map.
+
+    Raises
+    ------
+    ScoresError
+        If a file is damaged, or the files do not belong together.
     """
 
     def __init__(self, shards: Sequence[EmbeddingFiles]) -> None:
         self.shards = shards
-        shapes = [_stored_shape(shard.array(Modality.IMAGE)) for shard in shards]
-        self.starts = [0, *accumulate(rows for rows, _ in shapes)]
-        self.dim = shapes[0][1]
+        images, texts = ([shard.shape(m) for shard in shards] for m in Modality)
+        if images != texts or len({dim for _, dim in images}) != 1:
+            problem = f"the embeddings in {shards[0].folder} do not belong together"
+            raise ScoresError(problem, SCORE_AGAIN)
+        self.starts = [0, *accumulate(rows for rows, _ in images)]
+        self.dim = images[0][1]
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -131,33 +158,39 @@ class StoredPool:
 def _stored_shape(path: Path) -> tuple[int, int]:
     """Return the shape of stored vectors from the header of their file."""
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             np.lib.format.read_magic(file)
             shape, by_column, kind = np.lib.format.read_array_header_1_0(file)
             if by_column or kind != np.float16 or len(shape) != 2:
                 raise ValueError(f"{kind} of shape {shape}")
-            return shape
-    except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
+            rows, dim = shape
+            _check_size(file, rows, dim)
+            return rows, dim
+    except Exception as error:  # damaged headers are parsed as Python literals
+        raise _damaged(path, one_line(error)) from error
+
+
+def _check_size(file: BinaryIO, rows: int, dim: int) -> None:
+    nbytes = NPY_HEADER_BYTES + rows * dim * np.dtype(np.float16).itemsize
+    if file.seek(0, os.SEEK_END) != nbytes:
+        raise ValueError(f"not of {rows} rows")
 
 
 def _read_rows(path: Path, size: int, rows: npt.NDArray[np.int64], vectors: Half) -> None:
     """Read distinct ascending `rows` of a file of `size` vectors into `vectors`."""
     row_bytes = vectors.itemsize * vectors.shape[1]
     try:
-        with open(path, "rb") as file:
-            header = file.seek(0, os.SEEK_END) - size * row_bytes
-            if header != NPY_HEADER_BYTES:
-                raise ValueError(f"not of {size} rows")
+        with open(regular(path), "rb") as file:
+            _check_size(file, size, vectors.shape[1])
             for low, high in _equal_runs(rows - np.arange(len(rows))):
-                file.seek(header + int(rows[low]) * row_bytes)
+                file.seek(NPY_HEADER_BYTES + int(rows[low]) * row_bytes)
                 file.readinto(vectors[low:high].data)
     except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, one_line(error)) from error
 
 
 def _damaged(path: Path, reason: str) -> ScoresError:
-    return ScoresError(f"{path} is damaged ({reason})", "score again with `overwrite`")
+    return ScoresError(f"{path} is damaged ({reason})", SCORE_AGAIN)
 
 
 def _equal_runs(values: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -168,10 +201,21 @@ def _equal_runs(values: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
 
 def map_array(path: Path) -> npt.NDArray[Any]:
-    """Map an array from disk; never unpickle."""
-    empty = path.stat().st_size <= NPY_HEADER_BYTES  # numpy cannot map an array without elements
-    array: npt.NDArray[Any] = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
-    return array
+    """Map an array from disk; never unpickle.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file cannot be opened, or does not hold an array.
+    """
+    size = regular(path).stat().st_size
+    empty = size <= NPY_HEADER_BYTES  # numpy cannot map an array without elements
+    try:
+        return np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)  # type: ignore[no-any-return]
+    except OSError:
+        raise
+    except Exception as error:  # damaged headers are parsed as Python literals
+        raise ValueError(one_line(error)) from error
 
 
 def release(array: npt.NDArray[Any]) -> None:

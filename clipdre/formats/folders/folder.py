@@ -11,9 +11,11 @@ from pathlib import Path
 import msgspec
 
 from clipdre.errors import OutputError, ScoresError
-from clipdre.formats.files.parquet import read_table
+from clipdre.formats.files.parquet import SCORE_AGAIN, count_rows, read_table
 from clipdre.formats.files.storage import REPLACEMENT, TEMPORARY_PREFIX
 from clipdre.formats.folders.manifest import MANIFEST, is_own_manifest, read_manifest
+from clipdre.formats.folders.records import ShardRecord
+from clipdre.words import count
 
 # Everything that a run writes below its folder, besides the manifest.
 PARTS = ("scores", "failures", "embeddings", "reference", "columns")
@@ -29,6 +31,15 @@ class ScoreFolder:
     def scores(self, shard: str) -> Path:
         """Return the path of a shard's scores: one row per scored sample, in shard order."""
         return self.path / "scores" / f"{shard}.parquet"
+
+    def checked_scores(self, shard: ShardRecord) -> Path:
+        """Return the path of a shard's scores; `ScoresError` if they are not as many as stated."""
+        path = self.scores(shard.name)
+        rows = count_rows(path)
+        if rows != shard.rows:
+            problem = f"{path} has {count(rows, 'row')}, but the manifest counts {shard.rows:,}"
+            raise ScoresError(problem, SCORE_AGAIN)
+        return path
 
     def failures(self, shard: str) -> Path:
         """Return the path of a shard's failures: one row per sample without scores."""
@@ -50,7 +61,7 @@ class ScoreFolder:
         return self.path / "columns"
 
     def failure_counts(self, shard: str) -> dict[str, int]:
-        """Return how many samples of the shard failed, by reason."""
+        """Count the failed samples of a shard by reason; `ScoresError` if the file is damaged."""
         reasons = read_table(self.failures(shard), ["reason"])["reason"].to_pylist()
         return dict(sorted(Counter(reasons).items()))
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+from clipdre.config import ReadConfig
 from clipdre.errors import ScoresError
-from clipdre.formats.files.storage import committed
+from clipdre.formats.files.storage import committed, regular
 from clipdre.formats.folders.records import (
     ModelRecord,
     Record,
@@ -57,6 +58,11 @@ class Manifest(Record, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
 
     @property
+    def reading(self) -> ReadConfig:
+        """Settings that the shards were read with."""
+        return msgspec.convert(self.settings["read"], ReadConfig)
+
+    @property
     def rows(self) -> int:
         """Pairs with scores."""
         return sum(shard.rows for shard in self.shards)
@@ -87,7 +93,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        raw = json.loads(path.read_bytes())
+        raw = json.loads(regular(path).read_bytes())
     except FileNotFoundError:
         raise ScoresError(
             f"{folder} is not a score folder (no {MANIFEST})", "make one with 'clipdre score'"
@@ -102,15 +108,26 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         raw = _upgraded(raw) if version == 1 else raw
-        return msgspec.convert({**raw, "schema_version": SCHEMA_VERSION}, type=Manifest)
-    except (msgspec.ValidationError, AttributeError, KeyError, TypeError) as error:
+        return _checked(msgspec.convert({**raw, "schema_version": SCHEMA_VERSION}, type=Manifest))
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ScoresError(f"{path} is damaged ({error})", CURE) from error
+
+
+def _checked(manifest: Manifest) -> Manifest:
+    """Return a manifest that has reading options, and shards whose names can be those of files."""
+    if "read" not in manifest.settings:
+        raise ValueError("no settings `read`")
+    assert manifest.reading
+    names = [shard.name for shard in manifest.shards]
+    if not names or len(set(names)) < len(names) or any({"/", "\0"} & set(name) for name in names):
+        raise ValueError("the shards do not have a name each")
+    return manifest
 
 
 def is_own_manifest(folder: Path) -> bool:
     """Whether the manifest of a folder is clipdre's, of any version, even if it is damaged."""
     try:
-        msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Versioned)
+        msgspec.json.decode(regular(folder / MANIFEST).read_bytes(), type=_Versioned)
     except (OSError, RecursionError, msgspec.DecodeError):
         return False
     return True

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from clipdre.core.modality import Modality
+from clipdre.words import changed
 
 T = TypeVar("T", bound="Record")
+# Sizes and numbers of rows; the limit keeps sums of them within 64 bits.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,7 +60,7 @@ class ModelRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     pretrained: str | None
     digest: str
-    embedding_dim: int
+    embedding_dim: Count
     logit_scale: float
     logit_bias: float
     precision: str
@@ -75,7 +78,7 @@ class ModelRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
         for name in ("preprocessing", "activation"):
             before, after = getattr(self, name), getattr(now, name)
             if before != after:
-                return f"{name} ({before or 'as defined'} then, {after or 'as defined'} now)"
+                return f"{name} ({changed(before or 'as defined', after or 'as defined')})"
         if not same_fingerprint(self.fingerprint, now.fingerprint):
             return (
                 "definition (the same weights gave other vectors for the same images or captions)"
@@ -95,10 +98,10 @@ class ShardRecord(Record, frozen=True, kw_only=True):
 
     name: str
     url: str
-    nbytes: int
+    nbytes: Count
     modified: str
-    rows: int = 0
-    failures: dict[str, int] = {}
+    rows: Count = 0
+    failures: dict[str, Count] = {}
     warnings: tuple[str, ...] = ()
 
     @property
@@ -121,7 +124,7 @@ class NearRecord(Record, frozen=True, kw_only=True):
         Mean share of the pool that is near, measured on the same queries.
     """
 
-    cells: int
+    cells: Count
     margin: float
     mass: float
     share: float
@@ -156,20 +159,26 @@ class ReferenceRecord(Record, frozen=True, kw_only=True):
     """
 
     method: str
-    pairs: int
-    bulk: int
-    folds: int
-    neighbors: int
+    pairs: Annotated[int, msgspec.Meta(ge=1, le=2**48)]
+    bulk: Count
+    folds: Count
+    neighbors: Count
     model_digest: str
     logit_scale: float
     logit_bias: float
-    embedding_dim: int
+    embedding_dim: Count
     digest: str
     near: dict[Modality, NearRecord] = {}
     fingerprint: tuple[float, ...] = ()
     version: int = 1
     alike: float = 1.0
     own: str = "left-out"
+
+    def __post_init__(self) -> None:
+        if self.method not in ("exact", "stratified", "sample"):
+            raise ValueError(f"unknown method {self.method!r}")
+        if self.bulk and (not self.folds or self.bulk % self.folds):
+            raise ValueError(f"a bulk of {self.bulk} has no {self.folds} folds")
 
 
 def upgraded(reference: dict[str, Any]) -> dict[str, Any]:
@@ -210,7 +219,7 @@ class MeasureRecord(Record, frozen=True, kw_only=True):
     stamp: str
     columns: tuple[ColumnRecord, ...]
     figures: dict[str, float]
-    rows: int
+    rows: Count
 
 
 def builtins(value: object) -> Any:

@@ -17,7 +17,6 @@ A `sample` reference has no pool, an `exact` one no bulk and no cells. Folders o
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,13 +32,13 @@ from clipdre.core.cells import Cells
 from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments
 from clipdre.errors import ScoresError
-from clipdre.formats.files.storage import committed
+from clipdre.formats.files.storage import committed, regular
 from clipdre.formats.folders.embeddings import map_array
 from clipdre.formats.folders.records import ReferenceRecord, upgraded
+from clipdre.words import one_line
 
 RECORD = "reference.json"
 CURE = "score that pool again with `overwrite`"
-UNREADABLE = (OSError, EOFError, ValueError, zipfile.BadZipFile)
 Hashes = npt.NDArray[np.uint64]
 
 
@@ -52,11 +51,11 @@ class ReferenceFolder:
     def record(self) -> ReferenceRecord | None:
         """Return the record of a complete reference; None if there is none."""
         try:
-            raw = json.loads((self.path / RECORD).read_bytes())
+            raw = json.loads(regular(self.path / RECORD).read_bytes())
             return msgspec.convert(upgraded(raw), type=ReferenceRecord)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             problem = f"{self.path / RECORD} is damaged or from another version ({error})"
             raise ScoresError(problem, CURE) from error
 
@@ -80,24 +79,21 @@ class ReferenceFolder:
             yield mapped
             mapped.flush()
 
-    def array(self, name: str) -> npt.NDArray[Any]:
-        """Map one array."""
-        try:
-            return map_array(self._found(f"{name}.npy"))
-        except UNREADABLE as error:
-            raise ScoresError(f"{self.path / name}.npy is damaged ({error})", CURE) from error
+    def array(self, name: str, kind: npt.DTypeLike, *shape: int | None) -> npt.NDArray[Any]:
+        """Map one array, which must be of this kind and shape; None stands for any length."""
+        with self._reading(f"{name}.npy") as path:
+            return _checked(map_array(path), kind, *shape)
 
     def write_leaders(self, leaders: npt.NDArray[np.int64], digest: str) -> None:
         """Write which row leads each row's group of alike pairs."""
         with committed(self.path / "alike.npz") as temporary, open(temporary, "wb") as file:
             np.savez(file, leaders=leaders, digest=np.array(digest))
 
-    def leaders(self, digest: str) -> npt.NDArray[np.int64] | None:
-        """Return what `write_leaders` wrote with this digest; None if there is none."""
-        with suppress(ScoresError):
-            found = self._archive("alike.npz")
+    def leaders(self, digest: str, rows: int) -> npt.NDArray[np.int64] | None:
+        """Return what `write_leaders` wrote of `rows` with this digest; None if there is none."""
+        with suppress(ScoresError), self._archive("alike.npz") as found:
             if str(found.get("digest")) == digest:
-                return found["leaders"].astype(np.int64)
+                return _checked(found["leaders"], np.int64, rows)
         return None
 
     def write_moments(self, moments: dict[Modality, Moments]) -> None:
@@ -110,14 +106,14 @@ class ReferenceFolder:
         with committed(self.path / "moments.npz") as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
-    def moments(self, modality: Modality) -> Moments:
-        """Read the moments of one modality."""
-        arrays = self._archive("moments.npz")
-        return Moments(
-            int(arrays[f"{modality}_count"]),
-            torch.from_numpy(arrays[f"{modality}_mean"]),
-            torch.from_numpy(arrays[f"{modality}_covariance"]),
-        )
+    def moments(self, modality: Modality, dim: int) -> Moments:
+        """Read the moments of one modality, of vectors with `dim` dimensions."""
+        with self._archive("moments.npz") as arrays:
+            return Moments(
+                int(arrays[f"{modality}_count"]),
+                torch.from_numpy(_checked(arrays[f"{modality}_mean"], np.float64, dim)),
+                torch.from_numpy(_checked(arrays[f"{modality}_covariance"], np.float64, dim, dim)),
+            )
 
     def write_cells(self, modality: Modality, cells: Cells) -> None:
         """Write the cells of one modality."""
@@ -126,23 +122,45 @@ class ReferenceFolder:
         with committed(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
-    def cells(self, modality: Modality) -> Cells:
-        """Read the cells of one modality."""
-        arrays = self._archive(f"cells_{modality}.npz")
-        return Cells(**{name: torch.from_numpy(value) for name, value in arrays.items()})
+    def cells(self, modality: Modality, dim: int) -> Cells:
+        """Read the cells of one modality, of vectors with `dim` dimensions."""
+        with self._archive(f"cells_{modality}.npz") as arrays:
+            count = len(arrays["counts"])
+            return Cells(
+                torch.from_numpy(_checked(arrays["centroids"], np.float32, count, dim)),
+                torch.from_numpy(_checked(arrays["counts"], np.int64, count)),
+                torch.from_numpy(_checked(arrays["variances"], np.float32, count)),
+            )
 
-    def _archive(self, name: str) -> dict[str, npt.NDArray[np.generic]]:
-        try:
+    @contextmanager
+    def _archive(self, name: str) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        with (
+            self._reading(name) as path,
             # numpy leaves a file of that name open if it is not an archive
-            with (
-                open(self._found(name), "rb") as file,
-                np.load(file, allow_pickle=False) as archive,
-            ):
-                return {key.replace("img_", "image_"): archive[key] for key in archive.files}
-        except UNREADABLE as error:
-            raise ScoresError(f"{self.path / name} is damaged ({error})", CURE) from error
+            open(path, "rb") as file,
+            np.load(file, allow_pickle=False) as archive,
+        ):
+            yield {key.replace("img_", "image_"): archive[key] for key in archive.files}
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[Path]:
+        """Yield the path of a file; whatever is raised for a damaged one becomes `ScoresError`."""
+        path = self._found(name)
+        try:
+            yield regular(path)
+        except Exception as error:  # numpy and zipfile have no common base class
+            raise ScoresError(f"{path} is damaged ({one_line(error)})", CURE) from error
 
     def _found(self, name: str) -> Path:
         """Return the path of a file, which schema 1 may have named otherwise."""
         path, older = self.path / name, self.path / name.replace("image", "img")
         return older if older.exists() and not path.exists() else path
+
+
+def _checked(array: npt.NDArray[Any], kind: npt.DTypeLike, *shape: int | None) -> npt.NDArray[Any]:
+    fits = array.ndim == len(shape) and all(
+        wanted in (None, length) for wanted, length in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype != kind or not fits:
+        raise ValueError(f"{array.dtype} of shape {array.shape} instead of {shape}")
+    return array

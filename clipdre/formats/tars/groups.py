@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from clipdre.formats.tars.samples import Failure, Note, NoteKind, Reason, Stage
 from clipdre.formats.tars.tar import BrokenTarError, Gap, Member, NoEnd, iter_members
+from clipdre.words import count
 
 CUT = (
     "no end-of-archive marker: the tar may have been cut off between two members; compare its size "
@@ -87,7 +88,7 @@ def _members(file: BinaryIO) -> Iterator[Member | Failure | Note]:
     """Yield the members that belong to samples, and what else there is to know of the tar."""
     for member in iter_members(file):
         if isinstance(member, Gap):
-            message = f"{member.message}; {member.end - member.offset} bytes are lost"
+            message = f"{member.message}; {count(member.end - member.offset, 'byte')} lost"
             yield Failure("", member.offset, Stage.READ, Reason.GARBAGE, message)
         elif isinstance(member, NoEnd):
             yield Note(NoteKind.NO_END_MARKER, member.offset, 1, CUT)

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 
 from clipdre.config import IMAGE_SUFFIXES
 from clipdre.errors import InputError
+from clipdre.formats.files.parquet import UNREADABLE
+from clipdre.formats.files.storage import regular
 
 # Names in a folder that are looked at.
 LOOKED_AT = 1000
@@ -36,8 +38,8 @@ def output_format(path: Path) -> str | None:
 
 def _holds_images(table: Path) -> bool:
     try:
-        schema = pq.read_schema(table)
-    except (OSError, pa.ArrowInvalid):
+        schema = pq.read_schema(regular(table))
+    except UNREADABLE:
         return False
     images = [schema.field(name) for name in schema.names if name in IMAGE_SUFFIXES]
     return "key" in schema.names and any(pa.types.is_binary(image.type) for image in images)

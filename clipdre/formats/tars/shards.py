@@ -28,6 +28,7 @@ from clipdre.formats.tars.samples import (
 )
 from clipdre.formats.tars.stated import stated_count
 from clipdre.formats.tars.tar import SPARSE_FILE, Member
+from clipdre.words import count
 
 # Failures of an archive, not of one of its samples.
 DAMAGE = {
@@ -132,8 +133,9 @@ def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure | No
         return
     stated = stated_count(url, shard_name(url))
     if stated is not None and found < stated.samples:
+        all_of_them = count(stated.samples, "sample")
         message = (
-            f"the tar holds {found:,} of the {stated.samples:,} samples that {stated.by} counts; "
+            f"the tar holds {found:,} of {all_of_them} that {stated.by} counts; "
             "copy or download it again"
         )
         yield Note(NoteKind.FEWER_SAMPLES, 0, stated.samples - found, message)

@@ -31,6 +31,7 @@ from clipdre.formats.tars.tar import (
     Member,
     iter_members,
 )
+from clipdre.words import count
 
 RECORD = 20 * BLOCK
 # Offsets of the size, the type and the name's prefix in a header; lengths of a name and a size.
@@ -43,6 +44,7 @@ REMOTE_CHUNK = 32 * 1024 * 1024
 REMOTE_GAP = 64 * 1024
 MAGIC_SPAN = (0, len(GZIP_MAGIC))
 MAX_VECTORS = 1024  # what POSIX systems accept in one vectored call
+LARGEST = 2**32  # bytes of a sample
 SCORE_AGAIN = "score it again"
 COPY_AGAIN = "copy or download the shard again"
 Span = tuple[int, int]
@@ -76,7 +78,7 @@ class Source:
         """
         now = identify(self.url)
         if now != SourceIdentity(self.nbytes, self.modified or now.modified):
-            sizes = f"{self.nbytes} bytes then, {now.nbytes} now"
+            sizes = f"{count(self.nbytes, 'byte')} then, {now.nbytes:,} now"
             difference = sizes if now.nbytes != self.nbytes else "same size, another time of change"
             raise InputError(
                 f"{redacted(self.url)} has changed since it was scored ({difference})", SCORE_AGAIN
@@ -94,10 +96,13 @@ class Source:
         self.check()
         name = redacted(self.url)
         if is_remote(self.url) and read_ranges(self.url, [MAGIC_SPAN]) != [GZIP_MAGIC]:
-            yield SpanReader(name, lambda runs: read_ranges(self.url, runs), REMOTE_GAP)
+            yield SpanReader(
+                name, self.nbytes, lambda runs: read_ranges(self.url, runs), REMOTE_GAP
+            )
             return
         with open_source(self.url) as file:
-            yield SpanReader(name, lambda runs: [_read(file, name, *run) for run in runs], 0)
+            size = None if is_compressed(file) else self.nbytes
+            yield SpanReader(name, size, lambda runs: [_read(file, name, *run) for run in runs], 0)
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,8 @@ class SpanReader:
     ----------
     name : str
         Name of the shard in messages.
+    size : int or None
+        Bytes of the shard; None if it is compressed.
     ranges : callable
         Reads spans that lie apart.
     gap : int
@@ -115,6 +122,7 @@ class SpanReader:
     """
 
     name: str
+    size: int | None
     ranges: ReadRanges
     gap: int
 
@@ -124,8 +132,9 @@ class SpanReader:
         Raises
         ------
         InputError
-            If the source ends before a span does.
+            If the source ends before a span does, or spans do not ascend.
         """
+        _check(spans, self.size, self.name)
         for group in _groups(spans, itemgetter(1), REMOTE_CHUNK if self.gap else CHUNK):
             runs = list(coalesced(group, self.gap))
             data = self.ranges(runs)
@@ -138,6 +147,18 @@ class SpanReader:
                 if len(view) < nbytes:
                     raise InputError(f"{self.name} ends before byte {offset + nbytes}", SCORE_AGAIN)
                 yield view
+
+
+def _check(spans: Sequence[Span], size: int | None, name: str) -> None:
+    """Refuse spans that a shard cannot have: scores may come from strangers."""
+    reached = 0
+    for offset, nbytes in spans:
+        known = offset is not None and nbytes is not None
+        if not known or offset < reached or not 1 <= nbytes <= LARGEST:
+            raise InputError(f"the scores do not say where the samples of {name} are", SCORE_AGAIN)
+        reached = offset + nbytes
+        if size is not None and reached > size:
+            raise InputError(f"{name} ends before byte {reached}", SCORE_AGAIN)
 
 
 def _read(file: BinaryIO, name: str, offset: int, nbytes: int) -> bytes:

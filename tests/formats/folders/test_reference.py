@@ -1,3 +1,4 @@
+import io
 import json
 
 import numpy as np
@@ -77,14 +78,14 @@ def test_moments_and_cells_are_read_back_exactly(folder):
     cells = Cells(torch.randn(3, 4), torch.tensor([5, 0, 5]), torch.rand(3))
     folder.write_cells(Modality.TEXT, cells)
     for modality in Modality:
-        assert_equal_fields(moments[modality], folder.moments(modality))
-    assert_equal_fields(cells, folder.cells(Modality.TEXT))
+        assert_equal_fields(moments[modality], folder.moments(modality, 4))
+    assert_equal_fields(cells, folder.cells(Modality.TEXT, 4))
 
 
 def test_arrays_are_mapped_not_read(folder):
     vectors = RNG.standard_normal((6, 4)).astype(np.float16)
     folder.write("pool_text", vectors)
-    found = folder.array("pool_text")
+    found = folder.array("pool_text", np.float16, 6, 4)
     assert isinstance(found, np.memmap)
     np.testing.assert_array_equal(found, vectors)
     np.testing.assert_array_equal(np.load(folder.path / "pool_text.npy"), vectors)
@@ -100,20 +101,27 @@ def test_an_array_can_be_filled_in_any_order(folder):
 
 
 @pytest.mark.parametrize("name", ["moments.npz", "cells_image.npz", "pool_image.npy"])
-@pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "other shape", "other kind"])
 def test_damaged_files_are_named_with_a_cure(folder, name, damage):
     folder.write_moments({m: random_moments(1) for m in Modality})
     folder.write_cells(Modality.IMAGE, Cells(torch.randn(3, 4), torch.ones(3), torch.rand(3)))
     folder.write("pool_image", np.ones((100, 4), np.float16))
     path = folder.path / name
     data = path.read_bytes()
+    held = np.load(io.BytesIO(data))
     path.unlink()
-    if damage != "missing":
+    if damage.startswith("other"):
+        array = np.ones((4, 5), np.float16) if damage == "other shape" else np.array(["text"])
+        if path.suffix == ".npz":
+            np.savez(path, **dict.fromkeys(held.files, array))
+        else:
+            np.save(path, array)
+    elif damage != "missing":
         path.write_bytes(data[: len(data) // 2 if damage == "truncated" else 0])
     reads = {
-        "moments.npz": lambda: folder.moments(Modality.TEXT),
-        "cells_image.npz": lambda: folder.cells(Modality.IMAGE),
-        "pool_image.npy": lambda: folder.array("pool_image"),
+        "moments.npz": lambda: folder.moments(Modality.TEXT, 4),
+        "cells_image.npz": lambda: folder.cells(Modality.IMAGE, 4),
+        "pool_image.npy": lambda: folder.array("pool_image", np.float16, 100, 4),
     }
     with pytest.raises(ScoresError, match=f"{name} is damaged") as caught:
         reads[name]()
@@ -124,7 +132,7 @@ def test_pickles_are_not_loaded(folder):
     folder.path.mkdir()
     np.save(folder.path / "pool_text.npy", np.array([{"x": 1}] * 50, dtype=object))
     with pytest.raises(ScoresError, match="Python objects"):
-        folder.array("pool_text")
+        folder.array("pool_text", np.float16, 6, 4)
 
 
 def test_references_of_schema_1_can_be_read(folder):
@@ -138,8 +146,8 @@ def test_references_of_schema_1_can_be_read(folder):
     assert not list(folder.path.glob("*image*"))
     assert folder.record() == RECORD
     for modality in Modality:
-        assert_equal_fields(moments[modality], folder.moments(modality))
-    assert_equal_fields(cells, folder.cells(Modality.IMAGE))
-    assert folder.array("pool_hash_image").tolist() == [0, 1, 2]
+        assert_equal_fields(moments[modality], folder.moments(modality, 4))
+    assert_equal_fields(cells, folder.cells(Modality.IMAGE, 4))
+    assert folder.array("pool_hash_image", np.uint64, 3).tolist() == [0, 1, 2]
     folder.write("pool_hash_image", np.arange(5, dtype=np.uint64))  # new files come first
-    assert folder.array("pool_hash_image").tolist() == [0, 1, 2, 3, 4]
+    assert folder.array("pool_hash_image", np.uint64, 5).tolist() == [0, 1, 2, 3, 4]

@@ -45,7 +45,7 @@ def test_garbage_within_a_group_fails_it(tmp_path):
     garbage, first, *rest = groups(data[:SIZE] + b"\x99" * 512 + data[SIZE:])
     assert isinstance(garbage, Failure)
     assert (garbage.reason, garbage.offset) == (Reason.GARBAGE, SIZE)
-    assert garbage.message.endswith("512 bytes are lost")
+    assert garbage.message.endswith("512 bytes lost")
     assert (first.key, first.failure[0]) == ("a", Reason.GARBAGE)
     assert [(group.key, group.failure) for group in rest] == [("b", None), ("a", None)]
 

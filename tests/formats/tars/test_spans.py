@@ -47,7 +47,7 @@ def test_small_gaps_are_read_through(gap, gaps_and_sizes):
         asked.extend(runs)
         return [data[offset : offset + nbytes] for offset, nbytes in runs]
 
-    found = [bytes(view) for view in SpanReader("x", ranges, gap).read(spans)]
+    found = [bytes(view) for view in SpanReader("x", 1000, ranges, gap).read(spans)]
     assert found == [data[offset : offset + size] for offset, size in spans]
     assert all(b[0] - (a[0] + a[1]) > gap for a, b in pairwise(asked))
 

@@ -48,5 +48,5 @@ def test_a_shortfall_is_noted(tmp_path):
         (tmp_path / "x_stats.json").write_text(f'{{"successes": {count}}}')
         assert shortfalls() == []
     path.write_bytes(path.read_bytes()[: 2 * 2048 + 512 + 700])
-    message = "the tar holds 3 of the 4 samples that x_stats.json counts; copy or download it again"
+    message = "the tar holds 3 of 4 samples that x_stats.json counts; copy or download it again"
     assert shortfalls() == [(NoteKind.FEWER_SAMPLES, 1, message)]

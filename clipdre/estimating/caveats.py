@@ -1,0 +1,66 @@
+"""What to know before trusting scores: signs of a wrong pool or model, or of a small reference."""
+
+from __future__ import annotations
+
+import math
+
+from clipdre.formats.folders.records import ReferenceRecord
+from clipdre.sql import statistics
+from clipdre.sql.query import ScoreQuery
+
+KLS = ("kl_image", "kl_text")
+# A KL over N counterparts is log N at most; this close to it, it mostly shows N.
+NEAR_LOG_N = 1.0
+# Share of rows so close from which on most of a ranking is arbitrary.
+SATURATED = 0.5
+# Below this, ranks by KL share less than half of their variance (correlation 0.74, squared 0.54)
+# with those over a pool of 80,000: see docs/scaling.md.
+ENOUGH_TO_RANK = 40_000
+# Standard errors by which the mean log ratio has to exceed 0.
+CLEARLY = 2.0
+
+
+def saturated_share(query: ScoreQuery, column: str, pairs: int) -> float:
+    """Return the share of rows whose KL over a pool of `pairs` is within 1 nat of its limit."""
+    limit = math.log(max(pairs - 1, 1))
+    return statistics.share(query, f"{column} > {limit - NEAR_LOG_N}")
+
+
+def caveats(query: ScoreQuery, reference: ReferenceRecord) -> list[str]:
+    """Return warnings about the scores of a folder; none if nothing looks wrong."""
+    return [*_mismatch(query), *_small_pool(query, reference.pairs)]
+
+
+def _mismatch(query: ScoreQuery) -> list[str]:
+    """Compare pairs with random ones, whose mean log ratio is negative.
+
+    The log ratio is positive if image and caption match better than the image with the pool's
+    captions, and the caption with its images, on average of their exponentiated logits. By chance,
+    at most half of the pairs do.
+    """
+    mean, spread, rows, positive = statistics.signs(query, "log_ratio")
+    if mean > CLEARLY * spread / math.sqrt(max(rows, 1)) and positive > 0.5:
+        return []
+    return [
+        f"pairs match no better than random ones: the mean log ratio is {mean:.3f} nats, and it is "
+        f"positive for {positive:.0%} of them; are the captions shuffled, or is this the wrong "
+        "checkpoint?"
+    ]
+
+
+def _small_pool(query: ScoreQuery, pairs: int) -> list[str]:
+    shares = {name: saturated_share(query, name, pairs) for name in KLS}
+    found = [
+        f"{name} is within {NEAR_LOG_N:g} nat of log N, its limit, for {share:.0%} of the pairs: "
+        "these cannot be ranked by it, only by a larger pool or reference"
+        for name, share in shares.items()
+        if share > SATURATED
+    ]
+    # Where it was measured, the reliability of the pool says more.
+    if pairs < ENOUGH_TO_RANK and not query.manifest.pool_reliability:
+        found.append(
+            f"the KLs over {pairs:,} pairs rank differently from those over a larger pool (below "
+            f"{ENOUGH_TO_RANK:,} less than half of the variance agrees, see docs/scaling.md); the "
+            "log ratio needs fewer"
+        )
+    return found
