@@ -125,7 +125,7 @@ def test_names_that_lines_cannot_hold_are_refused(tmp_path, end):
 
 
 def test_warns_of_samples_without_a_uid(odd):
-    with pytest.warns(UserWarning, match=r"2 of the 4 kept .* instance s/q\"uote\) and are left"):
+    with pytest.warns(UserWarning, match=r"2 of 4 kept .* instance s/q\"uote\) and are left"):
         array = np.load(io.BytesIO(written(write_uids, subset_of(odd))))
     assert array.tolist() == [(0, 1), (2**64 - 1, 2**64 - 1)]
 
