@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +37,8 @@ TRUTHS = {
     "kl_image": "true_kl_image",
 }
 COLUMNS = ("similarity", "log_ratio", "log_ratio_text", "kl_text", "kl_image")
-RATIO_THEN_KL = "distinct, log_ratio, kl_text"
+RATIO_THEN_KL = "log_ratio, then kl_text"
+DISTINCT = "the same, distinct pairs"
 RANDOM = "at random"
 
 Floats = npt.NDArray[np.float64]
@@ -166,9 +167,12 @@ def _scored_pool(folder: Path, plan: _Plan, config: ScoreConfig) -> ScoreQuery:
 def _rules(pool: ScoreQuery, seed: int) -> dict[str, Rule]:
     """Return the rules to compare, all with the same budget."""
     count = Amount(BUDGET.of(pool.manifest.rows))  # a share would be one of the distinct pairs
+    recommended = read_recipe("log-ratio-then-kl").rule(pool, budget=count)
     return {
         **{column: Rule((Step(by=column, top=BUDGET),)) for column in COLUMNS},
-        RATIO_THEN_KL: read_recipe("log-ratio-then-kl").rule(pool, budget=count),
+        # Its first step is the one that keeps distinct pairs.
+        RATIO_THEN_KL: replace(recommended, steps=recommended.steps[1:]),
+        DISTINCT: recommended,
         RANDOM: Rule((Step(sample=BUDGET),), seed=seed),
     }
 

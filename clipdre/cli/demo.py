@@ -89,6 +89,11 @@ def _print_report(report: DemoReport) -> None:
         "distinct pairs detect; pure: share of clean pairs and copies among the kept; nats: mean "
         "true log ratio of the kept."
     )
+    note(
+        "This world has 1,536 scenes, so many of its pairs are alike and rules over distinct pairs "
+        "run out of good ones at this budget; and the scene of every wrong caption is in the pool, "
+        "which makes mismatched pairs easy to find."
+    )
     note(f"not images: {count(failed, 'planted file')}; see {folder}/scores-pool/failures/.")
     note(
         f"The pools and scores are in {folder}, the kept shards in {folder}/subset. "

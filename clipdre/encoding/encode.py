@@ -16,15 +16,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from clipdre.config import Decode, EncodeConfig, ReadConfig
+from clipdre.config import EncodeConfig, ReadConfig
+from clipdre.encoding.decode import Decoded, decode
 from clipdre.engines.base import Advance
 from clipdre.errors import ModelError
 from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.embeddings import WARNINGS, EmbeddingFiles, Half
 from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, failures_table, key_hashes
-from clipdre.formats.tars.images import decoded_image
-from clipdre.formats.tars.limits import ImageError
 from clipdre.formats.tars.samples import (
     Failure,
     Note,
@@ -39,25 +38,11 @@ from clipdre.models.encoder import Encoder
 
 # Tries of a shard whose decoding dies.
 ATTEMPTS = 2
-# A JPEG is scaled down by its decoder to this multiple of the model's size or more: the pixels the
-# model sees then differ by less than 1 % of full scale (root mean square) from exact decoding.
-DETAIL = 2
 # Encoded images that wait to be decoded; how many there are depends on the batch size.
 AHEAD_BYTES = 512 * 1024 * 1024
 # Captions that wait to be encoded together.
 CAPTIONS = 4096
 NOTHING = torch.empty(0)
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A sample whose image is ready for the model."""
-
-    sample: Sample
-    width: int
-    height: int
-    pixels: Tensor
-    tokens: Tensor
 
 
 @dataclass(frozen=True)
@@ -373,30 +358,6 @@ def _settled(item: Future[Record] | Failure | Note | _End) -> Record:
         return item.result()
     except Exception as error:  # any error of one shard must leave the others alone
         return _Died(f"{type(error).__name__}: {error}")
-
-
-def decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | Failure:
-    """Decode, preprocess and tokenize a sample; in any thread."""
-    try:
-        pixels, width, height = _pixels(sample, encoder, config)
-    except ImageError as error:
-        return Failure(sample.key, sample.offset, Stage.DECODE, error.reason, str(error))
-    tokens = encoder.tokenize(sample.caption)
-    if encoder.is_empty(tokens):
-        message = "the model's tokenizer finds no text in the caption"
-        return Failure(sample.key, sample.offset, Stage.DECODE, Reason.EMPTY_CAPTION, message)
-    return Decoded(replace(sample, image=b""), width, height, pixels, tokens)
-
-
-def _pixels(sample: Sample, encoder: Encoder, config: ReadConfig) -> tuple[Tensor, int, int]:
-    """Return the model's input, and the width and height of the image; `ImageError` if bad."""
-    with decoded_image(
-        sample.image,
-        max_pixels=config.max_pixels,
-        max_aspect_ratio=config.max_aspect_ratio,
-        smallest=DETAIL * encoder.image_size if config.decode is Decode.FAST else None,
-    ) as found:
-        return encoder.preprocess(found.image), found.width, found.height
 
 
 def _not_finite(sample: Sample) -> Failure:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ from clipdre.formats.folders.manifest import (
     MANIFEST,
     Manifest,
     read_complete_manifest,
-    read_manifest,
 )
 from clipdre.formats.folders.records import ModelRecord, ShardRecord, builtins
 from clipdre.formats.folders.reference import ReferenceFolder
@@ -48,6 +47,7 @@ from clipdre.formats.tars.samples import Reason
 from clipdre.formats.tars.shards import shard_name
 from clipdre.models.load import load_encoder, usable_device, usable_devices
 from clipdre.pipelines.duplicates import Duplicates, write_duplicates
+from clipdre.pipelines.same_run import identity_of, same_run
 from clipdre.progress import Progress
 from clipdre.words import changed, count
 
@@ -55,8 +55,6 @@ from clipdre.words import changed, count
 WRITTEN = ("scores", "failures", "reference", "embeddings/*")
 # Warnings about shards that are printed.
 WARNED = 10
-# Settings that older manifests do not have.
-LATER_SETTINGS = {"alike", "own"}
 # Failures that another try may cure.
 TRANSIENT = {Reason.UNREADABLE_SHARD.value, Reason.WORKER_DIED.value}
 
@@ -194,7 +192,7 @@ class _Stages:
 
     def _finished(self, planned: Manifest, run: RunConfig) -> Manifest:
         folder = self.folder
-        found = _same_run(folder, planned)
+        found = same_run(folder, planned)
         remove_unfinished(folder.path, *WRITTEN)
         if found is not None:  # files are stamped with the record that was written first
             planned = msgspec.structs.replace(planned, model=found.model)
@@ -268,7 +266,7 @@ class _Stages:
 def _is_begun(folder: ScoreFolder, planned: Manifest) -> bool:
     """Whether the folder is empty, or holds an unfinished part of the planned run."""
     try:
-        found = _same_run(folder, planned)
+        found = same_run(folder, planned)
     except ScoresError:
         return False
     return found is None or not found.complete
@@ -349,59 +347,6 @@ def _shard_record(url: str) -> ShardRecord:
     )
 
 
-def _same_run(folder: ScoreFolder, planned: Manifest) -> Manifest | None:
-    """Return the manifest in `folder` if it is that of the planned run; None if there is none."""
-    if folder.is_new():
-        return None
-    found = read_manifest(folder.path)
-    redefined = found.model.redefined(planned.model)
-    differences = [f"model {redefined}"] if redefined else []
-    differences += [
-        f"{name} ({changed(before, now)})"
-        for name, before, now in _compared(found, planned)
-        if before != now
-    ]
-    differences += _changed_shards(found.shards, planned.shards)
-    if differences:
-        raise ScoresError(
-            f"{folder.path} holds a run that differs in {'; '.join(differences[:3])}",
-            "choose another `output`, or pass `overwrite`",
-        )
-    if planned.model.fingerprint and not found.model.fingerprint:
-        warnings.warn(
-            f"{folder.path} was begun by a clipdre that recorded only the weights of "
-            f"{found.model.name}, so a change of its definition would not be noticed; pass "
-            "`overwrite` if it has changed since",
-            stacklevel=2,
-        )
-    return found
-
-
-def _compared(found: Manifest, planned: Manifest) -> Iterator[tuple[str, object, object]]:
-    for name in ("name", "pretrained", "digest", "precision"):
-        yield f"model {name}", getattr(found.model, name), getattr(planned.model, name)
-    for stage, settings in planned.settings.items():
-        then = found.settings.get(stage, {})
-        for name, value in settings.items():
-            if name in then or name not in LATER_SETTINGS:
-                yield f"{stage} {name}", then.get(name), value
-    yield "number of shards", len(found.shards), len(planned.shards)
-
-
-def _changed_shards(found: Sequence[ShardRecord], planned: Sequence[ShardRecord]) -> Iterator[str]:
-    for n, (before, now) in enumerate(zip(found, planned, strict=False), start=1):
-        if before.name != now.name:
-            yield f"shard {n} ({changed(before.name, now.name)})"
-        elif before.nbytes != now.nbytes:
-            yield f"shard {now.name} ({count(before.nbytes, 'byte')} then, {now.nbytes:,} now)"
-        elif before.modified != now.modified:
-            yield f"shard {now.name} (same size, another time of change)"
-
-
-def _identity(shard: ShardRecord) -> tuple[str, int, str]:
-    return shard.name, shard.nbytes, shard.modified
-
-
 def _is_encoded(
     folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles, stamp: dict[str, str]
 ) -> bool:
@@ -419,7 +364,7 @@ def _encoding_stamp(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
     decided_by = {
         "model": builtins(manifest.model),
         "read": manifest.settings["read"],
-        "shard": _identity(shard),
+        "shard": identity_of(shard),
     }
     digest = hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()
     return {"clipdre.encoded": digest}

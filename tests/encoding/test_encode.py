@@ -12,6 +12,7 @@ from PIL import Image
 
 from clipdre.config import Decode, EncodeConfig, ReadConfig
 from clipdre.core.modality import Modality
+from clipdre.encoding import decode as decoding
 from clipdre.encoding import encode
 from clipdre.encoding.encode import Decoded, ShardEncoder, commit_shard, decode, failed_shard
 from clipdre.engines.base import silent
@@ -204,7 +205,7 @@ class TestManyShards:
                 raise MemoryError("no room")
             return decoded_image(data, **limits)
 
-        monkeypatch.setattr(encode, "decoded_image", dying)
+        monkeypatch.setattr(decoding, "decoded_image", dying)
         found = encoded_together(shards, encoder, batch_size=4)
         assert [len(shard.samples) for shard in found] == [3, 0, 0, 0, 0, 1]
         assert [failure.reason for failure in found[4].failures] == [Reason.WORKER_DIED]
@@ -290,7 +291,7 @@ class TestWorkers:
                     raise MemoryError("no room")
             return decoded_image(data, **limits)
 
-        monkeypatch.setattr(encode, "decoded_image", dying)
+        monkeypatch.setattr(decoding, "decoded_image", dying)
         manifest = tiny_score(tmp_path / "pool", tmp_path / "s")
         assert len(attempts) == 2
         assert [shard.rows for shard in manifest.shards] == [0, 5]
@@ -310,7 +311,7 @@ class TestWorkers:
                 raise RuntimeError("once")
             return decoded_image(data, **limits)
 
-        monkeypatch.setattr(encode, "decoded_image", dying)
+        monkeypatch.setattr(decoding, "decoded_image", dying)
         found = encoded(shard, encoder)
         assert deaths == [1]
         assert len(found.samples) == found.seen == SIZE
@@ -328,7 +329,7 @@ class TestWorkers:
                 running.discard(data)
             return decoded_image(data, **limits)
 
-        monkeypatch.setattr(encode, "decoded_image", slow)
+        monkeypatch.setattr(decoding, "decoded_image", slow)
         found = encoded(shard, encoder)
         assert max(most) == 2  # the workers
         assert found.samples["key"].to_pylist() == [f"k{n:02d}" for n in range(SIZE)]
@@ -369,7 +370,7 @@ class TestWorkers:
 
         monkeypatch.setattr(encode, "AHEAD_BYTES", 1000)
         monkeypatch.setattr(encode, "read_samples", counted)
-        monkeypatch.setattr(encode, "decoded_image", slow)
+        monkeypatch.setattr(decoding, "decoded_image", slow)
         found = encoded(shard, encoder, batch_size=SIZE)
         assert len(found.samples) == SIZE
         assert sum(read) > 4000
