@@ -254,7 +254,10 @@ def _is_unsafe(key: str) -> bool:
     return (
         key.startswith("/")
         or ".." in key.split("/")
-        or any(unicodedata.category(character)[0] == "C" for character in key)
+        or (
+            not key.isprintable()
+            and any(unicodedata.category(character)[0] == "C" for character in key)
+        )
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TypeGuard
 
 from PIL.ImageFile import ImageFile
@@ -55,7 +56,7 @@ def check_limits(image: ImageFile, data: bytes, max_pixels: int, max_aspect_rati
         # Scaling the shorter side to the model's size would make the longer one enormous.
         message = f"{size}, above the aspect ratio of {max_aspect_ratio:g}"
         raise ImageError(Reason.EXTREME_ASPECT_RATIO, message)
-    scans = _scans(data, MAX_SCANS * max_pixels // max(1, pixels)) if _is_jpeg(image) else 1
+    scans = _scans(image, data, MAX_SCANS * max_pixels // max(1, pixels)) if _is_jpeg(image) else 1
     if scans * pixels > MAX_SCANS * max_pixels:
         message = f"{scans} scans of {size}, above the limit of {MAX_SCANS} scans of {max_pixels}"
         raise ImageError(Reason.IMAGE_TOO_LARGE, message)
@@ -73,16 +74,23 @@ def _is_jpeg(image: ImageFile) -> TypeGuard[JpegImageFile]:
     return isinstance(image, JpegImageFile)
 
 
-def _scans(data: bytes, most: int) -> int:
-    """Return the number of scans of a JPEG; thumbnails in it may count too, up to `most`."""
+def _scans(image: JpegImageFile, data: bytes, most: int) -> int:
+    """Return the number of scans; those of thumbnails may count too, up to `most`."""
+    first = next((at for kind, at in _segments(data) if kind == START_OF_SCAN), len(data))
+    if "progressive" not in image.info and data[first + 2 : first + 3] == bytes([image.layers]):
+        return 1  # it has all components, and the decoder reads nothing behind it
     scans = data.count(b"\xff" + START_OF_SCAN)
-    if scans <= most:
-        return scans
-    scans = at = 0
-    while (marker := MARKER.search(data, at)) and marker[1] != END_OF_IMAGE:
-        scans += marker[1] == START_OF_SCAN
-        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    if scans > most:
+        scans = sum(kind == START_OF_SCAN for kind, _ in _segments(data))
     return scans
+
+
+def _segments(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yield the kind of each segment up to the end of a JPEG, and where its length is."""
+    at = 0
+    while (marker := MARKER.search(data, at)) and marker[1] != END_OF_IMAGE:
+        yield marker[1], marker.end()
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
 
 
 def _depth(image: ImageFile, scans: int) -> int:

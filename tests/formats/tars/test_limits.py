@@ -124,3 +124,14 @@ def test_scans_are_counted_before_they_are_read(look, data):
     with pytest.raises(ImageError, match=message) as caught:
         look(data, max_pixels=2 * pixels - 1, max_aspect_ratio=9)
     assert caught.value.reason is Reason.IMAGE_TOO_LARGE
+
+
+def test_only_first_scans_without_all_components_have_others_behind_them():
+    data = image("JPEG", size=(64, 48))
+    start, pixels = data.index(b"\xff\xda"), 64 * 48
+    one, rest = b"\xff\xda\0\x08\1\1\0\0\x3f\0", data[start + 14 : -2]
+    check_image(data[:-2] + 40 * data[start:-2] + data[-2:], max_pixels=pixels, max_aspect_ratio=9)
+    with pytest.raises(ImageError, match="40 scans of 64 x 48 pixels"):
+        check_image(
+            data[:start] + 40 * (one + rest) + data[-2:], max_pixels=pixels, max_aspect_ratio=9
+        )
