@@ -41,10 +41,12 @@ def _mismatch(query: ScoreQuery) -> list[str]:
     mean, spread, rows, positive = statistics.signs(query, "log_ratio")
     if mean > CLEARLY * spread / math.sqrt(max(rows, 1)) and positive > 0.5:
         return []
+    what = "many pairs match worse than random ones"
+    if positive <= 0.5:
+        what = "most pairs match no better than random ones"
     return [
-        f"pairs match no better than random ones: the mean log ratio is {mean:.3f} nats, and it is "
-        f"positive for {positive:.0%} of them; are the captions shuffled, or is this the wrong "
-        "checkpoint?"
+        f"{what}: the mean log ratio is {mean:.3f} nats, and it is positive for {positive:.0%} of "
+        "them; are the captions shuffled, or is this the wrong checkpoint?"
     ]
 
 

@@ -141,7 +141,7 @@ def _planned(
         bulk = min(config.bulk, HALVES * smaller) // FOLDS * FOLDS
         if bulk < 2 * FOLDS:
             raise InputError(
-                f"`bulk` {config.bulk} of {pairs:,} is too small for {FOLDS} folds of two",
+                f"`bulk` {config.bulk} of {pairs:,} pairs is too small for {FOLDS} folds of two",
                 f"use `bulk` {2 * FOLDS} or more, or `reference` exact",
             )
     neighbors = min(config.neighbors, pairs) if method is ReferenceMethod.STRATIFIED else 0

@@ -163,7 +163,6 @@ class TestRead:
     @pytest.mark.parametrize(
         "spoiled",
         [
-            {"table": lambda table: table.set_column(3, "original_width", [["wide"] * 50])},
             {"arrays": np.full((50, 768), "x")},
             {"arrays": np.zeros((50, 768), [("a", "f4"), ("b", "U3")])},
         ],

@@ -14,7 +14,7 @@ ROWS = 1000
 LARGE = 1_000_000
 LOG_N = math.log(LARGE - 1)
 MISMATCH, SATURATED, SMALL = (
-    "no better than random ones",
+    "are the captions shuffled",
     "of log N, its limit",
     "larger pool (below",
 )
