@@ -295,7 +295,8 @@ def test_a_bulk_needs_two_members_per_fold(tmp_path, method, pairs, bulk, enough
         return
     with pytest.raises(InputError) as caught:
         small.reference(config, "s")
-    assert caught.value.problem == f"`bulk` {bulk} of {pairs} pairs is too small for 16 folds of two"
+    problem = f"`bulk` {bulk} of {pairs} pairs is too small for 16 folds of two"
+    assert caught.value.problem == problem
     assert caught.value.cure == "use `bulk` 32 or more, or `reference` exact"
 
 
