@@ -202,7 +202,7 @@ class TestRecipes:
         ("--by width --top some", "--top 'some' is not a number: use a count such as 1000, or a "),
         ("--sample 0", "--sample 0 keeps nothing: use a count such as 1000, or a share such as"),
         ("--where 'width < 0'", "nothing is kept, so there is nothing to write: loosen the "),
-        ("--recipe klx", "clipdre has no recipe 'klx': did you mean kl?"),
+        ("--recipe klx", "clipdre has no recipe 'klx': did you mean kl or klr?"),
         ("--recipe none.toml", "there is no recipe file none.toml: check the path"),
         (
             "--recipe similarity-threshold",

@@ -179,7 +179,7 @@ def test_reports_mistakes_in_the_steps_of_a_recipe(query, written, change, messa
 @pytest.mark.parametrize(
     ("name", "settings", "budget", "message"),
     [
-        ("klx", {}, None, "clipdre has no recipe 'klx': did you mean kl?"),
+        ("klx", {}, None, "clipdre has no recipe 'klx': did you mean kl or klr?"),
         ("qqq", {}, None, "clipdre has no recipe 'qqq': choose from clipscore, "),
         ("kl", {"bugdet": "3"}, None, "recipe kl has no option 'bugdet': did you mean"),
         ("dc", {"side": "text) OR (1=1"}, None, "`settings` side=text) OR (1=1 is not a number"),
