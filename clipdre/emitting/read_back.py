@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clipdre.errors import OutputError
-from clipdre.formats.tars.headers import BLOCK, padded, plain_header
+from clipdre.formats.tars.headers import BLOCK, plain_names
 from clipdre.formats.tars.spans import RECORD
 from clipdre.formats.tars.tar import BrokenTarError, Member, iter_members, split_name
 
@@ -35,11 +35,7 @@ def read_back(tar: Path, name: str, samples: int) -> set[str]:
 
 def _plain_names(file: BinaryIO) -> list[str]:
     """Return the names of all members; none if any has an uncommon header."""
-    names, at = [], 0
-    while (found := plain_header(os.pread(file.fileno(), BLOCK, at))) is not None:
-        name, size = found
-        names.append(name)
-        at += BLOCK + padded(size)
+    names, at = plain_names(lambda at: os.pread(file.fileno(), BLOCK, at))
     rest = os.pread(file.fileno(), 2 * RECORD, at)
     return names if rest and not any(rest) else []
 

@@ -156,9 +156,8 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
 def _stream(output: str | Path | BinaryIO) -> BinaryIO | None:
     if output == STDOUT:
         out = sys.stdout.buffer
-        if isinstance(
-            out, RawIOBase
-        ):  # PYTHONUNBUFFERED: a raw file may write less than it is given
+        # With PYTHONUNBUFFERED it is a raw file, which may write less than it is given.
+        if isinstance(out, RawIOBase):
             return open(out.fileno(), "wb", closefd=False)
         return out
     return None if isinstance(output, str | Path) else output

@@ -56,14 +56,21 @@ def find_leaders(
     int64 array of shape (n,)
     """
     threshold = min(threshold, COPY)
-    smallest = torch.from_numpy(ranks.copy())
+    by_rank, smallest = inverse(ranks), torch.from_numpy(ranks.copy())
     with Progress("find copies", len(pool)) as progress:
-        for cell in _cells(pool, ranks, scratch, device):
+        for cell in _cells(pool, by_rank, ranks, scratch, device):
             smallest.scatter_reduce_(0, cell.rows, first_alike(cell, threshold), "amin")
             progress.advance(len(cell.member_ranks))
-    leads = _followed(smallest[torch.argsort(torch.from_numpy(ranks))])
-    found: Rows = np.argsort(ranks)[leads.numpy()[ranks]]
+    leads = _followed(smallest[torch.from_numpy(by_rank)])
+    found: Rows = by_rank[leads.numpy()[ranks]]
     return found
+
+
+def inverse(permutation: Rows) -> Rows:
+    """Return the permutation that undoes another one."""
+    places = np.empty_like(permutation)
+    places[permutation] = np.arange(len(permutation))
+    return places
 
 
 @dataclass(frozen=True)
@@ -136,35 +143,39 @@ def _followed(leads: Tensor) -> Tensor:
         leads = further
 
 
-def _cells(pool: StoredPool, ranks: Rows, scratch: Path, device: torch.device) -> Iterator[Cell]:
+def _cells(
+    pool: StoredPool, by_rank: Rows, ranks: Rows, scratch: Path, device: torch.device
+) -> Iterator[Cell]:
     if len(pool) <= ONE_CELL_UP_TO:
-        yield _one_cell(pool, ranks, device)
+        yield _one_cell(pool, by_rank, device)
         return
     # These files have no names, so nothing is left of them if the run is killed.
     with TemporaryFile(dir=scratch) as images, TemporaryFile(dir=scratch) as texts:
         files = {Modality.IMAGE: images, Modality.TEXT: texts}
-        yield from _many_cells(pool, ranks, files, device)
+        yield from _many_cells(pool, by_rank, ranks, files, device)
 
 
-def _one_cell(pool: StoredPool, ranks: Rows, device: torch.device) -> Cell:
-    rows = np.argsort(ranks)
-    vectors = {modality: pool.take(modality, rows).to(device) for modality in Modality}
-    ascending = torch.arange(len(rows))
+def _one_cell(pool: StoredPool, by_rank: Rows, device: torch.device) -> Cell:
+    vectors = {modality: pool.take(modality, by_rank).to(device) for modality in Modality}
+    ascending = torch.arange(len(by_rank))
 
     def take(modality: Modality, places: Tensor) -> Tensor:
         return vectors[modality][places]
 
-    return Cell(torch.from_numpy(rows), ascending, ascending, take, take)
+    return Cell(torch.from_numpy(by_rank), ascending, ascending, take, take)
 
 
 def _many_cells(
-    pool: StoredPool, ranks: Rows, files: Mapping[Modality, IO[bytes]], device: torch.device
+    pool: StoredPool,
+    by_rank: Rows,
+    ranks: Rows,
+    files: Mapping[Modality, IO[bytes]],
+    device: torch.device,
 ) -> Iterator[Cell]:
     # faiss takes long to load, and small pools do not need it
     from clipdre.clusters.kmeans import TRAINING_PER_CELL, cluster, nearest  # noqa: PLC0415
 
     count = round(CELLS_PER_ROOT * len(pool) ** 0.5)
-    by_rank = np.argsort(ranks)
     training = _concatenated(pool.take(m, by_rank[: TRAINING_PER_CELL * count]) for m in Modality)
 
     def tiles() -> Iterator[tuple[int, Tensor]]:
@@ -176,23 +187,21 @@ def _many_cells(
     probes = np.empty((len(pool), PROBES), np.int32)
     for start, tile in tiles():
         probes[start : start + len(tile)] = nearest(tile, cells.centroids, PROBES).numpy()
-    rows = np.lexsort((ranks, assigned))
-    place = np.empty_like(rows)
-    place[rows] = np.arange(len(rows))
-    vectors = {m: _sorted(pool, m, place, file) for m, file in files.items()}
+    members = by_cell(by_rank, assigned[by_rank], count)
     visitors = _visitors(probes, assigned, count)
-    starts = np.searchsorted(assigned[rows], np.arange(count + 1))
+    place = inverse(np.concatenate([members(cell) for cell in range(count)]))
+    vectors = {m: _sorted(pool, m, place, file) for m, file in files.items()}
     for cell in range(count):
-        members = rows[starts[cell] : starts[cell + 1]]
-        if len(members):
-            both = np.concatenate([members, visitors(cell)])
+        own = members(cell)
+        if len(own):
+            both = np.concatenate([own, visitors(cell)])
             places = place[both]
 
             def take(modality: Modality, k: Tensor, places: Rows = places) -> Tensor:
                 return unit_rows(vectors[modality][places[k.numpy()]], device)
 
             of_both = torch.from_numpy(ranks[both])
-            yield Cell(torch.from_numpy(both), of_both, of_both[: len(members)], take, take)
+            yield Cell(torch.from_numpy(both), of_both, of_both[: len(own)], take, take)
 
 
 def _concatenated(modalities: Iterator[Tensor] | tuple[Tensor, ...]) -> Tensor:
@@ -212,7 +221,11 @@ def _visitors(
 ) -> Callable[[int], Rows]:
     """Return a function from a cell to the rows that probe it without being its members."""
     others = probes != assigned[:, None]
-    rows, cells = np.nonzero(others)[0], probes[others]
+    return by_cell(np.nonzero(others)[0], probes[others], count)
+
+
+def by_cell(rows: Rows, cells: npt.NDArray[np.integer], count: int) -> Callable[[int], Rows]:
+    """Return a function from one of `count` cells to its rows, in the order they are given."""
     order = np.argsort(cells, kind="stable")
     starts = np.searchsorted(cells[order], np.arange(count + 1))
     return lambda cell: rows[order[starts[cell] : starts[cell + 1]]]

@@ -186,8 +186,7 @@ class Marginal:
         sampled = None if everything else reading.bulk or self.bulk
         folds = self._folds(queries, groups, chosen, sampled)
         absent = left_out(groups, self._counts)
-        sizes = np.bincount(half_of(self.hashes), minlength=HALVES)
-        rest = torch.from_numpy(sizes).to(self._device) - absent - near.weight
+        rest = self._sizes - absent - near.weight
         mean = self._mean_logit(queries, groups, pair_logits, absent.sum(dim=1))
         return StratifiedPartition(near, folds, rest.double()), mean
 
@@ -234,6 +233,12 @@ class Marginal:
                 places = slice(start, min(start + self._tile_rows, last))
                 yield unit_rows(vectors[places], self._device), self._groups_of(places)
         release(vectors)
+
+    @cached_property
+    def _sizes(self) -> Tensor:
+        """Pairs of each half of the pool, int64 of shape (2,)."""
+        sizes = np.bincount(half_of(self.hashes), minlength=HALVES)
+        return torch.from_numpy(sizes).to(self._device)
 
     @cached_property
     def stretches(self) -> npt.NDArray[np.int64]:

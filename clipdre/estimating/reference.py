@@ -21,7 +21,7 @@ from clipdre.core.partition import QueryGroups, leave_out
 from clipdre.core.stratified import HALVES
 from clipdre.core.tiles import logits_of
 from clipdre.errors import InputError, ScoresError
-from clipdre.estimating.alike import Rows, find_leaders
+from clipdre.estimating.alike import Rows, find_leaders, inverse
 from clipdre.estimating.groups import Groups, half_of
 from clipdre.formats.folders.embeddings import StoredPool, release, unit_rows
 from clipdre.formats.folders.records import VERSION, ModelRecord, NearRecord, ReferenceRecord
@@ -39,8 +39,8 @@ HELD_OUT = 256
 # with an error.
 MISSED = 0.002
 MARGINS = tuple(float(margin) for margin in range(2, 61))
-# Near share of the pool from which on exact is as fast as stratified, whose tiles are smaller:
-# measured by scripts/bench_estimate.py.
+# Near share of the pool from which on exact is about as fast as stratified, whose tiles are small;
+# scripts/bench_estimate.py prints near shares and both times.
 BREAK_EVEN = 0.3
 # Extra nats: held-out queries are too few to show rare misses.
 SAFETY = 2.0
@@ -65,7 +65,7 @@ def leaders_of(  # noqa: PLR0913 (a pool, how to read it, and where to)
     leaders = folder.leaders(digest, len(pool))
     if leaders is None:
         folder.path.mkdir(parents=True, exist_ok=True)
-        ranks = np.argsort(np.argsort(hashes, kind="stable"))
+        ranks = inverse(np.argsort(hashes, kind="stable"))
         leaders = find_leaders(pool, ranks, alike, folder.path, device)
         folder.write_leaders(leaders, digest)
     return leaders
@@ -284,8 +284,7 @@ class _Builder:
 
     def _write_pool(self, modality: Modality, rows: Rows, progress: Progress) -> None:
         """Write all vectors in the order of `rows`."""
-        place = np.empty_like(rows)
-        place[rows] = np.arange(len(rows))
+        place = inverse(rows)
         self._write_places(modality, rows)
         shape = len(self.pool), self.pool.dim
         with self.folder.writing(f"pool_{modality}", shape) as vectors:

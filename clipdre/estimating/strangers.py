@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clipdre.core.modality import Modality
-from clipdre.estimating.alike import PROBES, Cell, Take, first_alike
+from clipdre.estimating.alike import PROBES, Cell, Take, by_cell, first_alike
 from clipdre.estimating.marginal import Marginal
 
 Marginals = Mapping[Modality, Marginal]
@@ -50,12 +50,14 @@ def _candidates(marginals: Marginals, images: Tensor) -> Iterator[tuple[Tensor, 
     if marginals[Modality.IMAGE].is_sample:
         yield torch.arange(len(images)), *_in_bulk(marginals)
         return
+    stretches = marginals[Modality.IMAGE].stretches.tolist()
     rows, cells = _probed(marginals[Modality.IMAGE], images)
-    for cell, (first, _, last) in enumerate(marginals[Modality.IMAGE].stretches.tolist()):
-        probing = rows[cells == cell]
-        if len(probing) and first < last:
+    probing = by_cell(rows.numpy(), cells.numpy(), len(stretches))
+    for cell, (first, _, last) in enumerate(stretches):
+        own = torch.from_numpy(probing(cell))
+        if len(own) and first < last:
             places = torch.arange(first, last)
-            yield probing, places, _in_pool(marginals, places)
+            yield own, places, _in_pool(marginals, places)
 
 
 def _probed(marginal: Marginal, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,20 +7,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
-from clipdre.core.columns import Column
+from clipdre.formats.files.parquet import read_table
 from clipdre.formats.files.storage import exclusive, remove_unfinished
-from clipdre.formats.folders.columns import DUPLICATES, ColumnFolder, row_digests
+from clipdre.formats.folders.columns import (
+    DUPLICATES,
+    GROUP,
+    RANK,
+    ColumnFolder,
+    row_digests,
+)
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord, MeasureRecord
 
 VERSION = 1
-GROUP = Column(
-    "duplicate_group", "", "key hash that all pairs alike on both sides share; a lone pair's own"
-)
-RANK = Column("duplicate_rank", "", "place in the group by log_ratio; 1 is the best", "low")
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ def _write(
 ) -> None:
     names = [shard.name for shard in manifest.shards]
     scores = [
-        pq.read_table(folder.scores(name), columns=["log_ratio"])["log_ratio"].to_numpy()
-        for name in names
+        read_table(folder.scores(name), ["log_ratio"])["log_ratio"].to_numpy() for name in names
     ]
     columns: dict[str, npt.NDArray[Any]] = {
         GROUP.name: found.hashes[found.leaders],
@@ -76,10 +76,7 @@ def _write(
             version=VERSION,
             settings={"alike": found.alike},
             stamp=stamp,
-            columns=tuple(
-                ColumnRecord(name=c.name, unit=c.unit, meaning=c.meaning, better=c.better)
-                for c in (GROUP, RANK)
-            ),
+            columns=tuple(map(ColumnRecord.of, (GROUP, RANK))),
             figures={
                 "groups": float((several > 1).sum()),
                 "grouped": float(several[several > 1].sum()),

@@ -73,10 +73,7 @@ def measure(
             version=scorer.version,
             settings=identity["settings"],
             stamp=stamp,
-            columns=tuple(
-                ColumnRecord(name=c.name, unit=c.unit, meaning=c.meaning, better=c.better)
-                for c in columns
-            ),
+            columns=tuple(map(ColumnRecord.of, columns)),
             figures={n: float(v) for n, v in learned.items() if v.ndim == 0},
             rows=manifest.rows,
         )

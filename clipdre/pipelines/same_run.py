@@ -6,10 +6,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from clipdre.errors import ScoresError
+from clipdre.formats.files.storage import SourceIdentity
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest, read_manifest
 from clipdre.formats.folders.records import ShardRecord
-from clipdre.words import changed, count
+from clipdre.words import changed
 
 # Settings that older manifests do not have.
 LATER_SETTINGS = {"alike", "own"}
@@ -58,10 +59,9 @@ def _changed_shards(found: Sequence[ShardRecord], planned: Sequence[ShardRecord]
     for n, (before, now) in enumerate(zip(found, planned, strict=False), start=1):
         if before.name != now.name:
             yield f"shard {n} ({changed(before.name, now.name)})"
-        elif before.nbytes != now.nbytes:
-            yield f"shard {now.name} ({count(before.nbytes, 'byte')} then, {now.nbytes:,} now)"
-        elif before.modified != now.modified:
-            yield f"shard {now.name} (same size, another time of change)"
+        elif identity_of(before) != identity_of(now):
+            identity = SourceIdentity(now.nbytes, now.modified)
+            yield f"shard {now.name} ({identity.difference(before.nbytes)})"
 
 
 def identity_of(shard: ShardRecord) -> tuple[str, int, str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from clipdre.config import ReferenceMethod
 from clipdre.core.columns import Column
-from clipdre.core.scores import ERROR_COLUMNS, MAIN_COLUMNS, SE
+from clipdre.core.scores import ESTIMATED_COLUMNS, MAIN_COLUMNS
 from clipdre.errors import ScoresError
 from clipdre.estimating.caveats import caveats
 from clipdre.formats.folders.columns import DUPLICATES, ColumnFolder
@@ -91,10 +91,10 @@ def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
     for shard in manifest.shards:
         failures.update(shard.failures)
     query = ScoreQuery(folder, manifest)
-    with_errors = [name for name in MAIN_COLUMNS if f"{name}{SE}" in ERROR_COLUMNS]
-    errors = statistics.errors(query, with_errors)
-    worst = min(errors, key=lambda name: np.nan_to_num(errors[name].reliability, nan=1.0))
-    counts_own = "negcliploss" in query.columns
+    with_errors = [name for name in MAIN_COLUMNS if name in ESTIMATED_COLUMNS]
+    counts_own = [name for name in ("negcliploss",) if name in query.columns]
+    errors = statistics.errors(query, [*with_errors, *counts_own])
+    worst = min(with_errors, key=lambda name: np.nan_to_num(errors[name].reliability, nan=1.0))
     return Summary(
         manifest=manifest,
         reference=manifest.reference,
@@ -102,7 +102,7 @@ def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
         quantiles=statistics.quantiles(query, MAIN_COLUMNS, PROBABILITIES),
         mean_log_ratio=errors["log_ratio"].mean,
         least_reliable=(worst, errors[worst].reliability),
-        information=statistics.mean(query, "negcliploss") if counts_own else None,
+        information=errors["negcliploss"].mean if counts_own else None,
         duplicates=_duplicated(folder),
         columns=query.described(),
         caveats=caveats(query, manifest.reference),

@@ -10,6 +10,7 @@ from typing import Any
 
 from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.errors import SelectionError
+from clipdre.formats.folders.columns import GROUP, RANK
 from clipdre.only_with import check
 from clipdre.selecting.recipe_file import COUNTS, check_known, located, read_recipe_file
 from clipdre.selecting.rules import AMOUNTS, STEP_PAIRINGS, Amount, Rule, Step, parse_amount
@@ -22,7 +23,7 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # Settings become part of SQL expressions, so only plain numbers and names are allowed.
 SETTING = re.compile(r"[\w.+-]+%?")
 # Columns that `score` always writes.
-WRITTEN = {*SCORE_COLUMNS, "duplicate_group", "duplicate_rank"}
+WRITTEN = {*SCORE_COLUMNS, GROUP.name, RANK.name}
 Setting = str | int | float
 
 

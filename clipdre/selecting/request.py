@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from clipdre.formats.folders.columns import RANK
 from clipdre.only_with import NotWith, OnlyWith, Pairing, check
 from clipdre.selecting.recipes import BUDGET, Setting, check_columns, read_recipe
 from clipdre.selecting.rules import AMOUNTS, STEP_PAIRINGS, Rule, Step, parse_amount
 from clipdre.sql.query import ScoreQuery
 
-DUPLICATE_RANK = "duplicate_rank"
 Quantity = str | int | float
 RANKING = (*AMOUNTS, "by", "uniform", "bins", "balance", "cap")
 # Which options of a request go together.
@@ -97,8 +97,8 @@ class Request:
     def _first(self, query: ScoreQuery, where: str | None) -> list[Step]:
         """Return the steps before the rule or recipe."""
         if self.distinct:
-            check_columns([DUPLICATE_RANK], query, "`distinct`")
-        wanted = [f"{DUPLICATE_RANK} = 1"] if self.distinct else []
+            check_columns([RANK.name], query, "`distinct`")
+        wanted = [f"{RANK.name} = 1"] if self.distinct else []
         return [Step(where=text) for text in [*wanted, *([where] if where else [])]]
 
     def _step(self) -> Step:

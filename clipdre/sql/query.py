@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from clipdre.sql.expressions import (
 )
 from clipdre.sql.joined import WITH, join_files
 from clipdre.sql.names import NUMERIC
-from clipdre.sql.syntax import as_sql, changing, nodes, tree
+from clipdre.sql.syntax import Catalog, as_sql, changing, nodes, tree
 from clipdre.words import one_line
 
 # These look at the whole pool, before any filter. A macro's parameters must not be named like a
@@ -166,12 +167,16 @@ class ScoreQuery(Database):
         )
         return self.table(f"SELECT {narrow} FROM {name}", expressions), True
 
+    @cached_property
+    def _catalog(self) -> Catalog:
+        return Catalog.of(self.connection)
+
     def _expression(self, pool: Any, expression: Expression) -> Any:
         known = {name.lower(): name for name in pool.columns}
         with self.guarded([expression]):
             sql = as_sql(expression.text, known)
             found = nodes(self.connection, sql)
-            unsteady = changing(self.connection, found, known)
+            unsteady = changing(self.connection, self._catalog, found, known)
             if unsteady is None:
                 check_allowed(expression, tree(self.connection, sql))
             column = duckdb.SQLExpression(sql)

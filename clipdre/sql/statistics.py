@@ -68,12 +68,6 @@ def quantiles(
     return found
 
 
-def mean(query: ScoreQuery, column: str) -> float:
-    """Return the mean of a score column."""
-    (value,) = _one(query, [f"avg({quoted(column)}::DOUBLE)"])
-    return _number(value)
-
-
 def signs(query: ScoreQuery, column: str) -> tuple[float, float, int, float]:
     """Return mean, standard deviation, number of values, and share of positive ones.
 

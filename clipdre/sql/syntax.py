@@ -36,6 +36,30 @@ CHANGING_TOO = {
 }
 
 
+class Catalog(NamedTuple):
+    """Functions of a database whose value may change.
+
+    Attributes
+    ----------
+    changing : frozenset of (str, int)
+        Name and number of arguments of functions that have another value in each pass.
+    macros : dict
+        Definitions of each macro, which may use such functions.
+    """
+
+    changing: frozenset[tuple[str, int]]
+    macros: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, connection: duckdb.DuckDBPyConnection) -> Catalog:
+        """Read the catalog, which takes longer than to check an expression."""
+        changing = CHANGING_TOO.union(connection.execute(CHANGING).fetchall())
+        macros: dict[str, list[str]] = {}
+        for name, definition in connection.execute(MACROS).fetchall():
+            macros.setdefault(name, []).append(definition)
+        return cls(frozenset(changing), macros)
+
+
 class Node(NamedTuple):
     """A part of an expression.
 
@@ -95,22 +119,23 @@ def nodes(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Node]:
 
 
 def changing(
-    connection: duckdb.DuckDBPyConnection, found: Sequence[Node], columns: Container[str]
+    connection: duckdb.DuckDBPyConnection,
+    catalog: Catalog,
+    found: Sequence[Node],
+    columns: Container[str],
 ) -> str | None:
     """Return what has another value in each pass over the rows, None if nothing does.
 
     Parameters
     ----------
+    catalog : Catalog
+        Of the same database.
     found : sequence of Node
         `nodes` of the expression.
     columns : container of str
         Names of all columns in lower case.
     """
-    functions = CHANGING_TOO.union(connection.execute(CHANGING).fetchall())
-    macros: dict[str, list[str]] = {}
-    for name, definition in connection.execute(MACROS).fetchall():
-        macros.setdefault(name, []).append(definition)
-    pending = list(found)
+    pending, expanded = list(found), set[str]()
     while pending:
         node = pending.pop()
         if node.kind is None:
@@ -119,10 +144,11 @@ def changing(
             # Some functions look like columns: current_date, user.
             if node.parts == 1 and node.name not in columns and _is_value(connection, node.name):
                 return node.name
-        elif (node.name, node.parts) in functions:
+        elif (node.name, node.parts) in catalog.changing:
             return f"{node.name}()"
-        else:
-            for definition in macros.pop(node.name, []):
+        elif node.name not in expanded:
+            expanded.add(node.name)
+            for definition in catalog.macros.get(node.name, []):
                 pending += nodes(connection, definition)
     return None
 

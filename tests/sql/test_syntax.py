@@ -2,7 +2,7 @@ import duckdb
 import pytest
 
 from clipdre.sql.expressions import quoted
-from clipdre.sql.syntax import as_sql, changing, nodes
+from clipdre.sql.syntax import Catalog, as_sql, changing, nodes
 
 COLUMNS = {name.lower(): name for name in ("offset", "Left", "user", "rank", "true", "x", "a b")}
 
@@ -84,7 +84,8 @@ def test_nodes_are_found_at_any_depth(connection):
     ],
 )
 def test_names_what_changes_from_pass_to_pass(connection, sql, what):
-    assert changing(connection, nodes(connection, sql), {"x"}) == what
+    found = nodes(connection, sql)
+    assert changing(connection, Catalog.of(connection), found, {"x"}) == what
 
 
 @pytest.mark.parametrize(
@@ -103,4 +104,5 @@ def test_names_what_changes_from_pass_to_pass(connection, sql, what):
     ],
 )
 def test_other_expressions_do_not_change(connection, sql):
-    assert changing(connection, nodes(connection, sql), {"x", "current_date"}) is None
+    found, columns = nodes(connection, sql), {"x", "current_date"}
+    assert changing(connection, Catalog.of(connection), found, columns) is None

@@ -21,7 +21,7 @@ from typing import BinaryIO, cast
 
 from clipdre.errors import InputError, OutputError
 from clipdre.formats.files.remote import RemoteFile, identify_remote, is_remote
-from clipdre.words import one_line
+from clipdre.words import count, one_line
 
 GZIP_MAGIC = b"\x1f\x8b"
 LOCAL = "file://"
@@ -62,6 +62,12 @@ class SourceIdentity:
 
     nbytes: int
     modified: str
+
+    def difference(self, nbytes: int) -> str:
+        """Return how the source differs from an earlier one of `nbytes` that it is not."""
+        if self.nbytes == nbytes:
+            return "same size, another time of change"
+        return f"{count(nbytes, 'byte')} then, {self.nbytes:,} now"
 
 
 def open_source(url: str) -> BinaryIO:

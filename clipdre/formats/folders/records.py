@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from clipdre.core.columns import Column
 from clipdre.core.modality import Modality
 from clipdre.words import changed
 
@@ -194,6 +195,11 @@ class ColumnRecord(Record, frozen=True, kw_only=True):
     unit: str
     meaning: str
     better: Literal["high", "low", "neither"]
+
+    @classmethod
+    def of(cls, column: Column) -> ColumnRecord:
+        """Return the record of a column."""
+        return cls(name=column.name, unit=column.unit, meaning=column.meaning, better=column.better)
 
 
 class MeasureRecord(Record, frozen=True, kw_only=True):

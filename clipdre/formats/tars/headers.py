@@ -109,6 +109,22 @@ def plain_header(block: bytes) -> tuple[str, int] | None:
     return name.partition(b"\0")[0].decode(), int(size, 8)
 
 
+def plain_names(block_at: Callable[[int], bytes]) -> tuple[list[str], int]:
+    """Return the names of the members from byte 0 on that have common headers, and where they end.
+
+    Parameters
+    ----------
+    block_at : callable
+        Returns the block at an offset, or less at the end.
+    """
+    names, at = [], 0
+    while (found := plain_header(block_at(at))) is not None:
+        name, size = found
+        names.append(name)
+        at += BLOCK + padded(size)
+    return names, at
+
+
 def padded(size: int) -> int:
     """Return a size rounded up to whole blocks."""
     return size + -size % BLOCK

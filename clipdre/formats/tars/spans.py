@@ -21,7 +21,7 @@ from clipdre.formats.files.storage import (
     is_compressed,
     open_source,
 )
-from clipdre.formats.tars.headers import BLOCK, parsed
+from clipdre.formats.tars.headers import BLOCK, parsed, plain_names
 from clipdre.formats.tars.samples import printable
 from clipdre.formats.tars.tar import (
     COMPRESSION_ERRORS,
@@ -31,13 +31,8 @@ from clipdre.formats.tars.tar import (
     Member,
     iter_members,
 )
-from clipdre.words import count
 
 RECORD = 20 * BLOCK
-# Offsets of the size, the type and the name's prefix in a header; lengths of a name and a size.
-SIZE, TYPE, PREFIX, NAME, DIGITS = 124, 156, 345, 100, 11
-REGULAR = ord("0")
-OCTAL = b"01234567"
 # Bytes per read, and the largest gap that is read through instead of sending another request.
 CHUNK = 2 * 1024 * 1024
 REMOTE_CHUNK = 32 * 1024 * 1024
@@ -78,10 +73,10 @@ class Source:
         """
         now = identify(self.url)
         if now != SourceIdentity(self.nbytes, self.modified or now.modified):
-            sizes = f"{count(self.nbytes, 'byte')} then, {now.nbytes:,} now"
-            difference = sizes if now.nbytes != self.nbytes else "same size, another time of change"
             raise InputError(
-                f"{redacted(self.url)} has changed since it was scored ({difference})", SCORE_AGAIN
+                f"{redacted(self.url)} has changed since it was scored "
+                f"({now.difference(self.nbytes)})",
+                SCORE_AGAIN,
             )
 
     @contextmanager
@@ -223,8 +218,9 @@ def checked(span: memoryview, key: str, shard: str) -> memoryview:
     InputError
         If there is another header: the shard was replaced, although size and time of change agree.
     """
-    names, start = _plain_names(span), key.encode() + b"."
-    if names and all(name.startswith(start) for name in names):
+    # The fast path: a span of another kind is taken apart below.
+    names, end = plain_names(lambda at: bytes(span[at : at + BLOCK]))
+    if names and end == len(span) and all(name.startswith(f"{key}.") for name in names):
         return span
     members = _members(span)
     keys = [printable(member.key) for member in members]
@@ -236,21 +232,6 @@ def checked(span: memoryview, key: str, shard: str) -> memoryview:
         )
     kept = [span[member.offset : member.end] for member in members]
     return span if sum(map(len, kept)) == len(span) else memoryview(b"".join(kept))
-
-
-def _plain_names(span: memoryview | bytes) -> list[bytes] | None:
-    """Return the names of all members if they are regular files with short names, else None.
-
-    This is the fast path: it parses few fields of each header, and gives None if in doubt.
-    """
-    names, at = [], 0
-    while at + BLOCK <= len(span):
-        size = bytes(span[at + SIZE : at + SIZE + DIGITS])
-        if span[at + TYPE] != REGULAR or span[at + PREFIX] or size.strip(OCTAL):
-            return None
-        names.append(bytes(span[at : at + NAME]).partition(b"\0")[0])
-        at += BLOCK - int(size, 8) // -BLOCK * BLOCK
-    return names if at == len(span) else None
 
 
 def _members(span: memoryview | bytes) -> list[Member]:
