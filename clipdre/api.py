@@ -19,6 +19,7 @@ from clipdre.config import (
     EmitConfig,
     EncodeConfig,
     EstimateConfig,
+    JoinKey,
     MeasureConfig,
     ReadConfig,
     RunConfig,
@@ -80,10 +81,17 @@ class Scores:
         return ds.dataset(paths, format="parquet")
 
     def query(
-        self, joined: Sequence[str | Path] = (), time_limit: float = TIME_LIMIT
+        self,
+        joined: Sequence[str | Path] = (),
+        time_limit: float = TIME_LIMIT,
+        on: JoinKey | str | None = None,
     ) -> ScoreQuery:
-        """Return the scores, measured columns and `joined` Parquet files as one table."""
-        return ScoreQuery(self.folder, self.manifest, [Path(path) for path in joined], time_limit)
+        """Return the scores, measured columns and `joined` Parquet files as one table.
+
+        Its `joins` say how many pairs found a row; see `select` for `joined` and `on`.
+        """
+        key = None if on is None else _chosen(JoinKey, on, "on")
+        return ScoreQuery(self.folder, self.manifest, joined, time_limit, key)
 
 
 def open_scores(folder: str | Path) -> Scores:
@@ -242,6 +250,7 @@ def measure(
 def select(
     scores: Scores,
     *,
+    distinct: bool = False,
     where: str | None = None,
     by: str | None = None,
     top: Quantity | None = None,
@@ -256,6 +265,7 @@ def select(
     settings: Mapping[str, str | int | float] | None = None,
     seed: int = 0,
     joined: Sequence[str | Path] = (),
+    on: JoinKey | str | None = None,
     time_limit: float = TIME_LIMIT,
 ) -> Selection:
     """Select the rows that `clipdre filter` keeps; see `clipdre.selecting.request.Request`.
@@ -265,7 +275,11 @@ def select(
     top, bottom, sample, budget : int, float or str
         A count (int), or a share (float).
     joined : sequence of paths
-        Parquet files whose columns are joined to the rows by key.
+        Parquet files, folders of them or glob patterns, whose columns are joined to the rows. Files
+        that have the same columns are one table.
+    on : {"key_hash", "shard,key", "uid", "key"} or None
+        Names to match joined rows by; None for the first that the files have. The shard is a
+        column, or the name of the file.
 
     Examples
     --------
@@ -278,6 +292,7 @@ def select(
     >>> shard, row = clipdre.select(scores, by="kl_text", balance="caption", cap=1).places
     """
     request = Request(
+        distinct=distinct,
         where=where,
         by=by,
         top=top,
@@ -292,7 +307,7 @@ def select(
         settings=settings,
         seed=seed,
     )
-    query = scores.query(joined, time_limit)
+    query = scores.query(joined, time_limit, on)
     (rule,) = request.rules(query)
     return _select(query, rule)
 

@@ -38,6 +38,13 @@ class ReferenceMethod(StrEnum):
     SAMPLE = "sample"
 
 
+class Own(StrEnum):
+    """Whether a pair's own counterpart, and those of its copies, are in its reference."""
+
+    LEFT_OUT = "left-out"
+    COUNTED = "counted"
+
+
 class Normalization(StrEnum):
     """What normalises a ratio: the reference, or the negatives of the model's training."""
 
@@ -64,6 +71,20 @@ class SubsetFormat(StrEnum):
     JSONL = "jsonl"
 
 
+class JoinKey(StrEnum):
+    """Names by which rows of joined files are matched."""
+
+    KEY_HASH = "key_hash"
+    SHARD_KEY = "shard,key"
+    UID = "uid"
+    KEY = "key"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns, one or two."""
+        return tuple(self.value.split(","))
+
+
 @dataclass(frozen=True)
 class ReadConfig:
     """How shards are read.
@@ -79,6 +100,8 @@ class ReadConfig:
     decode : Decode
     max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels, max_aspect_ratio
         Anything larger is recorded as a failure, not read or decoded: strangers made these files.
+        `max_pixels` also limits the memory and the scans of an image, see
+        `clipdre.formats.tars.limits`.
     """
 
     image_suffixes: tuple[str, ...] = IMAGE_SUFFIXES
@@ -120,6 +143,11 @@ class EstimateConfig:
         Path of another run's score folder, whose reference is used instead.
     tau : int or None
         Negatives per positive in the model's training: adds `log_ratio_tau`.
+    alike : float
+        Pairs whose images and whose captions have a cosine above this leave each other out of
+        their references. Copies always do. A saved reference brings its own.
+    own : Own
+        ``counted`` leaves nothing out, as the published code does.
     """
 
     method: ReferenceMethod = ReferenceMethod.AUTO
@@ -127,6 +155,8 @@ class EstimateConfig:
     bulk: int = 2048
     saved: str | None = None
     tau: int | None = None
+    alike: float = 0.95
+    own: Own = Own.LEFT_OUT
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipdre.config import TINY_MODEL, EmitConfig, EncodeConfig
+from clipdre.config import TINY_MODEL, EmitConfig, EncodeConfig, RunConfig
 from clipdre.emitting.emit import write_tar_folder
+from clipdre.emitting.place import UNFINISHED
 from clipdre.emitting.subset import Subset
 from clipdre.errors import OutputError
+from clipdre.formats.files.outputs import output_folder, read_json, write_json
 from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -26,6 +28,7 @@ from clipdre.selecting.select import Selection, select
 from clipdre.sql.query import ScoreQuery
 from clipdre.truth.pool import CLEAN, NOISE, write_pool
 
+NEW_FOLDER = "choose a new folder for the demo"
 CLEAN_SHARE = 0.6
 BUDGET = Amount(0.25)
 TRUTHS = {
@@ -35,6 +38,7 @@ TRUTHS = {
 }
 COLUMNS = ("similarity", "log_ratio", "log_ratio_text", "kl_text", "kl_image")
 RATIO_THEN_KL = "log_ratio, then kl_text"
+DISTINCT = "the same, distinct pairs"
 RANDOM = "at random"
 
 Floats = npt.NDArray[np.float64]
@@ -89,13 +93,27 @@ class DemoReport:
 def run_demo(folder: Path, pairs: int, seed: int, encode: EncodeConfig) -> DemoReport:
     """Write two pools below `folder`, score both and filter the noisy one.
 
+    A demo that was stopped starts over in its folder.
+
     Raises
     ------
     OutputError
-        If `folder` exists and is not an empty folder.
+        If `folder` exists and holds anything but the begun part of this demo.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} is not empty", "choose a new folder for the demo")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file", NEW_FOLDER)
+    output, plan = output_folder(folder), {"demo": {"pairs": pairs, "seed": seed}}
+    with output.held():
+        if output.names() and read_json(output, UNFINISHED) != plan:
+            raise OutputError(f"{folder} is not empty", NEW_FOLDER)
+        output.remove_leftovers()
+        write_json(output, UNFINISHED, plan)
+        report = _run(folder, pairs, seed, encode)
+        output.remove(UNFINISHED)
+        return report
+
+
+def _run(folder: Path, pairs: int, seed: int, encode: EncodeConfig) -> DemoReport:
     config = ScoreConfig(encode=encode)
     clean_plan = _Plan("clean", round(CLEAN_SHARE * pairs), seed, {})
     clean = _scored_pool(folder, clean_plan, config)
@@ -140,15 +158,21 @@ def _scored_pool(folder: Path, plan: _Plan, config: ScoreConfig) -> ScoreQuery:
     truth_file = folder / "truth" / f"{name}.parquet"
     write_table(truth, truth_file)
     scores = ScoreFolder(folder / f"scores-{name}")
-    manifest = score(expand_shards([str(folder / name)]), scores.path, config)
+    manifest = score(
+        expand_shards([str(folder / name)]), scores.path, config, RunConfig(overwrite=True)
+    )
     return ScoreQuery(scores, manifest, joined=[truth_file])
 
 
 def _rules(pool: ScoreQuery, seed: int) -> dict[str, Rule]:
     """Return the rules to compare, all with the same budget."""
+    count = Amount(BUDGET.of(pool.manifest.rows))  # a share would be one of the distinct pairs
+    recommended = read_recipe("log-ratio-then-kl").rule(pool, budget=count)
     return {
         **{column: Rule((Step(by=column, top=BUDGET),)) for column in COLUMNS},
-        RATIO_THEN_KL: read_recipe("log-ratio-then-kl").rule(pool, budget=BUDGET),
+        # Its first step is the one that keeps distinct pairs.
+        RATIO_THEN_KL: replace(recommended, steps=recommended.steps[1:]),
+        DISTINCT: recommended,
         RANDOM: Rule((Step(sample=BUDGET),), seed=seed),
     }
 
@@ -184,7 +208,9 @@ def _write_subset(folder: Path, pool: Manifest) -> None:
     """Write the top quarter by log_ratio as shards."""
     rule = Rule((Step(by="log_ratio", top=BUDGET),))
     selection = select(ScoreQuery(ScoreFolder(folder / "scores-pool"), pool), rule)
-    write_tar_folder(Subset(selection), folder / "subset", EmitConfig(shard_size=1000))
+    write_tar_folder(
+        Subset(selection), folder / "subset", EmitConfig(shard_size=1000), overwrite=True
+    )
 
 
 def demo_encode_config(device: str, workers: int) -> EncodeConfig:

@@ -17,7 +17,8 @@ from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify
 from clipdre.formats.folders.tables import key_hash
 from clipdre.formats.tars.captions import longest_word
-from clipdre.formats.tars.images import ImageError, check_image, decode_image
+from clipdre.formats.tars.images import check_image, decode_image
+from clipdre.formats.tars.limits import ImageError
 from clipdre.formats.tars.samples import Failure, Note, NoteKind, Reason, Sample, Stage, printable
 from clipdre.formats.tars.shards import read_samples, shard_name
 from clipdre.progress import Progress
@@ -253,7 +254,10 @@ def _is_unsafe(key: str) -> bool:
     return (
         key.startswith("/")
         or ".." in key.split("/")
-        or any(unicodedata.category(character)[0] == "C" for character in key)
+        or (
+            not key.isprintable()
+            and any(unicodedata.category(character)[0] == "C" for character in key)
+        )
     )
 
 

@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.modality import Modality
 from clipdre.estimating.estimate import Columns, Estimator
-from clipdre.estimating.reference import build_reference
+from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, key_hash
@@ -65,12 +65,14 @@ def run(
 ) -> tuple[Columns, float, float, float]:
     """Return columns of the first rows, seconds to build and to estimate, and share of products."""
     started = time.perf_counter()
-    record = build_reference(pool, hashes, MODEL, config, ReferenceFolder(folder))
+    reference = ReferenceFolder(folder)
+    leaders = leaders_of(pool, hashes, MODEL, config.alike, reference, torch.device("cpu"))
+    record = build_reference(pool, hashes, leaders, MODEL, config, reference)
     built = time.perf_counter() - started
     started = time.perf_counter()
     estimator = Estimator(ReferenceFolder(folder), MODEL)
     images, texts = (pool.read(modality, 0, rows) for modality in Modality)
-    columns = estimator.columns(images, texts, hashes[:rows], len(pool))
+    columns = estimator.estimates(images, texts, hashes[:rows], len(pool)).columns
     near = [n.share * len(pool) + n.cells for n in record.near.values()]
     cost = 1.0 if record.method == "exact" else (np.mean(near or [0]) + record.bulk) / len(pool)
     return columns, built, time.perf_counter() - started, float(cost)

@@ -26,7 +26,7 @@ from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.modality import Modality
 from clipdre.core.reliability import reliability
 from clipdre.estimating.estimate import Columns, Estimator, estimate_rows
-from clipdre.estimating.reference import build_reference
+from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.folders.embeddings import StoredPool
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.truth.embeddings import EmbeddingWorld
@@ -68,7 +68,7 @@ def bare(queries: Tensor, references: Tensor) -> None:
 
 def scored(pool: StoredPool, hashes: np.ndarray, estimator: Estimator, rows: int) -> Columns:
     """Compute all columns of the first rows, and the reliability of columns with errors."""
-    columns = estimate_rows(pool, hashes, estimator, 0, rows)
+    columns = estimate_rows(pool, hashes, estimator, 0, rows).columns
     for name, values in columns.items():
         if f"{name}_se" in columns:
             reliability(values, columns[f"{name}_se"])
@@ -96,7 +96,7 @@ def exact_table(
         hashes = np.concatenate([file.hashes() for file in pool.shards])
         reference = ReferenceFolder(Path(temporary) / "reference")
         exact = EstimateConfig(ReferenceMethod.EXACT)
-        build_reference(pool, hashes, model_record(d, SCALE), exact, reference)
+        build_reference(pool, hashes, np.arange(pairs), model_record(d, SCALE), exact, reference)
         estimator = Estimator(reference, model_record(d, SCALE), device)
         images, texts = (pool.read(modality, 0, pairs) for modality in Modality)
         i, t = images.to(device, dtype), texts.to(device, dtype)
@@ -120,7 +120,13 @@ def exact_table(
 
 def parts_of(profile: cProfile.Profile) -> dict[str, float]:
     """Return the seconds spent in each part of the stratified method, from a profile."""
-    named = {"cluster": "build cells", "near": "choose cells", "_near": "near", "_folds": "bulk"}
+    named = {
+        "find_leaders": "copies",
+        "cluster": "build cells",
+        "near": "choose cells",
+        "_near": "near",
+        "_folds": "bulk",
+    }
     found = dict.fromkeys(named.values(), 0.0)
     for (file, _, name), entry in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
         if "clipdre" in file and name in named:
@@ -131,8 +137,9 @@ def parts_of(profile: cProfile.Profile) -> dict[str, float]:
 def stratified_table(sizes: list[int], d: int, exact_rows: int) -> None:
     """Print the cost of stratified against exact, and of its parts, at several pool sizes."""
     print(f"\nstratified, whole pool, d {d}; exact is timed on {exact_rows:,} rows and scaled\n")
-    print("| pairs | build cells | choose cells | near | bulk | all | exact | ratio | growth |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    parts = ("copies", "build cells", "choose cells", "near", "bulk")
+    print(f"| pairs | near share | {' | '.join(parts)} | all | exact | ratio | growth |")
+    print("|---" * 11 + "|")
     before: tuple[int, float] | None = None
     for pairs in sizes:
         with tempfile.TemporaryDirectory() as temporary:
@@ -142,12 +149,15 @@ def stratified_table(sizes: list[int], d: int, exact_rows: int) -> None:
             stratified, exact = (ReferenceFolder(Path(temporary) / way) for way in "se")
             started = time.perf_counter()
             with profile:
-                config = EstimateConfig(ReferenceMethod.STRATIFIED)
-                build_reference(pool, hashes, model_record(d, SCALE), config, stratified)
+                config, model = EstimateConfig(ReferenceMethod.STRATIFIED), model_record(d, SCALE)
+                leaders = leaders_of(
+                    pool, hashes, model, config.alike, stratified, torch.device("cpu")
+                )
+                record = build_reference(pool, hashes, leaders, model, config, stratified)
                 scored(pool, hashes, Estimator(stratified, model_record(d, SCALE)), pairs)
             own = time.perf_counter() - started
             build_reference(
-                pool, hashes, model_record(d, SCALE), EstimateConfig(ReferenceMethod.EXACT), exact
+                pool, hashes, leaders, model, EstimateConfig(ReferenceMethod.EXACT), exact
             )
             rows = min(exact_rows, pairs)
             started = time.perf_counter()
@@ -157,9 +167,11 @@ def stratified_table(sizes: list[int], d: int, exact_rows: int) -> None:
             "" if before is None else f"N^{np.log(own / before[1]) / np.log(pairs / before[0]):.2f}"
         )
         before = pairs, own
+        share = float(np.mean([near.share for near in record.near.values()]))
         shown = " | ".join(f"{value:.1f}" for value in parts_of(profile).values())
         print(
-            f"| {pairs:,} | {shown} | {own:.1f} | {other:.1f} | {own / other:.3f} | {power} |",
+            f"| {pairs:,} | {share:.3f} | {shown} | {own:.1f} | {other:.1f} | {own / other:.3f} "
+            f"| {power} |",
             flush=True,
         )
 

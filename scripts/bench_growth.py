@@ -1,6 +1,7 @@
-"""Growth of time and peak memory of score, filter and reference as the pool doubles.
+"""Growth of time and peak memory of score, filter and reference with the pool.
 
-python scripts/bench_growth.py                             # three minutes
+python scripts/bench_growth.py                                # small pools: three minutes
+python scripts/bench_growth.py --large 100000 --large 500000  # score's stratified reference only
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +26,13 @@ from clipdre.truth.pool import write_pool
 SHARD = 500
 ROWS = 10_000  # rows of a score file, as in shards written by img2dataset
 DIM = 64
+CLIPDRE = str(Path(sys.executable).parent / "clipdre")
 Command = Callable[[int], list[str]]
 
 
 def print_growth(title: str, sizes: list[int], command: Command, repeats: int) -> None:
-    """Print seconds and peak memory at each size, and both relative to half the size."""
-    print(f"\n{title}\n\n| size | seconds | times half | peak GB | times half |")
+    """Print seconds and peak memory at each size, and both relative to the size before."""
+    print(f"\n{title}\n\n| size | seconds | times before | peak GB | times before |")
     print("|---|---|---|---|---|")
     before: tuple[float, float] | None = None
     for size in sizes:
@@ -44,8 +47,8 @@ def print_growth(title: str, sizes: list[int], command: Command, repeats: int) -
         before = seconds, peak
 
 
-def scored_embeddings(clipdre: str, folder: Path, pairs: int) -> Path:
-    """Score made-up embeddings against a uniform sample, the fastest way; return the folder."""
+def write_embeddings(folder: Path, pairs: int) -> Path:
+    """Write made-up embeddings as clip-retrieval does; return their folder."""
     embeddings = folder / f"embeddings-{pairs}"
     for index in range(-(-pairs // ROWS)):
         rows = min(ROWS, pairs - index * ROWS)
@@ -56,16 +59,38 @@ def scored_embeddings(clipdre: str, folder: Path, pairs: int) -> Path:
         np.save(embeddings / "img_emb" / f"img_emb_{index:05d}.npy", images.astype(np.float16))
         np.save(embeddings / "text_emb" / f"text_emb_{index:05d}.npy", texts.astype(np.float16))
         pq.write_table(keys, embeddings / "metadata" / f"metadata_{index:05d}.parquet")
-    scores = folder / f"scores-{pairs}"
-    command = [clipdre, "score", "--embeddings", str(embeddings)]
-    command += ["--logit-scale", "100", "--reference", "sample", "--device", "cpu"]
-    measured([*command, "-o", str(scores)])
-    return scores
+    return embeddings
 
 
-def main(pairs: int = 2000, rows: int = 1_000_000, checked: int = 25_000, repeats: int = 1) -> None:
-    """Print three tables, from the given sizes to eight times the sizes."""
-    clipdre = str(Path(sys.executable).parent / "clipdre")
+def score_command(embeddings: Path, scores: Path, reference: str) -> list[str]:
+    """Return the command that scores embeddings."""
+    command = [CLIPDRE, "score", "--embeddings", str(embeddings), "--overwrite", "-o", str(scores)]
+    return [*command, "--logit-scale", "100", "--reference", reference, "--device", "cpu"]
+
+
+def print_large(sizes: list[int]) -> None:
+    """Print the growth of scoring large pools against their own near counterparts."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        embeddings = {size: write_embeddings(folder, size) for size in sizes}
+
+        def score(size: int) -> list[str]:
+            return score_command(embeddings[size], folder / f"scores-{size}", "stratified")
+
+        print_growth(f"clipdre score --embeddings, pairs (d {DIM}, stratified)", sizes, score, 1)
+
+
+def main(
+    pairs: int = 2000,
+    rows: int = 1_000_000,
+    checked: int = 25_000,
+    repeats: int = 1,
+    large: Annotated[list[int] | None, typer.Option(help="Sizes of large pools.")] = None,
+) -> None:
+    """Print three tables, from the given sizes to eight times the sizes; or that of `large`."""
+    if large:
+        print_large(large)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         sizes = [pairs * 2**n for n in range(4)]
@@ -76,7 +101,7 @@ def main(pairs: int = 2000, rows: int = 1_000_000, checked: int = 25_000, repeat
         def score(size: int) -> list[str]:
             chosen = shards[: size // SHARD]
             out = ["-o", str(folder / "score" / str(size)), "--overwrite"]
-            return [clipdre, "score", *chosen, *out, "--model", "clipdre-tiny", "--device", "cpu"]
+            return [CLIPDRE, "score", *chosen, *out, "--model", "clipdre-tiny", "--device", "cpu"]
 
         print_growth("clipdre score, pairs (clipdre-tiny, exact)", sizes, score, repeats)
         sizes = [rows * 2**n for n in range(4)]
@@ -91,7 +116,7 @@ def main(pairs: int = 2000, rows: int = 1_000_000, checked: int = 25_000, repeat
         def select(size: int) -> list[str]:
             out = ["-o", f"{temporary}/kept.txt", "--format", "keys", "--overwrite"]
             return [
-                clipdre,
+                CLIPDRE,
                 "filter",
                 f"{temporary}/rows-{size}",
                 "--by",
@@ -103,9 +128,11 @@ def main(pairs: int = 2000, rows: int = 1_000_000, checked: int = 25_000, repeat
 
         print_growth("clipdre filter --by kl_text --top 25%, rows", sizes, select, 3 * repeats)
         sizes = [checked * 2**n for n in range(4)]
-        scores = {size: scored_embeddings(clipdre, folder, size) for size in sizes}
+        scores = {size: folder / f"scores-{size}" for size in sizes}
+        for size in sizes:
+            measured(score_command(write_embeddings(folder, size), scores[size], "sample"))
         title = f"clipdre reference, pairs (d {DIM}, 256 rows checked against exact)"
-        print_growth(title, sizes, lambda size: [clipdre, "reference", str(scores[size])], repeats)
+        print_growth(title, sizes, lambda size: [CLIPDRE, "reference", str(scores[size])], repeats)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import webdataset
 from made_up import random_weights, write_shard
 
 from clipdre.config import Decode, EncodeConfig, ReadConfig
-from clipdre.encoding.encode import decode
+from clipdre.encoding.decode import decode
 from clipdre.formats.tars.samples import Sample
 from clipdre.formats.tars.shards import read_samples
 from clipdre.models.encoder import OpenClipEncoder

@@ -43,8 +43,8 @@ EXPRESSIONS = """
 
 What `clipdre filter` takes as a condition, a rank or a group may consist of columns, constants,
 casts, `CASE`, `IN`, `BETWEEN`, and these functions and operators (`~~` is `LIKE`, `~~*` is
-`ILIKE`). Others are refused, because some make values that no limit of time or memory can stop; so are
-subqueries. Whatever they would compute can be joined from a file, with `--with`.
+`ILIKE`). Others are refused, because some make values that no limit of time or memory can stop;
+so are subqueries. Whatever they would compute can be joined from a file, with `--with`.
 
 | on | functions |
 |---|---|"""

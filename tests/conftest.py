@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from clipdre.core.reliability import TRUSTED_POOL
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.truth.pool import write_pool
-from tests.helpers import tiny_score
+from tests.helpers import tiny_score, unmeasured
 
 REAL_SHARDS = Path(__file__).parents[2] / "shared" / "data"
 
@@ -23,9 +24,11 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def scored(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
-    """`pool`, scored."""
+    """`pool`, scored. It is too small to rank by most columns, which selections would warn of."""
     folder = tmp_path_factory.mktemp("scored") / "scores"
-    return folder, tiny_score(pool, folder)
+    manifest = tiny_score(pool, folder)
+    assert 0.5 < manifest.pool_reliability["kl_text"] < TRUSTED_POOL
+    return folder, unmeasured(folder)
 
 
 @pytest.fixture(scope="session")

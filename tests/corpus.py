@@ -31,6 +31,9 @@ NOTES = {
     "AppleDouble members": PASSED_OVER,
     "AppleDouble members in a folder": PASSED_OVER,
     "metadata of webdataset": PASSED_OVER,
+    "a global header": PASSED_OVER,
+    "a global header within a sample": PASSED_OVER,
+    "a global header at the end": PASSED_OVER,
 }
 
 
@@ -62,6 +65,15 @@ def image(
 
 
 PNG = image()
+
+
+def jpeg_of_scans(scans: int, size: tuple[int, int] = (64, 48)) -> bytes:
+    """A progressive JPEG in which the last scan is repeated."""
+    out = io.BytesIO()
+    Image.new("L", size, 128).save(out, "JPEG", progressive=True)
+    data = out.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (scans - data.count(b"\xff\xda")) + data[-2:]
 
 
 def archive(members: list[tuple[str | tarfile.TarInfo, bytes]], format: int = USTAR) -> bytes:
@@ -102,6 +114,35 @@ def special(name: str, type: bytes, **attributes: object) -> tarfile.TarInfo:
     for attribute, value in attributes.items():
         setattr(info, attribute, value)
     return info
+
+
+def extension(
+    fields: dict[str, str | bytes], type: bytes = tarfile.XHDTYPE, name: str = "././@PaxHeader"
+) -> bytes:
+    """A PAX header that sets `fields`, with its content, whatever they are."""
+    content = b""
+    for field, value in fields.items():
+        record = b" %s=%s\n" % (
+            field.encode(),
+            value if isinstance(value, bytes) else value.encode(),
+        )
+        length = len(record) + 1
+        while len(b"%d" % length) + len(record) > length:
+            length += 1
+        content += b"%d%s" % (length, record)
+    return special(name, type, size=len(content)).tobuf(USTAR) + padded(content)
+
+
+def padded(content: bytes) -> bytes:
+    return content + b"\0" * (-len(content) % 512)
+
+
+def raw(members: list[tuple[str, bytes]], format: int = USTAR) -> bytes:
+    """The members as they are in a tar, without its end."""
+    return b"".join(
+        special(name, tarfile.REGTYPE, size=len(content)).tobuf(format) + padded(content)
+        for name, content in members
+    )
 
 
 TWO = archive([*pair("0"), *pair("z")])
@@ -191,6 +232,103 @@ def _structure() -> dict[str, tuple]:
             (BEFORE, ("b", "broken_tar")),
         ),
     }
+
+
+def _extensions() -> dict[str, tuple]:
+    """Extension headers: PAX (of one member, global), GNU long names, sparse maps."""
+    png, txt = raw([("b.png", PNG)]), raw([("b.txt", b"x")])
+    good, garbage = ("b", GOOD), ("", "garbage")
+
+    def between(data: bytes, *outcomes: Outcome) -> tuple:
+        return TWO[:ONE_SPAN] + data + TWO[ONE_SPAN:], (BEFORE, *outcomes, AFTER)
+
+    def fields(**values: str | bytes) -> tuple:
+        """A sample whose caption has PAX fields, and is good."""
+        return between(png + extension(values) + txt, good)
+
+    def wrong(header: bytes) -> tuple:
+        """A sample whose caption has headers that lose it."""
+        return between(png + header + txt, garbage, ("b", "missing_caption"))
+
+    def sparse(version: int, content: bytes = b"1\n0\n1\n", **map: str) -> tuple:
+        fields = {"GNU.sparse.major": f"{version}", "GNU.sparse.minor": "0"}
+        fields |= {f"GNU.sparse.{name}": value for name, value in map.items()}
+        header = extension(fields | {"GNU.sparse.name": "b.txt", "GNU.sparse.realsize": "1"})
+        member = raw([("GNUSparseFile.0/b.txt", padded(content))])
+        return between(png + header + member, ("b", "not_a_file"))
+
+    overall = {"type": tarfile.XGLTYPE, "name": "pax_global_header"}
+    comment = extension({"comment": "f00d", "mtime": "1"}, **overall)
+    rename = extension({"path": "b.txt"}, **overall)
+    resize = extension({"size": "1"}, **overall)
+    old_map = special("b.txt", tarfile.GNUTYPE_SPARSE).tobuf(GNU)
+    old_map = old_map[:482] + b"\1" + old_map[483:]
+    old_map = signed(old_map) + 3 * (b"\0" * 504 + b"\1" + b"\0" * 7) + b"\0" * 512
+    link = (
+        special("b.npy", tarfile.GNUTYPE_LONGLINK, size=300).tobuf(GNU) + b"l" * 300 + b"\0" * 212
+    )
+    return {
+        "a global header": between(comment + png + txt, good),
+        "a global header within a sample": between(png + comment + txt, good),
+        "a global header at the end": (
+            TWO[: 2 * ONE_SPAN] + comment + TWO[2 * ONE_SPAN :],
+            (BEFORE, AFTER),
+        ),
+        "a global header that names a member": between(
+            png + rename + txt, garbage, ("b", "garbage")
+        ),
+        "a global header that sets a size": between(resize + png + txt, garbage, good),
+        "a global header that names all members": (rename + TWO, (garbage, BEFORE, AFTER)),
+        "a global header behind a PAX header": wrong(extension({"comment": "x"}) + comment),
+        "PAX numbers that are none": fields(mtime="nan", atime="x", uid="9" * 5000, gid="-1"),
+        "PAX numbers that are negative": fields(mtime="-1e99", uid="-5"),
+        "PAX size of zeros": fields(size="0001"),
+        "PAX size of -512": wrong(extension({"size": "-512"})),
+        "PAX size of -5": wrong(extension({"size": "-5"})),
+        "PAX size of 10^30": wrong(extension({"size": "1" + "0" * 30})),
+        "PAX size of 10^12": (
+            TWO[:ONE_SPAN] + png + extension({"size": "1" + "0" * 12}) + txt + TWO[ONE_SPAN:],
+            (BEFORE, ("b", "broken_tar")),
+        ),
+        "PAX size that is no number": wrong(extension({"size": "nan"})),
+        "a PAX record without an end": wrong(extension({"comment": "x"}).replace(b"13 ", b"99 ")),
+        "a PAX charset that is not UTF-8": wrong(extension({"hdrcharset": b"\xff"})),
+        "a PAX header at the end": (
+            TWO[: 2 * ONE_SPAN] + extension({"path": "b.txt"}) + b"\0" * 1024,
+            (BEFORE, AFTER, ("", "broken_tar")),
+        ),
+        "a negative size in base 256": (
+            _with_header(special("b.txt", tarfile.REGTYPE, size=-5)),
+            (garbage, BEFORE, AFTER),
+        ),
+        "8 extension headers": between(png + 7 * extension({"path": "b.txt"}) + link + txt, good),
+        "9 extension headers": wrong(9 * extension({"path": "b.txt"})),
+        "3,000 extension headers": wrong(3000 * extension({"path": "b.txt"})),
+        "sparse 0.0": sparse(0, size="1", numblocks="1", offset="0", numbytes="1"),
+        "sparse 0.1": sparse(0, size="1", numblocks="1", map="0,1"),
+        "sparse 1.0": sparse(1),
+        "sparse 1.0 with a long map": sparse(1, b"99999999\n" + b"1\n" * 100_000),
+        "sparse with a long old map": between(png + old_map, ("b", "not_a_file")),
+        "a sparse file that nobody asked for": between(
+            png + txt + extension({"GNU.sparse.map": "0,1"}) + raw([("b.npy", b"x")]),
+            ("b", "not_a_file"),
+        ),
+    }
+
+
+def signed(header: bytes) -> bytes:
+    """A changed header with the checksum that it should have."""
+    total = sum(header[:148]) + 8 * 32 + sum(header[156:512])
+    return header[:148] + b"%06o\0 " % total + header[156:]
+
+
+def signed_blocks(data: bytes) -> bytes:
+    """The archive with the checksums that its headers should have."""
+    blocks = (data[at : at + 512] for at in range(0, len(data), 512))
+    return b"".join(
+        signed(block) if block[257:262] == b"ustar" and len(block) == 512 else block
+        for block in blocks
+    )
 
 
 def _with_header(info: tarfile.TarInfo) -> bytes:
@@ -317,6 +455,9 @@ def _images() -> dict[str, tuple]:
     turned[0x0112] = 6
     jpeg = image("JPEG")
     return {
+        "JPEG of 300 scans": picture(jpeg_of_scans(300, (3000, 2000)), "image_too_large", "jpg"),
+        "small JPEG of 300 scans": picture(jpeg_of_scans(300), GOOD, "jpg"),
+        "progressive JPEG": picture(image("JPEG", progressive=True), GOOD, "jpg"),
         "truncated JPEG": picture(jpeg[: len(jpeg) // 2], "unreadable_image", "jpg"),
         "truncated PNG": picture(PNG[:-60], "unreadable_image"),
         "empty image": picture(b"", "unreadable_image"),
@@ -351,5 +492,11 @@ def _images() -> dict[str, tuple]:
     }
 
 
-PARTS: tuple[Callable[[], dict[str, tuple]], ...] = (_structure, _names, _captions, _images)
+PARTS: tuple[Callable[[], dict[str, tuple]], ...] = (
+    _structure,
+    _extensions,
+    _names,
+    _captions,
+    _images,
+)
 KINDS = [Kind(name, *made) for part in PARTS for name, made in part().items()]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +19,7 @@ from PIL import Image
 from clipdre.config import TINY_MODEL, EncodeConfig, RunConfig
 from clipdre.emitting.subset import Subset
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.manifest import Manifest, read_manifest
 from clipdre.formats.folders.records import ModelRecord, ReferenceRecord, ShardRecord
 from clipdre.formats.tars.shards import expand_shards
 from clipdre.pipelines.score import ScoreConfig, score
@@ -73,6 +76,13 @@ def tiny_score(
 ) -> Manifest:
     """Score all shards of a folder with the embedded model."""
     return score(expand_shards([str(pool)]), output, config, RunConfig(**options))
+
+
+def unmeasured(folder: Path) -> Manifest:
+    """Forget the pool's reliability, of which selections from a small pool would warn."""
+    manifest = msgspec.structs.replace(read_manifest(folder), pool_reliability={})
+    manifest.write(folder)
+    return manifest
 
 
 def all_files(folder: Path) -> dict[str, bytes]:
@@ -147,3 +157,21 @@ def write_score_folder(folder: Path, tables: Sequence[Mapping[str, object]]) -> 
     )
     manifest.write(folder)
     return manifest
+
+
+PEAK = """
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
+"""
+
+
+def peak_memory(code: str, *arguments: object) -> list[int]:
+    """Run code in a process of its own; return the numbers that it prints.
+
+    It may call ``peak()``, the largest resident memory so far. `resource.getrusage` would begin
+    with that of the process that starts it.
+    """
+    command = [sys.executable, "-c", PEAK + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [int(number) for number in done.stdout.split()]

@@ -177,6 +177,16 @@ def test_a_query_joins_files(scored, tmp_path):
     found = clipdre.select(scores, by="extra", bottom=7, joined=[tmp_path / "extra.parquet"])
     shard, row = found.places
     assert (shard * 100 + row).tolist() == list(range(7))
+    (join,) = found.query.joins
+    assert (join.by, join.matched, join.pool) == (("key_hash",), 300, 300)
+    extra = pa.table({"uid": ["x"] * 300, "key": table["key"], "extra": range(300)})
+    pq.write_table(extra, tmp_path / "extra.parquet")
+    again = clipdre.select(scores, by="extra", bottom=7, joined=[str(tmp_path)], on="key")
+    assert [place.tolist() for place in again.places] == [shard.tolist(), row.tolist()]
+    with pytest.raises(UsageError, match="invalid `on` 'name': choose from key_hash, shard,key"):
+        scores.query([tmp_path], on="name")
+    with pytest.raises(UsageError, match="`on` can only be used with `joined`"):
+        scores.query(on="key")
 
 
 class TestUnusedParameters:
@@ -248,8 +258,8 @@ class TestCompare:
 
     def test_recipes_have_names(self, scored):
         scores = clipdre.open_scores(scored[0])
-        selections = [clipdre.select(scores, recipe=name) for name in ("dc", "kl-text")]
-        assert list(clipdre.compare(selections).jaccard) == [("dc", "kl-text")]
+        selections = [clipdre.select(scores, recipe=name) for name in ("dc", "kl")]
+        assert list(clipdre.compare(selections).jaccard) == [("dc", "kl")]
 
     def test_what_cannot_be_compared_is_refused(self, scored, pool, tmp_path):
         scores = clipdre.open_scores(scored[0])

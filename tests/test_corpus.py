@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections import Counter
+from itertools import groupby
 
 import pytest
 
@@ -12,6 +13,7 @@ from clipdre.formats.files.storage import open_source
 from clipdre.formats.tars.images import ImageError, decode_image
 from clipdre.formats.tars.samples import Failure, Note, printable
 from clipdre.formats.tars.shards import iter_samples
+from clipdre.formats.tars.tar import split_name
 from tests.corpus import GOOD, KINDS
 from tests.helpers import read_failures, read_scores, subset_of, tiny_score
 
@@ -81,5 +83,7 @@ def test_emitted_samples_read_back(scored, tmp_path):
         with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
             assert len(set(tar.getnames())) == len(tar.getnames())
             assert not any(name.rpartition("/")[2][0] == "." for name in tar.getnames())
+            keys = [key for key, _ in groupby(split_name(name)[0] for name in tar.getnames())]
+            assert len(keys) == len(found)
     assert count == scored[1].rows
     assert not (tmp_path / "b.png").exists()

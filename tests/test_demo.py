@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipdre.demo import RANDOM, RATIO_THEN_KL, demo_encode_config, run_demo
+from clipdre.demo import DISTINCT, RANDOM, RATIO_THEN_KL, demo_encode_config, run_demo
 from clipdre.errors import OutputError
 from clipdre.truth.pool import NOISE
 
@@ -12,6 +12,34 @@ from clipdre.truth.pool import NOISE
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "demo"
     return run_demo(folder, pairs=10_000, seed=3, encode=demo_encode_config("cpu", 2))
+
+
+def test_a_stopped_demo_starts_over_in_its_folder_and_no_other_does(tmp_path, monkeypatch):
+    def demo(seed=1):
+        return run_demo(tmp_path / "demo", 500, seed, demo_encode_config("cpu", 2))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("clipdre.demo._write_subset", stop)
+        with pytest.raises(KeyboardInterrupt):
+            demo()
+    (tmp_path / "demo" / ".unfinished-host-1-0123abcd-x").write_text("half")
+    with pytest.raises(OutputError, match="is not empty"):
+        demo(seed=2)
+    assert demo().pool.complete
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
+        "clean",
+        "pool",
+        "scores-clean",
+        "scores-pool",
+        "subset",
+        "truth",
+    ]
+    with pytest.raises(OutputError, match="is not empty"):
+        demo()
+
+
+def stop(*_):
+    raise KeyboardInterrupt
 
 
 def test_embedded_model_recovers_the_truth_on_6000_new_pairs(report):
@@ -51,8 +79,9 @@ def test_rules_keep_what_a_plain_sort_of_the_files_keeps(report):
         return sorted(rows, key=lambda row: (-row[column], row["key_hash"]))[:n]
 
     kept = {name: top(rows, name, report.budget) for name in ("similarity", "log_ratio", "kl_text")}
-    wide = top(rows, "log_ratio", round(1.8 * report.budget))
-    kept[RATIO_THEN_KL] = top(wide, "kl_text", report.budget)
+    for name, some in ((RATIO_THEN_KL, rows), (DISTINCT, distinct(rows, report))):
+        wide = top(some, "log_ratio", round(1.8 * report.budget))
+        kept[name] = top(wide, "kl_text", report.budget)
     for name, chosen in kept.items():
         clean = [row for row in chosen if row["kind"] in ("clean", "duplicate")]
         assert report.purity[name] == pytest.approx(len(clean) / report.budget), name
@@ -61,6 +90,19 @@ def test_rules_keep_what_a_plain_sort_of_the_files_keeps(report):
         for kind, share in report.kept[name].items():
             counts = [sum(row["kind"] == kind for row in some) for some in (chosen, rows)]
             assert share == pytest.approx(counts[0] / counts[1]), (name, kind)
+
+
+def distinct(rows, report):
+    """Keep the best of each group of alike pairs."""
+    files = sorted((report.folder / "scores-pool" / "columns").glob("near-duplicates/*.parquet"))
+    ranks = pa.concat_tables(pq.read_table(f, columns=["duplicate_rank"]) for f in files)
+    best = np.array(ranks["duplicate_rank"].to_pylist()) == 1
+    assert 0.5 < best.mean() < 0.95
+    return [row for row, kept in zip(rows, best, strict=True) if kept]
+
+
+def test_only_distinct_pairs_have_no_copies(report):
+    assert report.kept[DISTINCT]["duplicate"] < 0.6 * report.kept["log_ratio"]["duplicate"]
 
 
 def test_every_rule_keeps_the_same_budget_and_undecodable_files_are_failures(report):

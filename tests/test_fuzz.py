@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from itertools import groupby
 
 import pyarrow as pa
 from hypothesis import given, settings
@@ -11,7 +12,9 @@ from clipdre.config import ReadConfig
 from clipdre.formats.folders.tables import FAILURE_SCHEMA, MAX_MESSAGE, failures_table
 from clipdre.formats.tars.samples import Failure, Note, Reason, Sample, Stage, printable
 from clipdre.formats.tars.shards import iter_samples
-from clipdre.formats.tars.tar import Gap, Member, iter_members
+from clipdre.formats.tars.spans import checked
+from clipdre.formats.tars.tar import Gap, Member, iter_members, split_name
+from tests.corpus import extension, signed_blocks
 from tests.helpers import png
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=140)
@@ -21,6 +24,18 @@ contents = st.one_of(
 )
 members = st.lists(st.tuples(names, suffixes, contents), max_size=8)
 formats = st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+fields = st.dictionaries(
+    st.sampled_from(["path", "size", "mtime", "uid", "comment", "hdrcharset", "GNU.sparse.map"]),
+    st.one_of(st.sampled_from(["k.txt", "0", "3", "-5", "1" + "0" * 30, "nan"]), st.text()),
+    max_size=3,
+)
+extensions = st.builds(
+    extension,
+    fields.map(
+        lambda given: {name: text.encode("utf-8", "replace") for name, text in given.items()}
+    ),
+    st.sampled_from([tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE]),
+)
 
 
 def archive(parts, format):
@@ -35,8 +50,14 @@ def archive(parts, format):
 
 @st.composite
 def damaged(draw):
-    """An archive with bytes flipped, cut off, dropped, inserted and repeated."""
+    """An archive with bytes flipped, cut off, dropped, inserted and repeated.
+
+    It may have extension headers between its blocks, and its checksums may be right nevertheless.
+    """
     data = bytearray(archive(draw(members), draw(formats)))
+    for header in draw(st.lists(extensions, max_size=3)):
+        at = draw(st.integers(0, len(data) // 512)) * 512
+        data[at:at] = header
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(data)))
         match draw(st.sampled_from(["flip", "cut", "drop", "insert", "repeat"])):
@@ -50,7 +71,7 @@ def damaged(draw):
                 data[at:at] = draw(st.binary(max_size=700))
             case "repeat":
                 data += data[at : at + 4096]
-    return bytes(data)
+    return signed_blocks(bytes(data)) if draw(st.booleans()) else bytes(data)
 
 
 def samples_of(data):
@@ -72,16 +93,21 @@ def reads_back(record, data):
 @settings(max_examples=300, deadline=None)
 @given(damaged())
 def test_samples_of_damaged_archives_are_complete_and_disjoint(data):
-    end = 0
+    end, kept, keys = 0, b"", []
     for record in samples_of(data):
         if isinstance(record, Sample):
             assert end <= record.offset
             end = record.offset + record.nbytes
             assert end <= len(data)
             assert reads_back(record, data)
+            keys.append(printable(record.key))
+            kept += checked(memoryview(data[record.offset : end]), keys[-1], "a")
         else:
             assert isinstance(record, Failure)
             assert record.message
+    with tarfile.open(fileobj=io.BytesIO(kept + b"\0" * 1024), mode="r:") as tar:
+        found = [printable(split_name(member.name)[0]) for member in tar]
+    assert [key for key, _ in groupby(found)] == [key for key, _ in groupby(keys)]
 
 
 @given(members, formats)

@@ -84,7 +84,7 @@ def test_escapes_do_not_reach_the_terminal(hostile):
     captions = read_scores(folder / "s", manifest)["caption"].to_pylist()
     assert any(ESCAPE in caption for caption in captions)  # the table keeps the original
     commands = (
-        ["filter", "s", "--recipe", "kl-text", "--recipe", "log-ratio", "--dry-run"],
+        ["filter", "s", "--recipe", "kl", "--recipe", "log-ratio", "--dry-run"],
         ["weigh", "s", "--prompt", "red", "-o", "w.parquet", "--device", "cpu"],
         ["doctor", "pool"],
         ["emit", "s", "--keys", "keys", "-o", "out"],

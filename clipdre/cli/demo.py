@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipdre.cli.common_options import no_stream
+from clipdre.cpus import usable_cpus
 from clipdre.words import count
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def demo(
     from clipdre.demo import demo_encode_config, run_demo
     from clipdre.reporting.figures import Panel, plot_agreement
 
-    report = run_demo(folder, pairs, seed, demo_encode_config(device, os.cpu_count() or 1))
+    report = run_demo(folder, pairs, seed, demo_encode_config(device, usable_cpus()))
     panels = [Panel(a.column, "true", a.true, a.estimated) for a in report.agreements]
     plot_agreement(panels, folder / PLOT)
     _print_report(report)
@@ -85,9 +85,14 @@ def _print_report(report: DemoReport) -> None:
     failed = report.pool.samples - report.pool.rows
     note(
         "mismatched: the caption of another image; uninformative: a caption without content; "
-        "blank: an image of one colour; duplicate: a copy of a clean pair, which no pairwise score "
-        "can detect; pure: share of clean pairs and copies among the kept; nats: mean true log "
-        "ratio of the kept."
+        "blank: an image of one colour; duplicate: a copy of a clean pair, which only rules over "
+        "distinct pairs detect; pure: share of clean pairs and copies among the kept; nats: mean "
+        "true log ratio of the kept."
+    )
+    note(
+        "This world has 1,536 scenes, so many of its pairs are alike and rules over distinct pairs "
+        "run out of good ones at this budget; and the scene of every wrong caption is in the pool, "
+        "which makes mismatched pairs easy to find."
     )
     note(f"not images: {count(failed, 'planted file')}; see {folder}/scores-pool/failures/.")
     note(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ from clipdre.cli.common_options import Json
 from clipdre.cli.read_options import IMAGE_KEY, read_config
 from clipdre.cli.terminal import echo_json
 from clipdre.config import ReadConfig
+from clipdre.cpus import usable_cpus
 from clipdre.words import count
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def doctor(
         image_key, text_key, max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels
     )
     urls = expand_shards(shards, sys.stdin)
-    found = diagnose(urls, config, decode=decode, workers=workers or os.cpu_count() or 1)
+    found = diagnose(urls, config, decode=decode, workers=workers or usable_cpus())
     if json:
         echo_json(_machine(found))
     else:

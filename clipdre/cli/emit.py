@@ -28,8 +28,8 @@ def emit(
     keys: Annotated[
         str,
         typer.Option(
-            help="List of samples, - for stdin: lines (shard/key, key or uid), JSON lines, "
-            "Parquet, or DataComp's .npy.",
+            help="List of samples, - for stdin: lines (shard/key, key or uid), DataComp's .npy, or "
+            "columns shard, key and uid of JSON lines, CSV, Parquet or Arrow.",
             metavar="FILE",
         ),
     ],
@@ -62,7 +62,13 @@ def emit(
     source = "stdin" if keys == write.STDOUT else keys
     query = ScoreQuery(ScoreFolder(scores), manifest)
     found = select_listed(query, _names(keys, source), source)
-    note(f"keeping {len(found.selection):,} of {count(found.selection.pool, 'pair')}")
+    kept = len(found.selection)
+    note(f"keeping {kept:,} of {count(found.selection.pool, 'pair')}")
+    if kept > found.names - found.missing:
+        note(
+            f"several samples share a name: {count(found.names - found.missing, 'name')} keep "
+            f"{kept:,} samples"
+        )
     if found.missing:
         note(
             f"not in these scores: {found.missing:,} of {count(found.names, 'name')}, "

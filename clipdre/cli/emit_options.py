@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 import typer
 
@@ -151,13 +151,14 @@ def write_and_print(
     overwrite: bool,
 ) -> None:
     """Write the selected samples, and print where."""
-    from clipdre.cli.terminal import note
+    from clipdre.cli.terminal import TerminalWriter, note
     from clipdre.emitting.write import write_subset
     from clipdre.formats.tars.shards import expand_shards
 
+    on_terminal = output == STDOUT and sys.stdout.isatty()
     written = write_subset(
         selection,
-        output,
+        cast("BinaryIO", TerminalWriter()) if on_terminal else output,
         format=format,
         config=config,
         shards=expand_shards(shards, sys.stdin) if shards else None,

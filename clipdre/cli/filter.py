@@ -18,12 +18,14 @@ from clipdre.words import count
 
 if TYPE_CHECKING:
     from clipdre.selecting.select import Selection
+    from clipdre.sql.joined import Join
 
 EXAMPLE = "Example:  clipdre filter scores --where 'width >= 200' --by log_ratio --top 30% -o kept"
-RULES = ("where", "by", "top", "bottom", "sample", "balance", "recipe")
+RULES = ("distinct", "where", "by", "top", "bottom", "sample", "balance", "recipe")
 PAIRINGS = (
     NotWith("every", RULES, because="which keeps only some pairs"),
     OnlyWith("json", ("dry_run",)),
+    OnlyWith("on", ("joined",), because="whose rows it matches"),
     OnlyWith(
         "seed",
         ("sample", "uniform", "balance", "recipe", "shuffle"),
@@ -35,6 +37,7 @@ PAIRINGS = (
 def filter_scores(
     context: typer.Context,
     scores: Scores,
+    distinct: keep.Distinct = False,
     where: keep.Where = None,
     every: keep.All = False,  # noqa: ARG001 (looked up among the given options)
     by: keep.By = None,
@@ -49,6 +52,7 @@ def filter_scores(
     budget: keep.Budget = None,
     settings: keep.Settings = None,
     joined: keep.Joined = None,
+    on: keep.On = None,
     time_limit: keep.TimeLimit = TIME_LIMIT,
     dry_run: keep.DryRun = False,
     json: keep.Json = False,
@@ -79,6 +83,7 @@ def filter_scores(
     given = given_options(context)
     check(given, PAIRINGS)
     request = Request(
+        distinct=distinct,
         where=where,
         by=by,
         top=top,
@@ -96,7 +101,9 @@ def filter_scores(
     _check_rules(given, recipe or [], dry_run)
     place = write.checked_output(output, format, given, needed=not dry_run)
     manifest = read_complete_manifest(scores)
-    query = MeasurableQuery(ScoreFolder(scores), manifest, joined or (), time_limit)
+    query = MeasurableQuery(ScoreFolder(scores), manifest, joined or (), time_limit, on)
+    for join in query.joins:
+        _note_join(join)
     selections = [select(query, rule) for rule in request.rules(query)]
     for selection in selections:
         _note_selection(selection, dry_run)
@@ -126,6 +133,17 @@ def _settings(given: list[str]) -> dict[str, str | int | float]:
             raise UsageError(f"invalid `settings` {option}", "use NAME=VALUE")
     parts = (option.partition("=") for option in given)
     return {name: value for name, _, value in parts}
+
+
+def _note_join(join: Join) -> None:
+    """Print how many pairs found a row in a joined table, and which of its columns are renamed."""
+    from clipdre.cli.terminal import note
+
+    by = " and ".join(join.by)
+    note(f"joined {join} by {by}: {join.matched:,} of {count(join.pool, 'pair')} found a row")
+    if join.renamed:
+        names = ", ".join(f'{old} to "{new}"' for old, new in join.renamed.items())
+        note(f"columns of {join} that the scores have too are renamed: {names}")
 
 
 def _note_selection(selection: Selection, dry_run: bool) -> None:

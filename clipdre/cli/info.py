@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -61,6 +62,12 @@ def _machine(found: Summary) -> dict[str, Any]:
         "quantiles": found.quantiles,
         "mean_log_ratio": found.mean_log_ratio,
         "least_reliable": {"column": name, "reliability": reliability},
+        "pool_reliability": found.manifest.pool_reliability,
+        "mutual_information": {
+            "at_least": found.information,
+            "at_most_shown": math.log(max(found.manifest.rows, 1)),
+        },
+        "duplicates": None if found.duplicates is None else asdict(found.duplicates),
         "warnings": found.caveats,
         "columns": [asdict(column) for column in found.columns],
     }

@@ -28,6 +28,7 @@ from clipdre.cli import (
 )
 from clipdre.cli import filter as filter_command
 from clipdre.cli.usage import ParserError, help_text, parser_message
+from clipdre.cpus import limit_threads
 from clipdre.errors import ClipdreError, UsageError
 from clipdre.words import one_line
 
@@ -137,6 +138,7 @@ def _main(
 def main() -> None:
     """Run the command line."""
     signals.install()
+    limit_threads()
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # paths need not be UTF-8

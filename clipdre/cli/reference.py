@@ -77,15 +77,16 @@ def _show(found: ReferenceCheck) -> None:
     record = found.record
     table(
         f"{record.method.capitalize()} reference of {count(record.pairs, 'pair')} "
-        f"for {count(found.rows, 'row')} (nats)",
-        ("column", "mean", "spread", "mean se", "reliability", "near log N"),
+        f"for {count(found.rows, 'row')} (nats; reliability of the reference and of the pool)",
+        ("column", "mean", "spread", "mean se", "reference", "pool", "near log N"),
         [
             (
                 c.column,
                 f"{c.mean:.3f}",
                 f"{c.spread:.3f}",
                 f"{c.mean_se:.4f}",
-                f"{c.reliability:.4f}",
+                _number(c.reliability),
+                _number(c.pool_reliability),
                 "" if c.saturated is None else f"{c.saturated:.1%}",
             )
             for c in found.columns

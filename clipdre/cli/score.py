@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from clipdre.config import (
     ReferenceMethod,
     RunConfig,
 )
+from clipdre.cpus import usable_cpus
 from clipdre.errors import UsageError
 from clipdre.only_with import NotWith, OnlyWith, check
 
@@ -63,6 +64,8 @@ RULES: tuple[OnlyWith | NotWith, ...] = (
     NotWith("neighbors", ("reference",), SAVED),
     NotWith("bulk", ("reference",), "exact"),
     NotWith("bulk", ("reference",), SAVED),
+    NotWith("alike", ("reference",), SAVED, because="which brings its own"),
+    NotWith("own", ("reference",), SAVED, because="which brings its own"),
     OnlyWith("tau", ("normalize",), "tau"),
 )
 
@@ -85,6 +88,8 @@ def score(
     reference: take.ReferenceWay = EstimateConfig.method.value,
     neighbors: take.Neighbors = EstimateConfig.neighbors,
     bulk: take.Bulk = EstimateConfig.bulk,
+    alike: take.Alike = EstimateConfig.alike,
+    own: take.OwnWay = EstimateConfig.own,
     normalize: take.Normalize = Normalization.REFERENCE,
     tau: take.Tau = None,
     image_key: take.ImageKey = IMAGE_KEY,
@@ -108,7 +113,7 @@ def score(
         raise UsageError("nothing to score", "name shards, or `embeddings`")
     if normalize is Normalization.TAU and tau is None:
         raise UsageError("`normalize` tau needs a number of negatives", "add `tau`")
-    estimate = _estimate_config(reference, neighbors, bulk, tau)
+    estimate = replace(_estimate_config(reference, neighbors, bulk, tau), alike=alike, own=own)
     run_config = RunConfig(overwrite, discard_embeddings, max_bad_fraction)
     if embeddings is not None:
         manifest = _score_embeddings(
@@ -187,7 +192,7 @@ def _encode_config(
         device=device,
         precision=precision,
         batch_size=batch_size,
-        workers=workers or os.cpu_count() or 1,
+        workers=workers or usable_cpus(),
     )
 
 

@@ -16,6 +16,7 @@ from clipdre.config import (
     Architecture,
     Decode,
     Normalization,
+    Own,
     Precision,
 )
 
@@ -133,7 +134,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Decoding threads.  (default: one per core)",
+        help="Decoding threads.  (default: one per usable core)",
         metavar="N",
         show_default=False,
         rich_help_panel=RUN,
@@ -164,6 +165,26 @@ Bulk = Annotated[
         min=2,
         help="Pairs in the uniform sample of stratified and sample.",
         metavar="N",
+        rich_help_panel=REFERENCE,
+    ),
+]
+Alike = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Pairs whose images and whose captions have a cosine above this leave each other out "
+        "of their references, so that a good pair is not punished for its copies; 1: copies only.",
+        metavar="COSINE",
+        rich_help_panel=REFERENCE,
+    ),
+]
+OwnWay = Annotated[
+    Own,
+    typer.Option(
+        help="left-out, or counted: each pair and those alike to it are in its reference too, as "
+        "in the published code.",
+        metavar="MODE",
         rich_help_panel=REFERENCE,
     ),
 ]
@@ -252,7 +273,7 @@ MaxPixels = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Reject images with more pixels than this.",
+        help="Reject images with more pixels, or that need more memory than 12 bytes for each.",
         metavar="N",
         rich_help_panel=READING,
     ),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clipdre.config import JoinKey
 from clipdre.core.scores import MAIN_COLUMNS
 
 RANK, RECIPE, PREVIEW = "Selection", "Recipes", "Preview"
@@ -20,6 +21,14 @@ Where = Annotated[
 All = Annotated[
     bool,
     typer.Option("--all", help="Keep every pair.", rich_help_panel=RANK),
+]
+Distinct = Annotated[
+    bool,
+    typer.Option(
+        "--distinct",
+        help="Keep only the best pair, by log_ratio, of each group of alike pairs.",
+        rich_help_panel=RANK,
+    ),
 ]
 By = Annotated[
     str | None,
@@ -117,11 +126,20 @@ Joined = Annotated[
     list[Path] | None,
     typer.Option(
         "--with",
-        exists=True,
-        dir_okay=False,
-        help="Parquet file whose columns are joined by key_hash, shard and key, uid, or key.",
-        metavar="FILE",
+        help="Parquet whose columns to add: a file, a folder or a quoted glob, such as "
+        "img2dataset's sidecars. Files that have the same columns are one table.",
+        metavar="TABLES",
         show_default=False,
+        rich_help_panel=RANK,
+    ),
+]
+On = Annotated[
+    JoinKey | None,
+    typer.Option(
+        help="Names that match rows of --with: key, uid, shard,key or key_hash. The shard is a "
+        "column, or the file's own name.  (default: what they have of key_hash; shard and key; "
+        "uid; key)",
+        metavar="NAMES",
         rich_help_panel=RANK,
     ),
 ]

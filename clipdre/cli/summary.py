@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipdre.cli.terminal import note, table
+from clipdre.core.reliability import TRUSTED_POOL
 from clipdre.words import count
 
 if TYPE_CHECKING:
@@ -27,9 +28,13 @@ def show_summary(found: Summary, folder: Path, *, stdout: bool = False) -> None:
         stdout=stdout,
     )
     table(
-        "Scores (quantiles over the pool; nats, similarity is a cosine)",
-        ("score", *(f"{p:.0%}" for p in PROBABILITIES)),
-        [(name, *(f"{v:.3f}" for v in values)) for name, values in found.quantiles.items()],
+        "Scores (quantiles over the pool; nats, similarity is a cosine; pool: correlation of a "
+        "score between two halves of it)",
+        ("score", *(f"{p:.0%}" for p in PROBABILITIES), "pool"),
+        [
+            (name, *(f"{v:.3f}" for v in values), _share(manifest.pool_reliability.get(name)))
+            for name, values in found.quantiles.items()
+        ],
         stdout=stdout,
     )
     note(
@@ -38,24 +43,59 @@ def show_summary(found: Summary, folder: Path, *, stdout: bool = False) -> None:
         f"reference of {count(found.reference.pairs, 'pair')})",
         stdout=stdout,
     )
-    for line in (*_reliability(found, folder), *(f"warning: {text}" for text in found.caveats)):
+    if found.information is not None:
+        note(
+            f"mutual information of images and captions: at least {found.information:.2f} nats, "
+            f"where this pool can show at most log N = {math.log(max(manifest.rows, 1)):.2f} "
+            "(InfoNCE)",
+            stdout=stdout,
+        )
+    warnings = [f"warning: {text}" for text in found.caveats]
+    for line in [*_reliability(found, folder), *_duplicates(found), *warnings]:
         note(line, stdout=stdout)
     if failed:
         note(f"reasons for each failed sample: {folder}/failures/", stdout=stdout)
 
 
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{math.floor(100 * value) / 100:.2f}"
+
+
+def _duplicates(found: Summary) -> list[str]:
+    """Return how much of the pool is alike, in one line."""
+    alike = found.duplicates
+    if alike is None or not alike.pairs:
+        return []
+    share = alike.pairs / found.manifest.rows
+    return [
+        f"{count(alike.pairs, 'pair')} ({share:.1%}) in {count(alike.groups, 'group')} are alike "
+        f"on both sides (cosine above {alike.alike:g}); 'clipdre filter --distinct' keeps the best "
+        "of each group"
+    ]
+
+
 def _reliability(found: Summary, folder: Path) -> list[str]:
     """Return what the reference leaves uncertain, in one or two lines."""
+    weak = [n for n, r in found.manifest.pool_reliability.items() if r < TRUSTED_POOL]
+    pool = [n for n in found.quantiles if n in weak]
+    lines = []
+    if pool:
+        lines.append(
+            f"the pool is small for {', '.join(pool)} (correlation between its halves below "
+            f"{TRUSTED_POOL:g}): against other pairs their order would differ; score more pairs "
+            "together"
+        )
     if found.is_exact:
-        return ["error of the reference: none, every score is exact for this pool"]
+        return ["error of the reference: none, every score is exact for this pool", *lines]
     name, reliability = found.least_reliable
     if math.isfinite(reliability):
         least = f"at least {math.floor(1000 * reliability) / 1000:.3f} ({name})"
     else:
         least = f"unknown, because {name} does not vary"
     lines = [
+        *lines,
         f"reliability of the reference: {least}; 'clipdre reference {folder}' "
-        "lists all columns and checks them against exact"
+        "lists all columns and checks them against exact",
     ]
     if found.reference.method == "sample":
         lines.append(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import unicodedata
+from codecs import getincrementaldecoder
 from collections.abc import Iterator, Sequence
+from io import RawIOBase
 from typing import Any
 
 import typer
@@ -62,6 +65,23 @@ def table(
 def strip_controls(text: str) -> str:
     """Replace control and format characters: text from a shard must not steer the terminal."""
     return "".join("\N{REPLACEMENT CHARACTER}" if _is_control(c) else c for c in text)
+
+
+class TerminalWriter(RawIOBase):
+    """A binary file that prints text on stdout, without what would steer the terminal."""
+
+    def __init__(self) -> None:
+        self._decoder = getincrementaldecoder("utf-8")()
+
+    def writable(self) -> bool:
+        """Whether it can be written to."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Print UTF-8, of which a character may be in parts."""
+        data = bytes(data)
+        sys.stdout.write(strip_controls(self._decoder.decode(data)))
+        return len(data)
 
 
 def as_options(message: str, command: Any) -> str:

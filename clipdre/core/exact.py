@@ -154,14 +154,12 @@ class _ExactPairs:
         own = torch.arange(len(i))
 
         def partition(queries: Tensor, others: Tensor) -> RunningPartition:
-            tiles = (
-                (start, others[start : start + TILE_ROWS])
-                for start in range(0, len(others), TILE_ROWS)
-            )
-            return accumulate(queries, tiles, scale=scale, bias=bias, own=own)
+            tiles = zip(torch.split(others, TILE_ROWS), torch.split(own, TILE_ROWS), strict=True)
+            return accumulate(queries, tiles, scale=scale, bias=bias, groups=own)
 
         def mean(queries: Tensor, others: Tensor) -> Tensor:
-            return mean_logit(queries, Moments.of(others), scale, bias, logits, own >= 0)
+            one = torch.ones_like(logits)
+            return mean_logit(queries, Moments.of(others), scale, bias, logits, one)
 
         return cls(logits, partition(i, t), partition(t, i), mean(i, t), mean(t, i))
 

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from clipdre.core.partition import RunningPartition
+from clipdre.core.partition import LeftOut, RunningPartition
 
 QUERIES, REFERENCES, DEPTH = 128, 128, 64
 # Reference blocks per program: few enough to leave work for every processor.
@@ -25,7 +25,8 @@ WALK = 32
 def _kernel(
     queries,
     references,
-    own,
+    query_groups,
+    reference_groups,
     tops,
     exps,
     s_exps,
@@ -41,7 +42,7 @@ def _kernel(
 ):
     rows = tl.program_id(0) * block_n + tl.arange(0, block_n)
     is_row = rows < n
-    own_column = tl.load(own + rows, mask=is_row, other=-1)
+    own_group = tl.load(query_groups + rows, mask=is_row, other=-1)
     top = tl.full((block_n,), float("-inf"), tl.float32)
     exp = tl.zeros((block_n,), tl.float32)
     s_exp = tl.zeros((block_n,), tl.float32)
@@ -66,7 +67,8 @@ def _kernel(
                 other=0.0,
             )
             products = tl.dot(x, y, products)
-        counted = is_column[None, :] & (columns[None, :] != own_column[:, None])
+        group = tl.load(reference_groups + columns, mask=is_column, other=-1)
+        counted = is_column[None, :] & (group[None, :] != own_group[:, None])
         logits = tl.where(counted, products + bias, float("-inf"))
         new = tl.maximum(top, tl.max(logits, 1))
         # A query whose references were all left out so far has no maximum.
@@ -87,17 +89,21 @@ def _kernel(
 
 
 def tile_partition(
-    scaled: Tensor, references: Tensor, bias: float, own: Tensor | None
+    scaled: Tensor,
+    references: Tensor,
+    bias: float,
+    left_out: LeftOut | None = None,
 ) -> RunningPartition:
     """Compute the partition of a tile: see `tiles.tile_partition`, the oracle in the tests."""
     n, m = len(scaled), len(references)
     walks = triton.cdiv(m, REFERENCES * WALK)
     parts = [torch.empty(n, walks, device=scaled.device) for _ in range(4)]
-    column = torch.full((n,), -1, device=scaled.device) if own is None else own
+    of_queries, of_references = _groups(n, m, left_out, scaled.device)
     _kernel[(triton.cdiv(n, QUERIES), walks)](
         scaled.half(),
         references.half(),
-        column,
+        of_queries,
+        of_references,
         *parts,
         n,
         m,
@@ -111,7 +117,26 @@ def tile_partition(
         num_stages=3,
     )
     top, *sums = (part.double() for part in parts)
-    inside = (column >= 0) & (column < m)
     whole = RunningPartition(top, torch.zeros_like(top), *sums).over_folds()
-    whole.weight = m - inside.double()
+    absent = torch.zeros(n, dtype=torch.float64, device=scaled.device)
+    if left_out is not None:
+        absent = torch.bincount(left_out[0], minlength=n).double()
+    whole.weight = m - absent
     return whole
+
+
+def _groups(
+    n: int, m: int, left_out: LeftOut | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Number queries and references so that a query leaves out those with its own number.
+
+    Queries that leave out a common reference leave out the same ones; their number is the first of
+    them.
+    """
+    of_queries = torch.full((n,), -1, device=device)
+    of_references = torch.full((m,), n, device=device)
+    if left_out is not None:
+        rows, columns = left_out
+        of_references.scatter_reduce_(0, columns, rows, "amin")
+        of_queries[rows] = of_references[columns]
+    return of_queries, of_references

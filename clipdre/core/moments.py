@@ -60,9 +60,9 @@ class Moments:
 
 
 def mean_logit(  # noqa: PLR0913 (the symbols of a formula)
-    queries: Tensor, other: Moments, scale: float, bias: float, own: Tensor, left_out: Tensor
+    queries: Tensor, other: Moments, scale: float, bias: float, total: Tensor, left_out: Tensor
 ) -> Tensor:
-    """Compute the mean logit ``a <x, mean_Y> + b`` without own counterparts; float64 of shape (n,).
+    """Compute the mean logit ``a <x, mean_Y> + b`` without those left out; float64 of shape (n,).
 
     Parameters
     ----------
@@ -71,14 +71,13 @@ def mean_logit(  # noqa: PLR0913 (the symbols of a formula)
         Moments of the other modality.
     scale, bias : float
         Logit scale a and logit bias b.
-    own : float64 Tensor of shape (n,)
-        Logit of each query with its own counterpart.
-    left_out : bool Tensor of shape (n,)
-        Whether `other` includes that counterpart.
+    total : float64 Tensor of shape (n,)
+        Sum of each query's logits with the counterparts that are left out of `other`.
+    left_out : Tensor of shape (n,)
+        Their number.
     """
     mean = scale * (queries @ other.mean.to(queries.dtype)).double() + bias
-    total = other.count * mean - torch.where(left_out, own, 0.0)
-    return total / (other.count - left_out.double())
+    return (other.count * mean - total) / (other.count - left_out.double())
 
 
 def covariance_norm(queries: Tensor, own: Moments, other: Moments, scale: float) -> Tensor:

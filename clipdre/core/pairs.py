@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from clipdre.core.divergence import effective_sample_size, kl, reverse_kl
 from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments, centred_norm, covariance_norm
 from clipdre.core.partition import RunningPartition
-from clipdre.core.stratified import StratifiedPartition, standard_error
+from clipdre.core.stratified import HALVES, StratifiedPartition, standard_error
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,37 @@ class Side:
     Attributes
     ----------
     queries : float32 Tensor of shape (n, d), unit rows
+    logits : float64 Tensor of shape (n,)
+        ``a <v_i, v_t> + b`` of each pair.
     partition : StratifiedPartition of shape (n,)
-        Over the other modality's pool, own counterparts left out.
+        Over the other modality's pool.
     mean_logit : float64 Tensor of shape (n,)
         Mean logit with the same counterparts.
     own, other : Moments
         Of the pool's vectors of this modality, and of the other one.
     scale : float
         The logit scale.
+    own_counted : bool
+        Whether the partition counts a pair's own counterpart, which is left out otherwise.
+    half : int, optional
+        Let this half of the pool, 0 or 1, stand for all of it. The mean logit remains the whole
+        pool's: it is known much better than the partition.
     """
 
     queries: Tensor
+    logits: Tensor
     partition: StratifiedPartition
     mean_logit: Tensor
     own: Moments
     other: Moments
     scale: float
+    own_counted: bool = False
+    half: int | None = None
 
     @cached_property
     def whole(self) -> RunningPartition:
         """The estimated partition over the whole pool."""
-        return self.partition.whole()
+        return self.partition.whole() if self.half is None else self.partition.half(self.half)
 
     @cached_property
     def log_partition(self) -> Tensor:
@@ -60,6 +70,20 @@ class Side:
     def log_partition_se(self) -> Tensor:
         """Standard error of `log_partition`; of the log ratio too, since the logit is known."""
         return standard_error(self.log_partition_deviations)
+
+    @property
+    def log_softmax(self) -> Tensor:
+        """Log of the pair's share of the partition, its own counterpart counted, plus log N."""
+        return self.logits - self._log_partition_with_own(self.whole)
+
+    @property
+    def log_softmax_deviations(self) -> Tensor:
+        """Jackknife deviations of `log_softmax`, float64 of shape (n, folds)."""
+        return -self.partition.deviations(self._log_partition_with_own)
+
+    def _log_partition_with_own(self, partition: RunningPartition) -> Tensor:
+        counted = partition if self.own_counted else partition.with_own(self.logits)
+        return counted.log_mean_exp()
 
     @property
     def kl(self) -> Tensor:
@@ -143,6 +167,24 @@ class Pairs:
         """Standard error of `log_ratio`; the sides share their folds, hence their covariance."""
         both = self.image.log_partition_deviations + self.text.log_partition_deviations
         return standard_error(both / 2)
+
+    @property
+    def negcliploss(self) -> Tensor:
+        """Minus the pair's CLIP loss with the whole pool as batch, plus log N, in nats."""
+        return (self.image.log_softmax + self.text.log_softmax) / 2
+
+    @property
+    def negcliploss_se(self) -> Tensor:
+        """Standard error of `negcliploss`."""
+        both = self.image.log_softmax_deviations + self.text.log_softmax_deviations
+        return standard_error(both / 2)
+
+    def halves(self) -> tuple[Pairs, ...]:
+        """Return the same pairs against each half of the pool instead of the whole."""
+        return tuple(
+            replace(self, sides={m: replace(side, half=half) for m, side in self.sides.items()})
+            for half in range(HALVES)
+        )
 
     @property
     def log_ratio_tau(self) -> Tensor:

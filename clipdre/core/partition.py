@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 NEGATIVE_INFINITY = float("-inf")
+# Pairs of a query and a reference to leave out: their rows and columns in a tile.
+LeftOut = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -106,7 +108,11 @@ class RunningPartition:
 
     def fold(self, k: int) -> RunningPartition:
         """Return one fold: shape (n, f) to (n,)."""
-        return RunningPartition(**{f.name: getattr(self, f.name)[:, k] for f in fields(self)})
+        return self._of_folds(k)
+
+    def select_folds(self, folds: slice) -> RunningPartition:
+        """Return some of the folds: shape (n, f) to (n, g)."""
+        return self._of_folds(folds)
 
     def merge_rows(self, rows: Tensor, other: RunningPartition) -> None:
         """Merge `other` into the queries at `rows` (int64, each at most once), in place."""
@@ -121,6 +127,15 @@ class RunningPartition:
         level = self.relative_to(top[:, None].expand_as(self.max))
         sums = {f.name: getattr(level, f.name).sum(dim=1) for f in fields(self) if f.name != "max"}
         return RunningPartition(max=top, **sums)
+
+    def _of_folds(self, index: int | slice) -> RunningPartition:
+        return RunningPartition(**{f.name: getattr(self, f.name)[:, index] for f in fields(self)})
+
+    def with_own(self, logits: Tensor) -> RunningPartition:
+        """Count each query's own counterpart, of these logits, too: shape (n,) or (n, f)."""
+        shape, one = self.max.shape, torch.ones_like(self.max)
+        top = logits.double().reshape(-1, *(1 for _ in shape[1:])).expand(shape)
+        return self.merge(RunningPartition(top, one, one, torch.zeros_like(one), one))
 
     def relative_to(self, top: Tensor) -> RunningPartition:
         """Return the sums relative to `top`, which is at least the current maximum."""
@@ -139,25 +154,63 @@ class RunningPartition:
         return self.max + torch.log(self.exp / self.weight)
 
 
-def leave_out_own(tile: Tensor, own: Tensor) -> Tensor:
-    """Set each query's own counterpart to -inf, or to True in a mask.
+@dataclass(frozen=True)
+class QueryGroups:
+    """Groups of n queries, whose references are left out.
+
+    Attributes
+    ----------
+    order : int64 Tensor of shape (n,)
+        Queries by group.
+    ascending : int64 Tensor of shape (n,)
+        Their groups.
+    """
+
+    order: Tensor
+    ascending: Tensor
+
+    @classmethod
+    def of(cls, groups: Tensor) -> QueryGroups:
+        """Prepare the groups of queries, int64 of shape (n,), to be compared with many tiles."""
+        ascending, order = groups.sort()
+        return cls(order, ascending)
+
+    def left_out(self, references: Tensor) -> LeftOut:
+        """Return which query leaves out which of the references with these groups, shape (m,)."""
+        first = torch.searchsorted(self.ascending, references)
+        counts = torch.searchsorted(self.ascending, references, right=True) - first
+        columns = torch.repeat_interleave(counts)
+        # The k-th query of a reference's group follows the group's first one by k.
+        k = torch.arange(len(columns), device=columns.device) - (counts.cumsum(0) - counts)[columns]
+        return self.order[first[columns] + k], columns
+
+
+def select_rows(left_out: LeftOut, rows: Tensor) -> LeftOut:
+    """Return what some of the queries leave out: `rows` is int64, ascending, not empty."""
+    queries, columns = left_out
+    place = torch.searchsorted(rows, queries).clamp_(max=len(rows) - 1)
+    hit = rows[place] == queries
+    return place[hit], columns[hit]
+
+
+def leave_out(tile: Tensor, left_out: LeftOut) -> Tensor:
+    """Set what is left out to -inf, or to True in a mask.
 
     Parameters
     ----------
     tile : Tensor of shape (n, m)
         Logits, or a bool mask of the references to leave out; changed in place.
-    own : int64 Tensor of shape (n,)
-        Column of each query's own counterpart; any number outside [0, m) if it is not in the tile.
+    left_out : two int64 Tensors of one shape
+        Rows and columns, each pair at most once.
 
     Returns
     -------
     float64 Tensor of shape (n,)
-        1 for each query whose own counterpart is in the tile, else 0.
+        Number of references left out for each query.
     """
-    inside = (own >= 0) & (own < tile.shape[1])
-    rows = torch.nonzero(inside).squeeze(1)
-    tile[rows, own[rows]] = True if tile.dtype == torch.bool else NEGATIVE_INFINITY
-    return inside.double()
+    rows, _ = left_out
+    tile[left_out] = True if tile.dtype == torch.bool else NEGATIVE_INFINITY
+    return torch.bincount(rows, minlength=len(tile)).double()
 
 
 def _floor(dtype: torch.dtype) -> float:

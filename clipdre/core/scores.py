@@ -118,6 +118,17 @@ SCORES: tuple[Score, ...] = (
     ),
     _error("log_ratio", lambda p: p.log_ratio_se),
     Score(
+        Column(
+            "negcliploss",
+            NATS,
+            "minus the CLIP loss with the whole pool as batch, plus log N: as log_ratio, with the "
+            "pair itself counted, so at most log N",
+            "high",
+        ),
+        lambda p: p.negcliploss,
+    ),
+    _error("negcliploss", lambda p: p.negcliploss_se),
+    Score(
         Column("kl_contribution", NATS, "log_ratio / N: sums to the pool's mean log ratio"),
         lambda p: p.log_ratio / p.pool_size,
     ),
@@ -132,6 +143,8 @@ SCORES: tuple[Score, ...] = (
 SCORE_COLUMNS = tuple(score.column.name for score in SCORES if not score.needs_tau)
 MAIN_COLUMNS = tuple(score.column.name for score in SCORES if score.main)
 ERROR_COLUMNS = tuple(name for name in SCORE_COLUMNS if name.endswith(SE))
+# Columns that depend on the reference, so that its error and the pool's reliability are reported.
+ESTIMATED_COLUMNS = tuple(name.removesuffix(SE) for name in ERROR_COLUMNS)
 
 
 def score_columns(pairs: Pairs) -> dict[str, Tensor]:
@@ -141,3 +154,10 @@ def score_columns(pairs: Pairs) -> dict[str, Tensor]:
         for score in SCORES
         if not score.needs_tau or pairs.tau is not None
     }
+
+
+def half_columns(pairs: Pairs) -> dict[str, tuple[Tensor, ...]]:
+    """Compute `ESTIMATED_COLUMNS` against each half of the pool: name to Tensors of shape (n,)."""
+    formulas = {s.column.name: s.formula for s in SCORES if s.column.name in ESTIMATED_COLUMNS}
+    halves = pairs.halves()
+    return {name: tuple(formula(half) for half in halves) for name, formula in formulas.items()}

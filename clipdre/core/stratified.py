@@ -3,6 +3,9 @@
 With `exact`, every counterpart is near and there are no folds; with `sample`, none is near;
 `stratified` has both. The bulk members that are not near represent all counterparts that are not
 near, each with weight rest / (number of such bulk members).
+
+Every pool is two halves, divided by a bit of the key hash. A quantity that depends on which half
+stands for the pool depends on the accident of the pool: see `reliability`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from clipdre.core.partition import RunningPartition
 
+HALVES = 2
 Statistic = Callable[[RunningPartition], Tensor]
 
 
@@ -26,12 +30,13 @@ class StratifiedPartition:
 
     Attributes
     ----------
-    near : RunningPartition of shape (n,)
-        Exact partition over the near counterparts.
+    near : RunningPartition of shape (n, 2)
+        Exact partition over the near counterparts, by half of the pool.
     folds : RunningPartition of shape (n, f)
-        Partition over the bulk members that are not near, by fold; f is 0 if all are near.
-    rest : float64 Tensor of shape (n,)
-        Number of counterparts that are not near.
+        Partition over the bulk members that are not near, by fold; f is 0 if all are near. The
+        first f / 2 folds are from the pool's first half, the others from its second.
+    rest : float64 Tensor of shape (n, 2)
+        Number of counterparts that are not near, by half.
     """
 
     near: RunningPartition
@@ -40,9 +45,17 @@ class StratifiedPartition:
 
     def whole(self) -> RunningPartition:
         """Return the estimate over the whole pool, shape (n,)."""
-        if not self.folds.max.shape[1]:
-            return self._completed(self.near, torch.zeros_like(self.rest))
-        return self._completed(self.near, self.rest, self.folds.over_folds())
+        return _completed(self.near.over_folds(), self._all_rest, self.folds)
+
+    def half(self, half: int) -> RunningPartition:
+        """Return the estimate over one half of the pool, 0 or 1; shape (n,)."""
+        folds = self.folds.max.shape[1] // HALVES
+        own = self.folds.select_folds(slice(half * folds, (half + 1) * folds))
+        return _completed(self.near.fold(half), self.rest[:, half], own)
+
+    @property
+    def _all_rest(self) -> Tensor:
+        return self.rest.sum(dim=1)
 
     @cached_property
     def without_each_fold(self) -> RunningPartition:
@@ -56,7 +69,8 @@ class StratifiedPartition:
         after = list(accumulate(folds[::-1], RunningPartition.merge))[::-1]
         inner = [before[k - 1].merge(after[k + 1]) for k in range(1, f - 1)]
         others = [after[1], *inner, before[-2]]
-        return RunningPartition.stack([self._completed(self.near, self.rest, o) for o in others])
+        near, rest = self.near.over_folds(), self._all_rest
+        return RunningPartition.stack([_with_bulk(near, rest, bulk) for bulk in others])
 
     def deviations(self, statistic: Statistic) -> Tensor:
         """Compute scaled delete-one deviations of `statistic`; their squares sum to its variance.
@@ -69,19 +83,22 @@ class StratifiedPartition:
         if not f:
             return values
         drawn = self.folds.weight.sum(dim=1)
-        unseen = (1 - drawn / self.rest.clamp(min=1)).clamp(min=0)
+        unseen = (1 - drawn / self._all_rest.clamp(min=1)).clamp(min=0)
         spread = values - values.mean(dim=1, keepdim=True)
         return spread * torch.sqrt((f - 1) / f * unseen)[:, None]
 
-    def _completed(
-        self, near: RunningPartition, rest: Tensor, bulk: RunningPartition | None = None
-    ) -> RunningPartition:
-        whole = near
-        if bulk is not None:
-            factor = torch.where(bulk.weight > 0, rest / bulk.weight.clamp(min=1), 0.0)
-            whole = near.merge(bulk.scale(factor))
-        # Even if no bulk member is left to represent them, these counterparts count.
-        return replace(whole, weight=near.weight + rest)
+
+def _completed(near: RunningPartition, rest: Tensor, folds: RunningPartition) -> RunningPartition:
+    """Let the bulk, in folds, stand for the `rest` of the counterparts; none if all are near."""
+    if not folds.max.shape[1]:
+        return near
+    return _with_bulk(near, rest, folds.over_folds())
+
+
+def _with_bulk(near: RunningPartition, rest: Tensor, bulk: RunningPartition) -> RunningPartition:
+    factor = torch.where(bulk.weight > 0, rest / bulk.weight.clamp(min=1), 0.0)
+    # Even if no bulk member is left to represent them, these counterparts count.
+    return replace(near.merge(bulk.scale(factor)), weight=near.weight + rest)
 
 
 def standard_error(deviations: Tensor) -> Tensor:

@@ -7,9 +7,15 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from clipdre.core.partition import RunningPartition, leave_out_own
+from clipdre.core.partition import (
+    NEGATIVE_INFINITY,
+    LeftOut,
+    QueryGroups,
+    RunningPartition,
+    leave_out,
+)
 
-TilePartition = Callable[[Tensor, Tensor, float, "Tensor | None"], RunningPartition]
+TilePartition = Callable[[Tensor, Tensor, float, "LeftOut | None"], RunningPartition]
 
 
 def logits_of(scaled: Tensor, references: Tensor, bias: float) -> Tensor:
@@ -21,7 +27,11 @@ def logits_of(scaled: Tensor, references: Tensor, bias: float) -> Tensor:
 
 
 def tile_partition(
-    scaled: Tensor, references: Tensor, bias: float, own: Tensor | None
+    scaled: Tensor,
+    references: Tensor,
+    bias: float,
+    left_out: LeftOut | None = None,
+    split: int | None = None,
 ) -> RunningPartition:
     """Compute the partition of queries over one tile of references.
 
@@ -31,22 +41,48 @@ def tile_partition(
         Unit rows times the scale.
     references : float Tensor of shape (m, d), unit rows
     bias : float
-    own : int64 Tensor of shape (n,), optional
-        Index of each query's own counterpart in the tile; any number outside [0, m) if it is not
-        in the tile.
+    left_out : two int64 Tensors, optional
+        Rows and columns of what is left out, see `QueryGroups.left_out`.
+    split : int, optional
+        Compute two partitions, of shape (n, 2): one over the references before this one, and one
+        over the others.
     """
+    if split is not None:
+        return _split_partition(scaled, references, bias, left_out, split)
     logits = logits_of(scaled, references, bias)
-    absent = logits.new_zeros(len(logits)) if own is None else leave_out_own(logits, own)
+    absent = logits.new_zeros(len(logits)) if left_out is None else leave_out(logits, left_out)
+    return RunningPartition.counting(logits, absent)
+
+
+def _split_partition(
+    scaled: Tensor, references: Tensor, bias: float, left_out: LeftOut | None, split: int
+) -> RunningPartition:
+    # One product and one pass over both parts: small tiles are many, so each call counts.
+    parts = references[:split], references[split:]
+    size = max(len(part) for part in parts)
+    padded = references.new_zeros(2, size, references.shape[1])
+    for place, part in zip(padded, parts, strict=True):
+        place[: len(part)] = part
+    logits = logits_of(scaled, padded.flatten(0, 1), bias).view(-1, 2, size)
+    absent = torch.zeros(len(logits), 2, dtype=torch.float64, device=logits.device)
+    if left_out is not None:
+        rows, columns = left_out
+        second = (columns >= split).long()
+        logits[rows, second, columns - split * second] = NEGATIVE_INFINITY
+        absent.index_put_((rows, second), absent.new_ones(()), accumulate=True)
+    for n, part in enumerate(parts):
+        logits[:, n, len(part) :] = NEGATIVE_INFINITY
+        absent[:, n] += size - len(part)
     return RunningPartition.counting(logits, absent)
 
 
 def accumulate(  # noqa: PLR0913 (the symbols of a formula)
     queries: Tensor,
-    tiles: Iterable[tuple[int, Tensor]],
+    tiles: Iterable[tuple[Tensor, Tensor]],
     *,
     scale: float,
     bias: float = 0.0,
-    own: Tensor | None = None,
+    groups: Tensor | None = None,
     query_rows: int = 1024,
 ) -> RunningPartition:
     """Compute the partition of queries over references that arrive in tiles.
@@ -54,23 +90,23 @@ def accumulate(  # noqa: PLR0913 (the symbols of a formula)
     Parameters
     ----------
     queries : float Tensor of shape (n, d), unit rows
-    tiles : iterable of (start, references)
-        `references` of shape (m, d), unit rows; `start` is the index of its first row.
+    tiles : iterable of (references, groups)
+        `references` of shape (m, d), unit rows; `groups` of shape (m,).
     scale, bias : float
         Parameters of the logits ``scale * <x, y> + bias``.
-    own : int64 Tensor of shape (n,), optional
-        Index of each query's own counterpart among all references; -1 if it is not among them.
+    groups : int64 Tensor of shape (n,), optional
+        Group of each query, whose references are left out; by default, none are.
     query_rows : int
         Queries per matrix product. Bounds the memory of a tile of logits; does not change results.
     """
     partition = _fastest(queries.device)
     blocks = torch.split(queries * scale, query_rows)
-    owns = (None,) * len(blocks) if own is None else torch.split(own, query_rows)
+    own = [] if groups is None else [QueryGroups.of(g) for g in torch.split(groups, query_rows)]
     parts = [RunningPartition.empty(len(block), device=queries.device) for block in blocks]
-    for start, references in tiles:
-        for n, (block, block_own) in enumerate(zip(blocks, owns, strict=True)):
-            column = None if block_own is None else block_own - start
-            parts[n] = parts[n].merge(partition(block, references, bias, column))
+    for references, others in tiles:
+        for n, block in enumerate(blocks):
+            left_out = own[n].left_out(others) if own else None
+            parts[n] = parts[n].merge(partition(block, references, bias, left_out))
     return RunningPartition.cat(parts)
 
 

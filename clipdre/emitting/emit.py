@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,11 +24,11 @@ from clipdre.emitting.place import (
     finish_replacement,
     writing_folder,
 )
+from clipdre.emitting.read_back import read_back
 from clipdre.emitting.subset import Subset
 from clipdre.emitting.tars import sample_bytes, shuffled_bytes, unique_keys, write_tar
 from clipdre.formats.files.outputs import OutputFolder, output_folder, read_json, write_json
 from clipdre.formats.files.parquet import save_table
-from clipdre.formats.tars.spans import member_suffixes
 from clipdre.progress import Progress
 from clipdre.sql.expressions import FILE, ROW
 
@@ -74,7 +74,7 @@ def write_tar_folder(
         if not finished:
             subset.check()  # refuse before anything is written
             target.remove_leftovers()
-            write_json(target, UNFINISHED, plan, durable=False)
+            write_json(target, UNFINISHED, plan)  # durable: without it, this is no subset
             _write(subset, target, config, plan)
             finish_replacement(folder)
         elif UNFINISHED in folder.names():  # a run was killed between its last two steps
@@ -187,13 +187,12 @@ class _ShardWriter:
         """Write a tar, then its scores, whose stamp records that the tar is complete."""
         keys = unique_keys(table, self.collisions)
         ordered = sample_bytes if self.config.shuffle_seed is None else shuffled_bytes
-        with (
-            self.folder.committed(f"{stem}.tar") as temporary,
-            open(temporary, "xb", buffering=0) as out,
-        ):
-            suffixes: set[str] = set()
-            write_tar(out, _noting(suffixes, ordered(self.subset, table, keys)))
-            nbytes = out.tell()
+        name = f"{stem}.tar"
+        with self.folder.committed(name) as temporary:
+            with open(temporary, "xb", buffering=0) as out:
+                write_tar(out, ordered(self.subset, table, keys))
+                nbytes = out.tell()
+            suffixes = read_back(temporary, name, len(table))
         if self.collisions:
             table = table.append_column(SOURCE_KEY, table["key"])
             table = table.set_column(table.column_names.index("key"), "key", pa.array(keys))
@@ -202,15 +201,6 @@ class _ShardWriter:
         with self.folder.committed(f"{stem}.parquet") as temporary:
             save_table(table.drop_columns([FILE, ROW]), temporary, stamp)
         return stamp
-
-
-def _noting(
-    suffixes: set[str], samples: Iterable[memoryview | bytes]
-) -> Iterator[memoryview | bytes]:
-    """Yield `samples`, and add the suffixes of their members to `suffixes`."""
-    for sample in samples:
-        suffixes |= member_suffixes(sample)
-        yield sample
 
 
 def _write_renamed(folder: OutputFolder, shards: list[dict[str, Any]]) -> int:

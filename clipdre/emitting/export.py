@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -15,19 +17,33 @@ import pyarrow.parquet as pq
 from clipdre.config import SubsetFormat
 from clipdre.emitting.subset import Subset
 from clipdre.emitting.tars import keys_of, sample_bytes, unique_keys, write_tar
+from clipdre.errors import OutputError
 from clipdre.formats.uids import DIGITS, UID, UidFile
 from clipdre.sql.expressions import FILE, ROW
 from clipdre.words import count
 
 KEY_SEPARATOR = "/"
+# What `split_lines` ends a name at.
+LINE_ENDS = re.compile("[\\n\\r\\0]")
 HAS_UID = f"coalesce(regexp_matches(uid, '{UID}'), false)"
 
 
 def write_keys(subset: Subset, out: BinaryIO) -> None:
-    """Write one ``shard/key`` per line, since keys may repeat across shards."""
+    """Write one ``shard/key`` per line, since keys may repeat across shards.
+
+    Raises
+    ------
+    OutputError
+        If a name contains the end of a line, and would be read back as other names.
+    """
     for batch in subset.batches(["shard", "key"]):
         pairs = zip(batch["shard"].to_pylist(), keys_of(batch), strict=True)
-        out.write("".join(f"{shard}{KEY_SEPARATOR}{key}\n" for shard, key in pairs).encode())
+        names = [f"{shard}{KEY_SEPARATOR}{key}" for shard, key in pairs]
+        odd = next((name for name in names if LINE_ENDS.search(name)), None)
+        if odd is not None:
+            problem = f"a list of lines cannot hold {odd!r}, which contains the end of a line"
+            raise OutputError(problem, "set `format` to jsonl")
+        out.write("".join(f"{name}\n" for name in names).encode())
 
 
 def write_uids(subset: Subset, out: BinaryIO) -> None:
@@ -79,34 +95,60 @@ def write_arrow(subset: Subset, out: BinaryIO) -> None:
 
 
 def write_csv(subset: Subset, out: BinaryIO) -> None:
-    """Write the kept rows as CSV with a header; lists and structs become JSON."""
+    """Write the kept rows as CSV with a header; lists and structs become JSON, bytes base64."""
     schema, batches = _tables(subset)
-    flat = pa.schema([f.with_type(pa.string()) if _nested(f) else f for f in schema])
+    flat = pa.schema([f if _is_flat(f.type) else f.with_type(pa.string()) for f in schema])
     with pc.CSVWriter(out, flat) as writer:
         for batch in batches:
             columns = [
-                pa.array([json.dumps(v) for v in column.to_pylist()]) if _nested(field) else column
-                for field, column in zip(schema, batch.columns, strict=True)
+                column
+                if _is_flat(column.type)
+                else pa.array(map(_text, _values(column)), pa.string())
+                for column in batch.columns
             ]
             writer.write_batch(pa.record_batch(columns, schema=flat))
 
 
-def _nested(field: pa.Field) -> bool:
-    return bool(pa.types.is_nested(field.type))
+def _is_flat(kind: pa.DataType) -> bool:
+    """Return whether Arrow writes values of this type as CSV."""
+    types = pa.types
+    return types.is_string(kind) or (types.is_primitive(kind) and not types.is_interval(kind))
+
+
+def _text(value: Any) -> str | None:
+    """Return a value as text of one cell."""
+    plain = _plain(value)
+    return (
+        plain if plain is None or isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+    )
 
 
 def write_jsonl(subset: Subset, out: BinaryIO) -> None:
-    """Write the kept rows as one JSON object per line; NaN and infinity become null."""
+    """Write the kept rows as one JSON object per line; NaN becomes null, bytes base64."""
     _, batches = _tables(subset)
     for batch in batches:
-        lines = [
-            json.dumps(_json(row), ensure_ascii=False, default=str) for row in batch.to_pylist()
-        ]
-        out.write("".join(f"{line}\n" for line in lines).encode())
+        values = zip(*map(_values, batch.columns), strict=True)
+        rows = (_plain(dict(zip(batch.schema.names, row, strict=True))) for row in values)
+        out.write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
 
 
-def _json(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+def _values(column: pa.Array) -> list[Any]:
+    """Return a column's values; times as text, because Python has no nanoseconds."""
+    is_time = pa.types.is_temporal(column.type) and not pa.types.is_interval(column.type)
+    return list((column.cast(pa.string()) if is_time else column).to_pylist())
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it, also inside of lists and structs."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def write_tar_stream(subset: Subset, out: BinaryIO) -> None:

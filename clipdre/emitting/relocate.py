@@ -13,6 +13,7 @@ from clipdre.formats.files.storage import identify, open_source
 from clipdre.formats.tars.locate import Located, locate
 from clipdre.formats.tars.shards import shard_name
 from clipdre.formats.tars.spans import Source
+from clipdre.formats.uids import canonical_uid
 from clipdre.selecting.select import Selection
 from clipdre.sql.expressions import FILE, ROW
 from clipdre.words import count
@@ -52,12 +53,12 @@ class _SearchedSubset(Subset):
         rows: dict[str, list[int]] = {}
         names = zip(kept["uid"].to_pylist(), kept["key"].to_pylist(), strict=True) if kept else ()
         for row, (uid, key) in enumerate(names):
-            rows.setdefault(uid or key, []).append(row)
+            rows.setdefault(canonical_uid(uid) if uid else key, []).append(row)
         self._parts = []
         for index, source in enumerate(sources):
             with open_source(source.url) as file:
-                found = list(locate(file, rows.__contains__))
-            taken = [(s, rows.get(s.uid or "") or rows.get(s.key)) for s in found]
+                found = list(locate(file, lambda name: name in rows or canonical_uid(name) in rows))
+            taken = [(s, rows.get(canonical_uid(s.uid or "")) or rows.get(s.key)) for s in found]
             here = [(sample, left.pop(0)) for sample, left in taken if left]
             if here and kept is not None:
                 table = kept.take(pa.array([row for _, row in here]))

@@ -143,7 +143,7 @@ class Subset:
             "pool": selection.pool,
             "kept": len(selection),
             "scores": str(real(selection.query.folder.path)),
-            "joined": [str(path) for path in selection.query.joined],
+            "joined": [asdict(join) for join in selection.query.joins],
             "model": {"name": model.name, "pretrained": model.pretrained, "digest": model.digest},
             "reference": builtins(self.manifest.reference),
             "digest": self.digest,

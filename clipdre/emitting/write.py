@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from io import RawIOBase
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -12,6 +13,7 @@ from clipdre.config import EmitConfig, SubsetFormat
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.export import WRITERS
 from clipdre.emitting.place import check_file
+from clipdre.emitting.read_back import read_back
 from clipdre.emitting.relocate import relocated
 from clipdre.emitting.subset import Subset
 from clipdre.errors import OutputError, ScoresError, UsageError
@@ -144,8 +146,12 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
         stream.flush()
     elif to_file:
         folder, name = parent_folder(place)
-        with folder.committed(name) as temporary, open(temporary, "xb") as out:
-            WRITERS[kind](subset, out)
+        folder.remove_leftovers(name)
+        with folder.committed(name) as temporary:
+            with open(temporary, "xb") as out:
+                WRITERS[kind](subset, out)
+            if tars:
+                read_back(temporary, name, len(selection))
     else:
         summary = write_tar_folder(subset, place, config or EmitConfig(), overwrite=overwrite)
         return Written(place, len(selection), summary, summary["renamed"])
@@ -154,7 +160,11 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
 
 def _stream(output: str | Path | BinaryIO) -> BinaryIO | None:
     if output == STDOUT:
-        return sys.stdout.buffer
+        out = sys.stdout.buffer
+        # With PYTHONUNBUFFERED it is a raw file, which may write less than it is given.
+        if isinstance(out, RawIOBase):
+            return open(out.fileno(), "wb", closefd=False)
+        return out
     return None if isinstance(output, str | Path) else output
 
 

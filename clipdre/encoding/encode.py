@@ -1,4 +1,4 @@
-"""Shards to embeddings: read, decode ahead in threads, encode in batches, commit by shard."""
+"""Shards to embeddings: decode ahead in threads, encode in batches that span shards, commit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -16,14 +16,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from clipdre.config import Decode, EncodeConfig, ReadConfig
+from clipdre.config import EncodeConfig, ReadConfig
+from clipdre.encoding.decode import Decoded, decode
 from clipdre.engines.base import Advance
 from clipdre.errors import ModelError
 from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.embeddings import WARNINGS, EmbeddingFiles, Half
 from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, failures_table, key_hashes
-from clipdre.formats.tars.images import ImageError, decode_image
 from clipdre.formats.tars.samples import (
     Failure,
     Note,
@@ -38,23 +38,11 @@ from clipdre.models.encoder import Encoder
 
 # Tries of a shard whose decoding dies.
 ATTEMPTS = 2
-# A JPEG is scaled down by its decoder to this multiple of the model's size or more: the pixels the
-# model sees then differ by less than 1 % of full scale (root mean square) from exact decoding.
-DETAIL = 2
+# Encoded images that wait to be decoded; how many there are depends on the batch size.
+AHEAD_BYTES = 512 * 1024 * 1024
 # Captions that wait to be encoded together.
 CAPTIONS = 4096
 NOTHING = torch.empty(0)
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A sample whose image is ready for the model."""
-
-    sample: Sample
-    width: int
-    height: int
-    pixels: Tensor
-    tokens: Tensor
 
 
 @dataclass(frozen=True)
@@ -86,8 +74,18 @@ def failed_shard(failure: Failure, model: ModelRecord) -> ShardEmbeddings:
     return ShardEmbeddings(1, nothing, nothing, SAMPLE_SCHEMA.empty_table(), [failure])
 
 
-class _WorkerDiedError(Exception):
+@dataclass(frozen=True)
+class _Died:
     """A decoding worker raised an unexpected error."""
+
+    reason: str
+
+
+class _End:
+    """A shard was read to its end."""
+
+
+Record = Decoded | Failure | Note | _Died | _End
 
 
 def _halved(size: int, error: Exception) -> int:
@@ -127,53 +125,72 @@ class _InParts:
         return parts
 
 
-class _Rows:
-    """The rows of a shard as they are encoded.
+class _Found:
+    """What one shard gave so far."""
 
-    Captions wait for one another: the more there are, the better they group by length.
-    """
-
-    def __init__(self, shard: str, encoder: Encoder, batch_size: int) -> None:
+    def __init__(self, shard: ShardRecord) -> None:
         self._shard = shard
-        self._dim = encoder.record.embedding_dim
-        self._encode_images = _InParts(encoder.encode_images, batch_size)
-        self._encode_texts = _InParts(encoder.encode_texts, CAPTIONS)
+        self.died: _Died | None = None
+        self._seen = self._position = 0
+        self._failures: list[Failure] = []
+        self._warnings: list[str] = []
         self._samples: list[Decoded] = []
-        self._waiting: list[Tensor] = []
-        self._images: list[Tensor] = []
-        self._texts: list[Tensor] = []
+        self._images: list[Half] = []
+        self._texts: list[Half] = []
 
-    def add(self, batch: Sequence[Decoded]) -> None:
-        """Encode a batch's images, and the waiting captions once there are enough."""
-        self._images += self._encode_images([record.pixels for record in batch])
-        self._waiting += [record.tokens for record in batch]
-        self._samples += [replace(r, pixels=NOTHING, tokens=NOTHING) for r in batch]
-        if len(self._waiting) >= CAPTIONS:
-            self._read_captions()
+    def add(self, record: Record) -> tuple[int, int]:
+        """Add a record; return the bytes and samples that were read with it."""
+        if isinstance(record, _Died):
+            self.died = self.died or record
+            return 0, 0
+        if isinstance(record, _End):
+            return self._reach(self._shard.nbytes), 0
+        if isinstance(record, Note):
+            if record.kind is not NoteKind.PASSED_OVER:
+                self._warnings.append(record.message)
+            return self._reach(record.offset), 0
+        self._seen += 1
+        if isinstance(record, Failure):
+            self._failures.append(record)
+            return self._reach(record.offset), 1
+        self._samples.append(replace(record, pixels=NOTHING, tokens=NOTHING))
+        return self._reach(record.sample.offset + record.sample.nbytes), 1
 
-    def _read_captions(self) -> None:
-        self._texts += self._encode_texts(self._waiting)
-        self._waiting = []
+    def _reach(self, position: int) -> int:
+        before, self._position = self._position, max(self._position, position)
+        return self._position - before
 
-    def finished(self, seen: int, failures: list[Failure]) -> ShardEmbeddings:
+    @property
+    def waiting(self) -> int:
+        """Number of samples that have no vectors yet."""
+        return len(self._samples) - sum(map(len, self._images))
+
+    def add_vectors(self, images: Half, texts: Half) -> None:
+        """Add the vectors of the samples that waited longest."""
+        self._images.append(images)
+        self._texts.append(texts)
+
+    def finished(self) -> ShardEmbeddings:
         """Return all rows; samples whose vectors are not finite join the failures."""
-        self._read_captions()
-        images, texts = _stacked(self._images, self._dim), _stacked(self._texts, self._dim)
+        images, texts = np.concatenate(self._images), np.concatenate(self._texts)
         finite = np.isfinite(np.hstack([images, texts])).all(axis=1)
         good = [self._samples[n] for n in np.flatnonzero(finite)]
         bad = [self._samples[n] for n in np.flatnonzero(~finite)]
-        failures = failures + [_not_finite(record.sample) for record in bad]
-        hashes = key_hashes(self._shard, [printable(record.sample.key) for record in good])
+        failures = self._failures + [_not_finite(record.sample) for record in bad]
+        hashes = key_hashes(self._shard.name, [printable(record.sample.key) for record in good])
         rows = [self._row(r, int(value)) for r, value in zip(good, hashes, strict=True)]
         samples = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
-        return ShardEmbeddings(seen, images[finite], texts[finite], samples, failures)
+        warnings = tuple(self._warnings)
+        return ShardEmbeddings(
+            self._seen, images[finite], texts[finite], samples, failures, warnings
+        )
 
     def _row(self, record: Decoded, key_hash: int) -> dict[str, object]:
         sample = record.sample
         return {
             "key": printable(sample.key),
             "uid": sample.uid and printable(sample.uid),
-            "shard": self._shard,
+            "shard": self._shard.name,
             "offset": sample.offset,
             "nbytes": sample.nbytes,
             "caption": sample.caption,
@@ -183,50 +200,129 @@ class _Rows:
         }
 
 
-def encode_shard(
-    shard: ShardRecord,
-    encoder: Encoder,
-    read: ReadConfig,
-    encode: EncodeConfig,
-    advance: Advance,
-) -> ShardEmbeddings:
-    """Encode one shard.
+class _Batch:
+    """Samples of one or more shards that are encoded together.
 
-    A shard that cannot be opened or ends early is a failure row, not an error.
+    Captions wait for one another: the more there are, the better they group by length.
     """
-    for _ in range(ATTEMPTS):
-        try:
-            return _encode_shard(shard, encoder, read, encode, advance)
-        except _WorkerDiedError as error:
-            reason = str(error)
-    message = f"a decoding worker died, {ATTEMPTS} times: {reason}"
-    return failed_shard(Failure("", 0, Stage.DECODE, Reason.WORKER_DIED, message), encoder.record)
+
+    def __init__(self, encoder: Encoder, batch_size: int) -> None:
+        self._dim = encoder.record.embedding_dim
+        self._size = batch_size
+        self._encode_images = _InParts(encoder.encode_images, batch_size)
+        self._encode_texts = _InParts(encoder.encode_texts, CAPTIONS)
+        self._pixels: list[Tensor] = []
+        self._tokens: list[Tensor] = []
+        self._images: list[Tensor] = []
+
+    def add(self, record: Decoded) -> bool:
+        """Add a sample; return whether it was the last of a batch of images."""
+        self._pixels.append(record.pixels)
+        self._tokens.append(record.tokens)
+        full = len(self._pixels) == self._size
+        if full:
+            self._read_images()
+        return full
+
+    def _read_images(self) -> None:
+        self._images += self._encode_images(self._pixels)
+        self._pixels = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many captions wait as are encoded together."""
+        return len(self._tokens) >= CAPTIONS
+
+    def settle(self, shards: Iterable[_Found]) -> None:
+        """Encode what waits, and give the vectors to the shards, which hold its samples."""
+        self._read_images()
+        images = _stacked(self._images, self._dim)
+        texts = _stacked(self._encode_texts(self._tokens), self._dim)
+        self._images, self._tokens = [], []
+        for shard in shards:
+            count = shard.waiting
+            shard.add_vectors(images[:count], texts[:count])
+            images, texts = images[count:], texts[count:]
 
 
-def _encode_shard(
-    shard: ShardRecord,
-    encoder: Encoder,
-    read: ReadConfig,
-    encode: EncodeConfig,
-    advance: Advance,
-) -> ShardEmbeddings:
-    rows = _Rows(shard.name, encoder, encode.batch_size)
-    failures, notes, seen, position = list[Failure](), list[Note](), 0, 0
-    with ThreadPoolExecutor(max(1, encode.workers)) as threads:
-        records = _decode_ahead(
-            read_samples(shard.url, read), encoder, read, threads, 3 * encode.batch_size
-        )
-        while window := list(islice(records, encode.batch_size)):
-            notes += [record for record in window if isinstance(record, Note)]
-            seen += sum(not isinstance(record, Note) for record in window)
-            failures += [record for record in window if isinstance(record, Failure)]
-            rows.add([record for record in window if isinstance(record, Decoded)])
-            reached = max(position, *(_end(record) for record in window))
-            advance(reached - position, len(window))
-            position = reached
-    advance(max(0, shard.nbytes - position), 0)
-    warnings = tuple(note.message for note in notes if note.kind is not NoteKind.PASSED_OVER)
-    return replace(rows.finished(seen, failures), warnings=warnings)
+class ShardEncoder:
+    """Encodes shards one after another; its batches span shards.
+
+    A shard that was read to its end waits for no more than the next full batch of images.
+    """
+
+    def __init__(
+        self, encoder: Encoder, read: ReadConfig, encode: EncodeConfig, advance: Advance
+    ) -> None:
+        self._encoder, self._read, self._config = encoder, read, encode
+        self._advance = advance
+        self._batch = _Batch(encoder, encode.batch_size)
+
+    def encode(self, shards: Sequence[ShardRecord]) -> Iterator[tuple[int, ShardEmbeddings]]:
+        """Yield each shard's index and all it gave, once its rows are encoded; in any order.
+
+        A shard that cannot be opened or ends early is a failure row, not an error.
+        """
+        left, died = list(range(len(shards))), dict[int, _Died]()
+        for _ in range(ATTEMPTS):
+            died = {}
+            for n, found in zip(left, self._found([shards[n] for n in left]), strict=True):
+                if found.died is not None:
+                    died[n] = found.died
+                else:
+                    yield n, found.finished()
+            left = list(died)
+        for n, death in died.items():
+            message = f"a decoding worker died, {ATTEMPTS} times: {death.reason}"
+            failure = Failure("", 0, Stage.DECODE, Reason.WORKER_DIED, message)
+            yield n, failed_shard(failure, self._encoder.record)
+
+    def _found(self, shards: Sequence[ShardRecord]) -> Iterator[_Found]:
+        """Yield what each shard gave, in order, with all vectors unless it died."""
+        found = [_Found(shard) for shard in shards]
+        reading = settled = 0
+        nbytes = samples = 0
+        with ThreadPoolExecutor(max(1, self._config.workers)) as threads:
+            for record in self._records(shards, threads):
+                shard = found[reading]
+                ended, full = isinstance(record, _End), False
+                if ended or shard.died is None:
+                    more, one = shard.add(record)
+                    nbytes, samples = nbytes + more, samples + one
+                    full = isinstance(record, Decoded) and self._batch.add(record)
+                if ended or full:
+                    self._advance(nbytes, samples)
+                    nbytes = samples = 0
+                reading += ended
+                if self._batch.is_full or (full and reading > settled):
+                    self._batch.settle(found[settled : reading + 1])
+                    yield from found[settled:reading]
+                    settled = reading
+        self._batch.settle(found[settled:])
+        yield from found[settled:]
+
+    def _records(
+        self, shards: Sequence[ShardRecord], threads: ThreadPoolExecutor
+    ) -> Iterator[Record]:
+        """Read and decode in threads, at most three batches and `AHEAD_BYTES` ahead."""
+        pending: deque[tuple[Future[Record] | Failure | Note | _End, int]] = deque()
+        held = 0
+        for shard in shards:
+            for record in chain(read_samples(shard.url, self._read), [_End()]):
+                if isinstance(record, Sample):
+                    held += len(record.image)
+                    decoded: Future[Record]
+                    decoded = threads.submit(decode, record, self._encoder, self._read)
+                    pending.append((decoded, len(record.image)))
+                else:
+                    pending.append((record, 0))
+                ahead = 3 * self._config.batch_size
+                while pending and (len(pending) >= ahead or held > AHEAD_BYTES):
+                    item, nbytes = pending.popleft()
+                    held -= nbytes
+                    yield _settled(item)
+        while pending:
+            yield _settled(pending.popleft()[0])
 
 
 def commit_shard(
@@ -255,63 +351,18 @@ def commit_shard(
     )
 
 
-def _decode_ahead(
-    records: Iterable[Sample | Failure | Note],
-    encoder: Encoder,
-    config: ReadConfig,
-    threads: ThreadPoolExecutor,
-    ahead: int,
-) -> Iterator[Decoded | Failure | Note]:
-    """Decode in threads, in order, at most `ahead` samples ahead."""
-    pending: deque[Future[Decoded | Failure] | Failure | Note] = deque()
-    for record in records:
-        if isinstance(record, Sample):
-            pending.append(threads.submit(decode, record, encoder, config))
-        else:
-            pending.append(record)
-        if len(pending) >= ahead:
-            yield _settled(pending.popleft())
-    while pending:
-        yield _settled(pending.popleft())
-
-
-def _settled(item: Future[Decoded | Failure] | Failure | Note) -> Decoded | Failure | Note:
+def _settled(item: Future[Record] | Failure | Note | _End) -> Record:
     if not isinstance(item, Future):
         return item
     try:
         return item.result()
     except Exception as error:  # any error of one shard must leave the others alone
-        raise _WorkerDiedError(f"{type(error).__name__}: {error}") from error
-
-
-def decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | Failure:
-    """Decode, preprocess and tokenize a sample; in any thread."""
-    try:
-        found = decode_image(
-            sample.image,
-            max_pixels=config.max_pixels,
-            max_aspect_ratio=config.max_aspect_ratio,
-            smallest=DETAIL * encoder.image_size if config.decode is Decode.FAST else None,
-        )
-    except ImageError as error:
-        return Failure(sample.key, sample.offset, Stage.DECODE, error.reason, str(error))
-    tokens = encoder.tokenize(sample.caption)
-    if encoder.is_empty(tokens):
-        message = "the model's tokenizer finds no text in the caption"
-        return Failure(sample.key, sample.offset, Stage.DECODE, Reason.EMPTY_CAPTION, message)
-    pixels = encoder.preprocess(found.image)
-    return Decoded(replace(sample, image=b""), found.width, found.height, pixels, tokens)
+        return _Died(f"{type(error).__name__}: {error}")
 
 
 def _not_finite(sample: Sample) -> Failure:
     message = "the model returned NaN, infinity or a zero vector; try precision fp32"
     return Failure(sample.key, sample.offset, Stage.ENCODE, Reason.NON_FINITE_EMBEDDING, message)
-
-
-def _end(record: Decoded | Failure | Note) -> int:
-    if isinstance(record, Decoded):
-        return record.sample.offset + record.sample.nbytes
-    return record.offset
 
 
 def _stacked(parts: list[Tensor], dim: int) -> Half:

@@ -29,6 +29,9 @@ from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.tars.samples import Failure, Reason, Stage, printable
 from clipdre.words import count
 
+# Files of half a million rows are usual, and in fp32 they take twice the memory.
+ROWS_AT_ONCE = 8192
+
 
 @dataclass(frozen=True)
 class EmbeddingSource:
@@ -49,9 +52,14 @@ class EmbeddingSource:
     def read(self, shard: ShardRecord) -> ShardEmbeddings:
         """Read one file; a damaged one is a failure row, not an error."""
         try:
-            images, texts, columns = self.layout_reader.read(unescaped_path(shard.url))
+            return self._read(shard)
         except UnreadableError as error:
             return self._failed(Reason.BROKEN_FILE, str(error))
+        except Exception as error:  # strangers' columns and arrays can be of any type
+            return self._failed(Reason.BROKEN_FILE, f"{type(error).__name__}: {error}")
+
+    def _read(self, shard: ShardRecord) -> ShardEmbeddings:
+        images, texts, columns = self.layout_reader.read(unescaped_path(shard.url))
         rows, dim = len(columns), self.model.embedding_dim
         if not images.shape == texts.shape == (rows, dim):
             shapes = f"images {images.shape}, texts {texts.shape}, table ({rows}, {dim})"
@@ -101,7 +109,7 @@ def open_embeddings(
 
 def _dim(layout: Layout, folder: Path) -> int:
     for path in layout.files():
-        with suppress(UnreadableError, IndexError):
+        with suppress(Exception):  # it becomes a failure row when it is read again
             return int(layout.read(path)[0].shape[1])
     raise InputError(
         f"none of the embedding files in {folder} can be read", "check that they are complete"
@@ -109,9 +117,12 @@ def _dim(layout: Layout, folder: Path) -> int:
 
 
 def _unit(vectors: npt.NDArray[np.floating]) -> Half:
-    with np.errstate(over="ignore"):  # infinite vectors are failures
-        single = vectors.astype(np.float32)
-    rows: Half = unit(torch.from_numpy(single)).half().numpy()
+    rows = np.empty(vectors.shape, np.float16)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        with np.errstate(over="ignore"):  # infinite vectors are failures
+            single = vectors[part].astype(np.float32)
+        rows[part] = unit(torch.from_numpy(single)).half().numpy()
     return rows
 
 

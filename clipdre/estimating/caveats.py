@@ -41,10 +41,12 @@ def _mismatch(query: ScoreQuery) -> list[str]:
     mean, spread, rows, positive = statistics.signs(query, "log_ratio")
     if mean > CLEARLY * spread / math.sqrt(max(rows, 1)) and positive > 0.5:
         return []
+    what = "many pairs match worse than random ones"
+    if positive <= 0.5:
+        what = "most pairs match no better than random ones"
     return [
-        f"pairs match no better than random ones: the mean log ratio is {mean:.3f} nats, and it is "
-        f"positive for {positive:.0%} of them; are the captions shuffled, or is this the wrong "
-        "checkpoint?"
+        f"{what}: the mean log ratio is {mean:.3f} nats, and it is positive for {positive:.0%} of "
+        "them; are the captions shuffled, or is this the wrong checkpoint?"
     ]
 
 
@@ -56,7 +58,8 @@ def _small_pool(query: ScoreQuery, pairs: int) -> list[str]:
             f"{' and '.join(near)} of the pairs is within {NEAR_LOG_N:g} nat of log N, its limit: "
             "only a larger pool or reference can rank these pairs by KL"
         )
-    if pairs < ENOUGH_TO_RANK:
+    # Where it was measured, the reliability of the pool says more.
+    if pairs < ENOUGH_TO_RANK and not query.manifest.pool_reliability:
         found.append(
             f"KLs over {pairs:,} pairs rank otherwise than those over a larger pool: below "
             f"{ENOUGH_TO_RANK:,}, less than half of the variance agrees (docs/scaling.md); the log "

@@ -13,22 +13,24 @@ from torch import Tensor
 from clipdre.core.modality import Modality
 from clipdre.core.pairs import Pairs
 from clipdre.core.reliability import TRUSTED
-from clipdre.core.scores import ERROR_COLUMNS, SE, score_columns
+from clipdre.core.scores import ESTIMATED_COLUMNS, score_columns
+from clipdre.core.stratified import HALVES
 from clipdre.errors import ScoresError
 from clipdre.estimating.caveats import caveats, saturated_share
 from clipdre.estimating.estimate import Estimator
+from clipdre.estimating.groups import half_of
 from clipdre.estimating.marginal import Bulk, Marginal, Reading
 from clipdre.estimating.reference import MARGINS, bulk_rows
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
-from clipdre.formats.folders.records import ReferenceRecord
+from clipdre.formats.folders.records import VERSION, ReferenceRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.sql.query import ScoreQuery
-from clipdre.sql.statistics import errors
+from clipdre.sql.statistics import ErrorStatistics, errors
 
 CHECKED = 256
-COLUMNS = tuple(name.removesuffix(SE) for name in ERROR_COLUMNS)
+COLUMNS = ESTIMATED_COLUMNS
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
@@ -43,6 +45,9 @@ class ColumnCheck:
         Over all rows; spread is the standard deviation.
     reliability : float
         ``1 - mean(se^2) / var``, from the claimed errors.
+    pool_reliability : float or None
+        Correlation between two halves of the pool; None if it was not measured or the column does
+        not vary.
     saturated : float or None
         Share of rows within 1 nat of log N, the largest KL over a pool of N.
     rmse, rmse_near, rmse_bulk : float or None
@@ -55,6 +60,7 @@ class ColumnCheck:
     spread: float
     mean_se: float
     reliability: float
+    pool_reliability: float | None
     saturated: float | None
     rmse: float | None = None
     rmse_near: float | None = None
@@ -92,9 +98,12 @@ def check_reference(folder: ScoreFolder, manifest: Manifest) -> ReferenceCheck:
         raise ScoresError(f"{folder.path} records no reference", "score again with `overwrite`")
     # A saved reference belongs to another pool, whose embeddings are not here.
     own = ReferenceFolder(folder.reference)
-    checkable = folder.embeddings.exists() and own.record() == record
+    same = own.record() == record and record.version == VERSION
+    checkable = folder.embeddings.exists() and same
     measured = _measured(folder, manifest, own) if checkable else {}
-    columns = [_column(query, name, record.pairs, measured) for name in COLUMNS]
+    names = [name for name in COLUMNS if name in query.columns]
+    found = errors(query, names)
+    columns = [_column(query, name, found[name], record.pairs, measured) for name in names]
     return ReferenceCheck(
         record=record,
         rows=manifest.rows,
@@ -102,12 +111,16 @@ def check_reference(folder: ScoreFolder, manifest: Manifest) -> ReferenceCheck:
         columns=columns,
         advice=_advice(record, columns),
         caveats=caveats(query, record),
-        checked={n: (measured["exact"][n], measured["now"][n]) for n in COLUMNS if measured},
+        checked={n: (measured["exact"][n], measured["now"][n]) for n in names if measured},
     )
 
 
 def _column(
-    query: ScoreQuery, name: str, pairs: int, measured: dict[str, dict[str, Floats]]
+    query: ScoreQuery,
+    name: str,
+    found: ErrorStatistics,
+    pairs: int,
+    measured: dict[str, dict[str, Floats]],
 ) -> ColumnCheck:
     saturated = None
     if name.startswith("kl_"):
@@ -116,13 +129,13 @@ def _column(
     for way in ("now", "near", "bulk"):
         error = measured[way][name] - measured["exact"][name] if way in measured else None
         rmse[way] = None if error is None else float(np.sqrt(np.mean(error**2)))
-    found = errors(query, name)
     return ColumnCheck(
         name,
         found.mean,
         found.spread,
         found.mean_se,
         found.reliability,
+        query.manifest.pool_reliability.get(name),
         saturated,
         rmse["now"],
         rmse["near"],
@@ -187,8 +200,10 @@ class _Checked:
             return
         if record.method == "stratified":
             yield "near", self._pairs({m: Reading(margin=self._doubled(m)) for m in Modality})
-        bulk = min(2 * record.bulk, len(self.order) // record.folds * record.folds)
-        twice = bulk_rows(self.order, bulk, record.folds)
+        halves = half_of(self.hashes)
+        most = HALVES * int(np.bincount(halves, minlength=HALVES).min())
+        bulk = min(2 * record.bulk, most // record.folds * record.folds)
+        twice = bulk_rows(self.order, halves, bulk, record.folds)
         bulks = {
             modality: Bulk(self.pool.take(modality, twice), self.hashes[twice], record.folds)
             for modality in Modality

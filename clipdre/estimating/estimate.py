@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from clipdre.config import Own
 from clipdre.core.density_ratio import similarity
 from clipdre.core.modality import Modality
 from clipdre.core.pairs import Pairs, Side
-from clipdre.core.scores import score_columns
+from clipdre.core.scores import half_columns, score_columns
 from clipdre.errors import ScoresError
+from clipdre.estimating.groups import NOBODY
 from clipdre.estimating.marginal import AS_SCORED, Marginal, Reading
+from clipdre.estimating.strangers import places_alike
 from clipdre.formats.folders.embeddings import StoredPool
-from clipdre.formats.folders.records import ModelRecord, ReferenceRecord, same_fingerprint
+from clipdre.formats.folders.records import VERSION, ModelRecord, ReferenceRecord, same_fingerprint
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder
 
 CPU = torch.device("cpu")
 # Pairs that are estimated together. Each block costs a pass over the pool; where cells are gathered
 # or a device has to be fed, larger blocks pay, and take more memory.
 QUERY_ROWS, MANY_QUERY_ROWS = 8192, 65_536
+# Bytes of the mask of cells that are near each of them; there are more cells in a larger pool.
+MASK_BYTES = 1 << 28
 
 Columns = dict[str, npt.NDArray[np.floating]]
 
@@ -40,6 +46,11 @@ def usable_reference(path: Path, model: ModelRecord) -> ReferenceRecord:
     record = ReferenceFolder(path).record()
     if record is None:
         raise ScoresError(f"{path} holds no reference", "score that pool to its end first")
+    if record.version != VERSION:
+        raise ScoresError(
+            f"{path} is from an earlier version of clipdre",
+            "score that pool again with `overwrite`",
+        )
     cure = "score with the same model, or without `reference`"
     if record.model_digest != model.digest:
         raise ScoresError(
@@ -52,6 +63,29 @@ def usable_reference(path: Path, model: ModelRecord) -> ReferenceRecord:
             cure,
         )
     return record
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What is computed of n pairs.
+
+    Attributes
+    ----------
+    columns : dict of arrays of shape (n,)
+        All score columns.
+    halves : dict of float64 arrays of shape (n, 2)
+        Columns that depend on the reference, against each half of the pool.
+    """
+
+    columns: Columns
+    halves: Columns
+
+    def __getitem__(self, rows: slice) -> Estimates:
+        """Return the estimates of some of the pairs."""
+        return Estimates(
+            {name: values[rows] for name, values in self.columns.items()},
+            {name: values[rows] for name, values in self.halves.items()},
+        )
 
 
 class Estimator:
@@ -76,6 +110,7 @@ class Estimator:
         self._tau = tau
         self.record = usable_reference(folder.path, model)
         self._model = model
+        self._own_counted = self.record.own == Own.COUNTED
         # Sums are kept in float64, which accelerators other than CUDA's do not have.
         self._device = device if device.type == "cuda" else CPU
         self.marginals = {
@@ -85,11 +120,28 @@ class Estimator:
 
     @property
     def query_rows(self) -> int:
-        """Pairs to pass to `columns` together."""
+        """Pairs to pass to `estimates` together."""
         return query_rows(self.record, self._device)
 
-    def columns(self, images: Tensor, texts: Tensor, hashes: Hashes, pool_size: int) -> Columns:
-        """Compute all score columns of some pairs.
+    def _groups(self, vectors: Mapping[Modality, Tensor], hashes: Hashes) -> Tensor:
+        """Return the group of each pair in the reference, `NOBODY` if it leaves nobody out.
+
+        Pairs are found by key hash, so a reference from another run leaves out a pair's own
+        counterpart too. Pairs that it does not hold join the group of those they are alike to.
+        """
+        if self._own_counted:
+            return torch.full((len(hashes),), NOBODY, device=self._device)
+        marginal = self.marginals[Modality.IMAGE]
+        places = marginal.places(hashes)
+        strangers = places == -1
+        if strangers.any():
+            queries = {modality: rows[strangers] for modality, rows in vectors.items()}
+            places[strangers] = places_alike(self.marginals, queries, self.record.alike)
+        groups = torch.tensor(np.asarray(marginal.groups[places.clamp(min=0).numpy()]))
+        return torch.where(places == -1, NOBODY, groups).to(self._device)
+
+    def estimates(self, images: Tensor, texts: Tensor, hashes: Hashes, pool_size: int) -> Estimates:
+        """Compute all score columns of some pairs, and those against each half of the pool.
 
         Parameters
         ----------
@@ -99,8 +151,14 @@ class Estimator:
         pool_size : int
             Pairs of the pool that is scored.
         """
-        computed = score_columns(self.pairs(images, texts, hashes, pool_size))
-        return {name: column.cpu().numpy() for name, column in computed.items()}
+        pairs = self.pairs(images, texts, hashes, pool_size)
+        return Estimates(
+            {name: column.cpu().numpy() for name, column in score_columns(pairs).items()},
+            {
+                name: torch.stack(halves, dim=1).cpu().numpy()
+                for name, halves in half_columns(pairs).items()
+            },
+        )
 
     def pairs(
         self,
@@ -110,7 +168,7 @@ class Estimator:
         pool_size: int,
         readings: Mapping[Modality, Reading] | None = None,
     ) -> Pairs:
-        """Return what the columns of some pairs are read from; see `columns`.
+        """Return what the columns of some pairs are read from; see `estimates`.
 
         Parameters
         ----------
@@ -121,6 +179,7 @@ class Estimator:
             Modality.IMAGE: images.to(self._device),
             Modality.TEXT: texts.to(self._device),
         }
+        groups = self._groups(vectors, hashes)
         scale = self._model.logit_scale
         logits = scale * similarity(*vectors.values()).double() + self._model.logit_bias
         sides = {}
@@ -128,16 +187,17 @@ class Estimator:
             other = modality.other
             reading = (readings or {}).get(other, AS_SCORED)
             partition, mean_logit = self.marginals[other].partition(
-                queries, hashes, logits, reading
+                queries, groups, logits, reading
             )
-            own_moments, other_moments = self.marginals[modality], self.marginals[other]
             sides[modality] = Side(
                 queries,
+                logits,
                 partition,
                 mean_logit,
-                own_moments.moments,
-                other_moments.moments,
+                self.marginals[modality].moments,
+                self.marginals[other].moments,
                 scale,
+                self._own_counted,
             )
         return Pairs(logits, sides, pool_size, self._tau)
 
@@ -145,17 +205,23 @@ class Estimator:
 def query_rows(record: ReferenceRecord, device: torch.device) -> int:
     """Return how many pairs are estimated together on a device."""
     many = record.method == "stratified" or device.type == "cuda"
-    return MANY_QUERY_ROWS if many else QUERY_ROWS
+    cells = max((near.cells for near in record.near.values()), default=1)
+    return min(MANY_QUERY_ROWS if many else QUERY_ROWS, max(1, MASK_BYTES // cells))
 
 
 def estimate_rows(
     pool: StoredPool, hashes: Hashes, estimator: Estimator, start: int, stop: int
-) -> Columns:
-    """Compute the score columns of the pool's rows `start` to `stop`."""
+) -> Estimates:
+    """Estimate the pool's rows `start` to `stop`."""
     blocks = []
     for low in range(start, max(stop, start + 1), estimator.query_rows):
         high = min(low + estimator.query_rows, stop)
         images = pool.read(Modality.IMAGE, low, high)
         texts = pool.read(Modality.TEXT, low, high)
-        blocks.append(estimator.columns(images, texts, hashes[low:high], len(pool)))
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        blocks.append(estimator.estimates(images, texts, hashes[low:high], len(pool)))
+    return Estimates(
+        *(
+            {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            for parts in ([b.columns for b in blocks], [b.halves for b in blocks])
+        )
+    )

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from clipdre.core.moments import Moments
+from clipdre.core.reliability import split_half
 from clipdre.engines.base import Advance
-from clipdre.estimating.estimate import Estimator, estimate_rows, query_rows, usable_reference
+from clipdre.estimating.estimate import (
+    Columns,
+    Estimator,
+    estimate_rows,
+    query_rows,
+    usable_reference,
+)
 from clipdre.formats.files.parquet import read_stamp, write_table
 from clipdre.formats.folders.columns import ROWS
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
@@ -20,7 +31,9 @@ from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.folders.tables import row_digest, scores_table
 
-REFERENCE, TAU = "clipdre.reference", "clipdre.tau"
+# Threads that write score files: most of it is waiting for the disk.
+WRITERS = 4
+REFERENCE, TAU, HALVES = "clipdre.reference", "clipdre.tau", "clipdre.halves"
 
 
 @dataclass(frozen=True)
@@ -63,11 +76,15 @@ class EstimateWork:
             }
             paths = {n: self.folder.scores(self.manifest.shards[n].name) for n in shards}
             if not all(stamps[n].items() <= read_stamp(paths[n]).items() for n in shards):
-                columns = estimate_rows(pool, hashes, estimator, start, stop)
-                for n in shards:
-                    rows = slice(pool.starts[n] - start, pool.starts[n + 1] - start)
-                    part = {name: column[rows] for name, column in columns.items()}
-                    write_table(scores_table(files[n].samples(), part), paths[n], stamps[n])
+                estimates = estimate_rows(pool, hashes, estimator, start, stop)
+
+                def write(n: int) -> None:
+                    part = estimates[pool.starts[n] - start : pool.starts[n + 1] - start]
+                    table = scores_table(files[n].samples(), part.columns)
+                    write_table(table, paths[n], {**stamps[n], HALVES: encoded(part.halves)})
+
+                with ThreadPoolExecutor(WRITERS) as threads:
+                    list(threads.map(write, shards))
             advance(stop - start, stop - start)
 
         return do
@@ -79,6 +96,33 @@ def shard_ranges(
     """Split shards into ranges that are estimated together: each costs a pass over the pool."""
     record = usable_reference(reference, manifest.model)
     return list(_ranges(shards, query_rows(record, torch.device(device))))
+
+
+def encoded(halves: Columns) -> str:
+    """Return the moments of columns against both halves of the pool, as a score file keeps them."""
+    found = {}
+    for name, values in halves.items():
+        finite = torch.from_numpy(values[np.isfinite(values).all(axis=1)])
+        moments = Moments.of(finite)
+        found[name] = [moments.count, moments.mean.tolist(), moments.covariance.tolist()]
+    return json.dumps(found)
+
+
+def pool_reliability(folder: ScoreFolder, shards: Sequence[ShardRecord]) -> dict[str, float]:
+    """Return the correlation of each column between both halves of the pool.
+
+    Columns that do not vary have none. See `clipdre.core.reliability.split_half`.
+    """
+    pool: dict[str, Moments] = {}
+    for shard in shards:
+        for name, raw in json.loads(
+            read_stamp(folder.scores(shard.name)).get(HALVES, "{}")
+        ).items():
+            mean, covariance = (torch.tensor(v, dtype=torch.float64) for v in raw[1:])
+            moments = Moments(raw[0], mean, covariance)
+            pool[name] = pool[name].merge(moments) if name in pool else moments
+    found = {name: split_half(moments) for name, moments in pool.items()}
+    return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def _ranges(shards: Sequence[ShardRecord], most: int) -> Iterator[range]:

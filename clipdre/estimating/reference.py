@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clipdre.config import EstimateConfig, ReferenceMethod
+from clipdre.config import EstimateConfig, Own, ReferenceMethod
 from clipdre.core.cells import Cells
 from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments
-from clipdre.core.partition import leave_out_own
+from clipdre.core.partition import QueryGroups, leave_out
+from clipdre.core.stratified import HALVES
 from clipdre.core.tiles import logits_of
 from clipdre.errors import InputError, ScoresError
-from clipdre.formats.folders.embeddings import StoredPool
-from clipdre.formats.folders.records import ModelRecord, NearRecord, ReferenceRecord
+from clipdre.estimating.alike import Rows, find_leaders, inverse
+from clipdre.estimating.groups import Groups, half_of
+from clipdre.formats.folders.embeddings import StoredPool, release, unit_rows
+from clipdre.formats.folders.records import VERSION, ModelRecord, NearRecord, ReferenceRecord
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder
 from clipdre.progress import Progress
 from clipdre.words import count as counted
@@ -36,14 +39,42 @@ HELD_OUT = 256
 # with an error.
 MISSED = 0.002
 MARGINS = tuple(float(margin) for margin in range(2, 61))
+# Near share of the pool from which on exact is about as fast as stratified, whose tiles are small;
+# scripts/bench_estimate.py prints near shares and both times.
+BREAK_EVEN = 0.3
 # Extra nats: held-out queries are too few to show rare misses.
 SAFETY = 2.0
-Rows = npt.NDArray[np.int64]
 
 
-def build_reference(
+def leaders_of(  # noqa: PLR0913 (a pool, how to read it, and where to)
     pool: StoredPool,
     hashes: Hashes,
+    model: ModelRecord,
+    alike: float,
+    folder: ReferenceFolder,
+    device: torch.device,
+) -> Rows:
+    """Return the row that leads each row's group of alike pairs, found once and kept in `folder`.
+
+    See `clipdre.estimating.alike.find_leaders`.
+    """
+    if len(pool) < 2:
+        return np.arange(len(pool))
+    settings = f"{alike} {model.identity}"
+    digest = hashlib.sha256(settings.encode() + hashes.tobytes()).hexdigest()
+    leaders = folder.leaders(digest, len(pool))
+    if leaders is None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        ranks = inverse(np.argsort(hashes, kind="stable"))
+        leaders = find_leaders(pool, ranks, alike, folder.path, device)
+        folder.write_leaders(leaders, digest)
+    return leaders
+
+
+def build_reference(  # noqa: PLR0913 (a pool, how to read it, and where to)
+    pool: StoredPool,
+    hashes: Hashes,
+    leaders: Rows,
     model: ModelRecord,
     config: EstimateConfig,
     folder: ReferenceFolder,
@@ -55,6 +86,8 @@ def build_reference(
     hashes : uint64 array of shape (n,)
         Key hash of each row of the pool: the smallest make the bulk, the largest the held-out
         queries.
+    leaders : int64 array of shape (n,)
+        See `leaders_of`.
 
     Raises
     ------
@@ -67,8 +100,21 @@ def build_reference(
         found = folder.record()
         if found is not None and found.digest == record.digest:
             return found
-    builder = _Builder(pool, hashes, np.argsort(hashes, kind="stable"), record, folder)
-    finished = msgspec.structs.replace(record, near=builder.build())
+    order = np.argsort(hashes, kind="stable")
+    groups = Groups.led_by(leaders, half_of(hashes))
+    near = _Builder(pool, hashes, order, groups, record, folder).build()
+    share = float(np.mean([n.share for n in near.values()])) if near else 0.0
+    if share > BREAK_EVEN and config.method is ReferenceMethod.AUTO:
+        warnings.warn(
+            f"{share:.0%} of the pool is near to a pair on average, so exact takes no longer than "
+            "stratified: the reference is exact",
+            stacklevel=2,
+        )
+        record = msgspec.structs.replace(
+            record, method=ReferenceMethod.EXACT.value, bulk=0, folds=0, neighbors=0
+        )
+        near = _Builder(pool, hashes, order, groups, record, folder).build()
+    finished = msgspec.structs.replace(record, near=near)
     folder.write_record(finished)
     return finished
 
@@ -89,16 +135,20 @@ def _planned(
 ) -> ReferenceRecord:
     bulk = folds = 0
     if method is not ReferenceMethod.EXACT:
-        drawn = min(config.bulk, pairs)
+        # Both halves of the pool give as many.
+        smaller = int(np.bincount(half_of(hashes), minlength=HALVES).min())
         folds = FOLDS
-        bulk = drawn // FOLDS * FOLDS
+        bulk = min(config.bulk, HALVES * smaller) // FOLDS * FOLDS
         if bulk < 2 * FOLDS:
             raise InputError(
-                f"`bulk` {config.bulk} of {pairs:,} is too small for {FOLDS} folds of two",
+                f"`bulk` {config.bulk} of {pairs:,} pairs is too small for {FOLDS} folds of two",
                 f"use `bulk` {2 * FOLDS} or more, or `reference` exact",
             )
     neighbors = min(config.neighbors, pairs) if method is ReferenceMethod.STRATIFIED else 0
-    settings = f"{method.value} {neighbors} {bulk} {folds} {MISSED} {SAFETY} {model.identity}"
+    settings = (
+        f"{VERSION} {method.value} {neighbors} {bulk} {folds} {MISSED} {SAFETY} {config.alike} "
+        f"{config.own.value} {model.identity}"
+    )
     digest = hashlib.sha256(settings.encode() + hashes.tobytes()).hexdigest()
     return ReferenceRecord(
         method=method.value,
@@ -112,6 +162,9 @@ def _planned(
         embedding_dim=model.embedding_dim,
         digest=digest,
         fingerprint=model.fingerprint,
+        version=VERSION,
+        alike=config.alike,
+        own=config.own.value,
     )
 
 
@@ -122,9 +175,21 @@ def _moments(pool: StoredPool, modality: Modality) -> Moments:
     return moments
 
 
-def bulk_rows(order: Rows, bulk: int, folds: int) -> Rows:
-    """Return the `bulk` rows of smallest hash, fold by fold: each fold is a uniform sample too."""
-    return np.ascontiguousarray(order[:bulk].reshape(-1, folds).T).ravel()
+def bulk_rows(order: Rows, halves: Rows, bulk: int, folds: int) -> Rows:
+    """Return the `bulk` rows of smallest hash, as many of each half, fold by fold.
+
+    The first half of the folds are of the first half of the pool; each is a uniform sample of it.
+
+    Parameters
+    ----------
+    order : int64 array of shape (n,)
+        The pool's rows by key hash.
+    halves : int64 array of shape (n,)
+        The half of each row.
+    """
+    ordered = halves[order]
+    drawn = (order[ordered == half][: bulk // HALVES] for half in range(HALVES))
+    return np.concatenate([rows.reshape(-1, folds // HALVES).T.ravel() for rows in drawn])
 
 
 @dataclass(frozen=True)
@@ -135,6 +200,7 @@ class _Builder:
     ----------
     order : int64 array of shape (n,)
         The pool's rows by key hash; a stable order, so that repeated hashes give the same draw.
+    groups : Groups
     record : ReferenceRecord
         Everything but how near counterparts are chosen.
     """
@@ -142,17 +208,19 @@ class _Builder:
     pool: StoredPool
     hashes: Hashes
     order: Rows
+    groups: Groups
     record: ReferenceRecord
     folder: ReferenceFolder
 
     def build(self) -> dict[Modality, NearRecord]:
         """Write all files but the record; return how near counterparts are chosen."""
         self.folder.write_moments({m: _moments(self.pool, m) for m in Modality})
+        self._write_groups()
         if self.record.bulk:
             self._write_bulk()
         if self.record.method == ReferenceMethod.SAMPLE:
             for modality in Modality:
-                self.folder.write(f"pool_hash_{modality}", self.hashes)
+                self._write_places(modality, np.arange(len(self.pool)))
             return {}
         near: dict[Modality, NearRecord] = {}
         with Progress("reference", 4 * len(self.pool)) as progress:
@@ -164,8 +232,29 @@ class _Builder:
                     near[modality] = self._calibrated(modality, cells, rows)
         return near
 
+    def _write_groups(self) -> None:
+        """Write the sizes of groups and the sums of their vectors."""
+        counts, of_rows = self.groups.counts, torch.from_numpy(self.groups.of_rows)
+        self.folder.write("group_count", counts)
+        for modality in Modality:
+            name, shape = f"group_sum_{modality}", (len(counts), self.pool.dim)
+            if not len(counts):  # numpy maps no array without elements
+                self.folder.write(name, np.zeros(shape, np.float32))
+                continue
+            with self.folder.writing(name, shape, np.float32) as sums:
+                for start, tile in self.pool.tiles(modality, TILE_ROWS):
+                    of_tile = of_rows[start : start + len(tile)]
+                    grouped = of_tile < len(counts)
+                    torch.from_numpy(sums).index_add_(0, of_tile[grouped], tile[grouped])
+
+    def _write_places(self, modality: Modality, rows: Rows) -> None:
+        """Write key hashes and groups in the order of `rows`."""
+        self.folder.write(f"pool_hash_{modality}", self.hashes[rows])
+        self.folder.write(f"pool_group_{modality}", self.groups.of_rows[rows])
+
     def _write_bulk(self) -> None:
-        rows = bulk_rows(self.order, self.record.bulk, self.record.folds)
+        halves = half_of(self.hashes)
+        rows = bulk_rows(self.order, halves, self.record.bulk, self.record.folds)
         self.folder.write("bulk_hash", self.hashes[rows])
         for modality in Modality:
             vectors = self.pool.take(modality, rows).numpy().astype(np.float16)
@@ -174,11 +263,11 @@ class _Builder:
     def _sorted_into_cells(
         self, modality: Modality, progress: Progress
     ) -> tuple[Cells | None, Rows]:
-        """Return the cells and the pool's rows cell by cell; no cells and pool order if exact."""
-        pairs = len(self.pool)
+        """Return the cells, None if exact, and the pool's rows by cell and half."""
+        pairs, halves = len(self.pool), half_of(self.hashes)
         if self.record.method == ReferenceMethod.EXACT:
             progress.advance(pairs)
-            return None, np.arange(pairs)
+            return None, np.argsort(halves, kind="stable")
         # faiss takes long to load, and exact runs do not need it
         from clipdre.clusters.kmeans import TRAINING_PER_CELL, cluster  # noqa: PLC0415
 
@@ -190,14 +279,13 @@ class _Builder:
                 progress.advance(len(tile))
 
         training = self.pool.take(modality, self.order[: TRAINING_PER_CELL * count])
-        cells, assigned = cluster(training, count, tiles)
-        return cells, np.argsort(assigned, kind="stable")
+        cells, assigned = cluster(training, count, pairs, tiles)
+        return cells, np.lexsort((halves, assigned))
 
     def _write_pool(self, modality: Modality, rows: Rows, progress: Progress) -> None:
         """Write all vectors in the order of `rows`."""
-        place = np.empty_like(rows)
-        place[rows] = np.arange(len(rows))
-        self.folder.write(f"pool_hash_{modality}", self.hashes[rows])
+        place = inverse(rows)
+        self._write_places(modality, rows)
         shape = len(self.pool), self.pool.dim
         with self.folder.writing(f"pool_{modality}", shape) as vectors:
             for start, tile in self.pool.tiles(modality, TILE_ROWS):
@@ -208,17 +296,21 @@ class _Builder:
         """Return the smallest margin at which held-out queries have enough near."""
         record, held_out = self.record, self.order[-HELD_OUT:]
         queries = self.pool.take(modality.other, held_out)
-        own = torch.from_numpy(np.argsort(rows)[held_out])
+        groups = torch.from_numpy(self.groups.of_rows)
+        own = QueryGroups.of(groups[held_out])
         masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
-        start = 0
-        for cell, count in enumerate(cells.counts.tolist()):
-            if count:
-                members = self.pool.take(modality, rows[start : start + count])
+        shape = len(self.pool), self.pool.dim
+        vectors, start = self.folder.array(f"pool_{modality}", np.float16, *shape), 0
+        for mass, count in zip(masses.T, cells.counts.tolist(), strict=True):
+            for low in range(start, start + count, TILE_ROWS):
+                members = unit_rows(vectors[low : min(low + TILE_ROWS, start + count)])
                 logits = logits_of(queries * record.logit_scale, members, record.logit_bias)
-                leave_out_own(logits, own - start)
-                masses[:, cell] = logits.double().logsumexp(dim=1)
+                if record.own == Own.LEFT_OUT:
+                    of_members = groups[rows[low : low + len(members)]]
+                    leave_out(logits, own.left_out(of_members))
+                mass.copy_(torch.logaddexp(mass, logits.double().logsumexp(dim=1)))
             start += count
-        self.pool.release(modality)
+        release(vectors)
         return _smallest_margin(queries, cells, torch.softmax(masses, dim=1), record)
 
 

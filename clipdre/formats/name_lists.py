@@ -1,24 +1,32 @@
-"""Lists of samples from any tool: keys or uids as lines, JSON lines, Parquet or DataComp's .npy."""
+"""Lists of samples from any tool: keys or uids as lines, tables, or DataComp's .npy."""
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from clipdre.errors import SelectionError
+from clipdre.formats.files.lines import split_lines
 from clipdre.formats.uids import UID_DTYPE, uid_digits
 
-NUMPY, PARQUET = b"\x93NUMPY", b"PAR1"
-# Columns that identify a sample. The first kind whose columns a table has is used.
-KINDS = {"pair": ("shard", "key"), "uid": ("uid",), "key": ("key",)}
-ANY = "any"
+NUMPY, PARQUET, ARROW_FILE, ARROW_STREAM = b"\x93NUMPY", b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+# Columns that name a sample. One of the last two has to be there.
+COLUMNS = ("shard", "key", "uid")
+# A column of names of any kind: shard/key, key or uid.
+NAME = "name"
+DELIMITERS = ",\t;"
+# Text that may be a key or shard whose leading zeros a tool dropped, and fits into 64 bits.
+NUMBER = "^(0|[1-9][0-9]{0,17})$"
 
 
 @dataclass(frozen=True)
@@ -27,14 +35,12 @@ class NameList:
 
     Attributes
     ----------
-    kind : str
-        Kind of the names: ``pair`` (shard/key), ``uid``, ``key``, or ``any`` of these.
-    names : pa.Array
-        Strings; uids as written in the list.
+    names : pa.Table
+        One row per sample, with the column `NAME` or those of `COLUMNS` that the list has. A null
+        says nothing. A key or shard that is a number may lack leading zeros.
     """
 
-    kind: str
-    names: pa.Array
+    names: pa.Table
 
 
 def read_names(file: BinaryIO, label: str) -> NameList:
@@ -53,42 +59,100 @@ def read_names(file: BinaryIO, label: str) -> NameList:
     """
     data = file.read()
     try:
-        if data.startswith(NUMPY):
-            return _numpy(data)
-        if data.startswith(PARQUET):
-            return _table(pq.read_table(io.BytesIO(data)))
-        text = data.decode("utf-8")
-        if text.lstrip().startswith("{"):
-            return _table(pa.Table.from_pylist(_objects(text)))
-    except (ValueError, pa.ArrowException) as error:
+        return NameList(_names(data))
+    except (ValueError, OSError, EOFError, RecursionError, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
         raise SelectionError(
-            f"{label} cannot be read as a list of samples: {error}",
-            "pass keys or uids as lines, JSON lines, Parquet, or DataComp's .npy",
+            f"{label} cannot be read as a list of samples: {reason}",
+            "pass keys or uids as lines, JSON lines, CSV, Parquet, Arrow, or DataComp's .npy",
         ) from error
-    lines = [line.strip("\r") for line in text.split("\n")]
-    return NameList(ANY, pa.array([line for line in lines if line.strip()], pa.string()))
 
 
-def _objects(text: str) -> list[dict[str, Any]]:
-    wanted = {name for columns in KINDS.values() for name in columns}
-    rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+def _names(data: bytes) -> pa.Table:
+    if data.startswith(NUMPY):
+        return _from_numpy(np.load(io.BytesIO(data), allow_pickle=False))
+    if data.startswith(PARQUET):
+        return _from_table(pq.read_table(io.BytesIO(data)))
+    if data.startswith(ARROW_FILE):
+        return _from_table(pa.ipc.open_file(data).read_all())
+    if data.startswith(ARROW_STREAM):
+        return _from_table(pa.ipc.open_stream(data).read_all())
+    return _from_text(data)
+
+
+def _from_text(data: bytes) -> pa.Table:
+    text = data.decode("utf-8-sig")
+    if text.lstrip().startswith("{"):
+        return _from_table(_json_table(text))
+    header = text.partition("\n")[0].rstrip("\r")
+    for delimiter in DELIMITERS:
+        columns = [column.strip('"') for column in header.split(delimiter)]
+        # A line with a slash is a sample of a shard, whatever its key is.
+        if _names_samples(columns) and "/" not in header:
+            return _from_table(_csv_table(data, delimiter, columns))
+    return pa.table({NAME: pa.array(split_lines(text), pa.string())})
+
+
+def _names_samples(columns: Sequence[str]) -> bool:
+    return "key" in columns or "uid" in columns
+
+
+def _from_table(table: pa.Table) -> pa.Table:
+    """Return the columns that name samples, as text or numbers."""
+    if not _names_samples(table.column_names):
+        columns = f"columns {', '.join(table.column_names)}, but " if table.column_names else ""
+        raise ValueError(f"it has {columns}no key and no uid")
+    names = table.select([name for name in COLUMNS if name in table.column_names])
+    names.validate(full=True)
+    kinds = [f.type if _is_number(f.type) else pa.string() for f in names.schema]
+    return names.cast(pa.schema(zip(names.column_names, kinds, strict=True)))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _from_numpy(array: npt.NDArray[Any]) -> pa.Table:
+    if array.dtype == UID_DTYPE:
+        return pa.table({"uid": uid_digits(array)})
+    if array.ndim != 1 or array.dtype.kind not in "iuUS":
+        raise ValueError(f"dtype {array.dtype} is not DataComp's {UID_DTYPE}, and not that of keys")
+    if array.dtype.kind in "iu":
+        return pa.table({"key": array})
+    return pa.table({NAME: pa.array(array.astype(str).tolist(), pa.string())})
+
+
+def _json_table(text: str) -> pa.Table:
+    rows = [json.loads(line) for line in split_lines(text)]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("not every line is a JSON object")
-    return [{name: str(row[name]) for name in wanted if row.get(name) is not None} for row in rows]
+    columns = {name: [row.get(name) for row in rows] for name in COLUMNS}
+    known = {n: c for n, c in columns.items() if any(value is not None for value in c)}
+    return pa.table({name: _json_column(column) for name, column in known.items()})
 
 
-def _numpy(data: bytes) -> NameList:
-    array = np.load(io.BytesIO(data), allow_pickle=False)
-    if array.dtype != UID_DTYPE:
-        raise ValueError(f"dtype {array.dtype} is not DataComp's {UID_DTYPE}")
-    return NameList("uid", uid_digits(array))
+def _json_column(values: Sequence[Any]) -> pa.Array:
+    if all(value is None or (type(value) is int and abs(value) < 2**63) for value in values):
+        return pa.array(values, pa.int64())
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
-def _table(table: pa.Table) -> NameList:
-    for kind, needed in KINDS.items():
-        if set(needed) <= set(table.column_names):
-            parts = [table[column].cast(pa.string()) for column in needed]
-            names = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "/")
-            return NameList(kind, names.combine_chunks().drop_null())
-    columns = f"columns {', '.join(table.column_names)}, but " if table.column_names else ""
-    raise ValueError(f"it has {columns}no key and no uid")
+def _csv_table(data: bytes, delimiter: str, columns: Sequence[str]) -> pa.Table:
+    table = pcsv.read_csv(
+        io.BytesIO(data),
+        parse_options=pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pcsv.ConvertOptions(
+            include_columns=[name for name in COLUMNS if name in columns],
+            column_types=dict.fromkeys(COLUMNS, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    return pa.table({f.name: _csv_column(f.name, table[f.name]) for f in table.schema})
+
+
+def _csv_column(name: str, texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return keys and shards as numbers if none has a leading zero, which CSV cannot tell."""
+    is_number = pc.all(pc.match_substring_regex(texts, NUMBER)).as_py()
+    return texts.cast(pa.int64()) if is_number and name != "uid" else texts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import BinaryIO
 
 import numpy as np
@@ -15,6 +16,11 @@ DIGITS = 32
 BYTES = DIGITS // 2
 CHUNK = 1 << 16
 UID = f"^[0-9a-fA-F]{{1,{DIGITS}}}$"
+
+
+def canonical_uid(uid: str) -> str:
+    """Return a uid as 32 lower-case digits, or as it is if it is not of up to 32 hex digits."""
+    return uid.lower().rjust(DIGITS, "0") if re.fullmatch(UID, uid) else uid
 
 
 class UidFile:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,16 @@ class FitPool:
     def sample(self, n: int) -> StoredRows:
         """See `Pool`."""
         self._record_pool()
-        shards = range(len(self.reader.manifest.shards))
-        tables = [self.reader.samples(shard) for shard in shards]
-        hashes = np.concatenate([table["key_hash"].to_numpy() for table in tables])
+        starts, shards = self.reader.starts, range(len(self.reader.manifest.shards))
+        hashes = np.concatenate([self.reader.hashes(shard) for shard in shards])
         indices = np.sort(np.argsort(hashes, kind="stable")[:n])
-        starts = self.reader.starts
         taken = []
-        for shard, table in zip(shards, tables, strict=True):
-            here = indices[(indices >= starts[shard]) & (indices < starts[shard + 1])]
-            taken.append((shard, table.take(pa.array(here - starts[shard]))))
+        for shard, (low, high) in zip(
+            shards, pairwise(np.searchsorted(indices, starts).tolist()), strict=True
+        ):
+            if high > low:
+                rows = pa.array(indices[low:high] - starts[shard])
+                taken.append((shard, self.reader.samples(shard).take(rows)))
         return StoredRows(self.reader, indices, taken)
 
     def reduce(self, step: str, part: Part, merge: Merge) -> Arrays:

@@ -61,7 +61,7 @@ def measure(
     replacing = _is_replaced(final, scorer, config.overwrite) or _is_finished(replacement)
     written = replacement if replacing else final
     with shared(folder.path), exclusive(written.path):
-        remove_unfinished(written.path, f"{FIT}/*", everyone=True)
+        remove_unfinished(written.path, f"{FIT}/*")
         engine = local_engine(usable_devices(config.device))
         identity = {"scorer": scorer.name, "version": scorer.version, "settings": builtins(scorer)}
         reader = PoolReader(folder, manifest, engine.devices[0], config.rows_at_once)
@@ -73,10 +73,7 @@ def measure(
             version=scorer.version,
             settings=identity["settings"],
             stamp=stamp,
-            columns=tuple(
-                ColumnRecord(name=c.name, unit=c.unit, meaning=c.meaning, better=c.better)
-                for c in columns
-            ),
+            columns=tuple(map(ColumnRecord.of, columns)),
             figures={n: float(v) for n, v in learned.items() if v.ndim == 0},
             rows=manifest.rows,
         )

@@ -67,8 +67,15 @@ class PoolReader:
 
     def samples(self, shard: int) -> pa.Table:
         """Read the sample columns of one shard's rows."""
-        path = self.folder.checked_scores(self.manifest.shards[shard])
-        return read_table(path, SAMPLE_COLUMNS)
+        return self._read(shard, SAMPLE_COLUMNS)
+
+    def hashes(self, shard: int) -> npt.NDArray[np.uint64]:
+        """Read the key hashes of one shard's rows."""
+        hashes: npt.NDArray[np.uint64] = self._read(shard, ["key_hash"])["key_hash"].to_numpy()
+        return hashes
+
+    def _read(self, shard: int, columns: list[str]) -> pa.Table:
+        return read_table(self.folder.checked_scores(self.manifest.shards[shard]), columns)
 
     def rows(self, shard: int) -> Iterator[StoredRows]:
         """Yield one shard's rows, at most `rows_at_once` together."""

@@ -6,40 +6,48 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 from clipdre import __version__
 from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig, RunConfig
 from clipdre.encoding.ingest import EmbeddingSource
-from clipdre.encoding.jobs import EncodeWork, IngestWork, ShardJob, workers_per_device
+from clipdre.encoding.jobs import (
+    EncodeWork,
+    IngestWork,
+    ShardJob,
+    together,
+    workers_per_device,
+)
 from clipdre.engines.base import Engine, Work
 from clipdre.engines.local import InProcess, local_engine
 from clipdre.errors import InputError, OutputError, ScoresError
 from clipdre.estimating.estimate import usable_reference
-from clipdre.estimating.jobs import EstimateWork, shard_ranges
-from clipdre.estimating.reference import build_reference
+from clipdre.estimating.jobs import EstimateWork, pool_reliability, shard_ranges
+from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.files.parquet import count_rows
 from clipdre.formats.files.storage import exclusive, identify, real, real_paths, remove_unfinished
-from clipdre.formats.folders.columns import column_folders
+from clipdre.formats.folders.columns import DUPLICATES, column_folders
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import (
     MANIFEST,
     Manifest,
     read_complete_manifest,
-    read_manifest,
 )
 from clipdre.formats.folders.records import ModelRecord, ShardRecord, builtins
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.tars.samples import Reason
 from clipdre.formats.tars.shards import shard_name
 from clipdre.models.load import load_encoder, usable_device, usable_devices
+from clipdre.pipelines.duplicates import Duplicates, write_duplicates
+from clipdre.pipelines.same_run import identity_of, same_run
 from clipdre.progress import Progress
 from clipdre.words import changed, count
 
@@ -156,13 +164,13 @@ class _Stages:
     Attributes
     ----------
     work : Work
-        Turns a `ShardJob` into the record of an encoded shard.
+        Turns jobs into the records of encoded shards.
     """
 
     folder: ScoreFolder
     config: EstimateConfig
     engine: Engine
-    work: Work[ShardJob, ShardRecord]
+    work: Work[Sequence[ShardJob], list[ShardRecord]]
 
     def run(self, planned: Manifest, run: RunConfig) -> Manifest:
         """Run the plan, or what is left of it; return the finished manifest."""
@@ -184,8 +192,8 @@ class _Stages:
 
     def _finished(self, planned: Manifest, run: RunConfig) -> Manifest:
         folder = self.folder
-        remove_unfinished(folder.path, *WRITTEN, everyone=True)
-        found = _same_run(folder, planned)
+        found = same_run(folder, planned)
+        remove_unfinished(folder.path, *WRITTEN)
         if found is not None:  # files are stamped with the record that was written first
             planned = msgspec.structs.replace(planned, model=found.model)
         if found is None or not found.complete or _has_transient(found):
@@ -195,7 +203,6 @@ class _Stages:
             _warn_of_shards(encoded)
             _check_share(folder, encoded, run.max_bad_fraction)
             found = self._estimated(encoded)
-            _check_whole(folder, found)
             found.write(folder.path)
         else:
             _warn_of_shards(found)
@@ -205,48 +212,61 @@ class _Stages:
 
     def _encoded(self, manifest: Manifest) -> tuple[ShardRecord, ...]:
         """Encode the shards that are not encoded yet; return all with their counts."""
-        done: dict[int, ShardRecord] = {}
-        jobs: dict[int, ShardJob] = {}
+        done: dict[str, ShardRecord] = {}
+        jobs: list[ShardJob] = []
         files = embedding_files(self.folder.embeddings, len(manifest.shards))
         with Progress("encode", sum(shard.nbytes for shard in manifest.shards)) as progress:
-            for n, (shard, own) in enumerate(zip(manifest.shards, files, strict=True)):
+            for shard, own in zip(manifest.shards, files, strict=True):
                 stamp = _encoding_stamp(manifest, shard)
                 if _is_encoded(self.folder, shard, own, stamp):
-                    done[n] = _recounted(self.folder, shard, own)
+                    done[shard.name] = _recounted(self.folder, shard, own)
                     progress.advance(shard.nbytes)
                 else:
                     failures = self.folder.failures(shard.name)
-                    jobs[n] = ShardJob(shard, own, failures, stamp)
-            numbers = list(jobs)
-            finished = self.engine.run(self.work, list(jobs.values()), progress.advance)
-            done |= {numbers[index]: record for index, record in finished}
-        return tuple(done[n] for n in range(len(manifest.shards)))
+                    jobs.append(ShardJob(shard, own, failures, stamp))
+            for _, records in self.engine.run(self.work, together(jobs), progress.advance):
+                done |= {record.name: record for record in records}
+        return tuple(done[shard.name] for shard in manifest.shards)
 
     def _estimated(self, manifest: Manifest) -> Manifest:
         """Score all shards that are not scored yet; return the finished manifest."""
-        reference = self._reference(manifest)
+        files = embedding_files(self.folder.embeddings, len(manifest.shards))
+        pool, hashes = StoredPool(files), np.concatenate([file.hashes() for file in files])
+        own = ReferenceFolder(self.folder.reference)
+        alike, device = self._alike(manifest), torch.device(self.engine.devices[0])
+        leaders = leaders_of(pool, hashes, manifest.model, alike, own, device)
+        reference = own.path
+        if self.config.saved is not None:
+            reference = ScoreFolder(Path(self.config.saved)).reference
+        else:
+            build_reference(pool, hashes, leaders, manifest.model, self.config, own)
         work = EstimateWork(self.folder, manifest, reference, self.config.tau)
         ranges = shard_ranges(manifest.shards, reference, manifest, self.engine.devices[0])
         with Progress("estimate", manifest.rows) as progress:
             for _ in self.engine.run(work, ranges, progress.advance):
                 pass
         record = usable_reference(reference, manifest.model)
-        return msgspec.structs.replace(manifest, reference=record, complete=True)
+        _check_whole(self.folder, manifest)
+        write_duplicates(self.folder, manifest, Duplicates(hashes, leaders, alike))
+        return msgspec.structs.replace(
+            manifest,
+            reference=record,
+            pool_reliability=pool_reliability(self.folder, manifest.shards),
+            complete=True,
+        )
 
-    def _reference(self, manifest: Manifest) -> Path:
-        if self.config.saved is not None:
-            return ScoreFolder(Path(self.config.saved)).reference
-        files = embedding_files(self.folder.embeddings, len(manifest.shards))
-        pool, hashes = StoredPool(files), np.concatenate([file.hashes() for file in files])
-        own = ReferenceFolder(self.folder.reference)
-        build_reference(pool, hashes, manifest.model, self.config, own)
-        return own.path
+    def _alike(self, manifest: Manifest) -> float:
+        """Return from which cosine on pairs are alike; a saved reference brings its own."""
+        if self.config.saved is None:
+            return self.config.alike
+        saved = ScoreFolder(Path(self.config.saved)).reference
+        return usable_reference(saved, manifest.model).alike
 
 
 def _is_begun(folder: ScoreFolder, planned: Manifest) -> bool:
     """Whether the folder is empty, or holds an unfinished part of the planned run."""
     try:
-        found = _same_run(folder, planned)
+        found = same_run(folder, planned)
     except ScoresError:
         return False
     return found is None or not found.complete
@@ -254,7 +274,8 @@ def _is_begun(folder: ScoreFolder, planned: Manifest) -> bool:
 
 def _note_columns(folder: ScoreFolder) -> None:
     """Warn about measured columns, which belong to the scores that are replaced."""
-    names = ", ".join(columns.name for columns in column_folders(folder))
+    measured = (columns.name for columns in column_folders(folder))
+    names = ", ".join(name for name in measured if name != DUPLICATES)
     if names:
         warnings.warn(
             f"columns measured for the old scores will be removed with them: {names}; measure them "
@@ -326,57 +347,6 @@ def _shard_record(url: str) -> ShardRecord:
     )
 
 
-def _same_run(folder: ScoreFolder, planned: Manifest) -> Manifest | None:
-    """Return the manifest in `folder` if it is that of the planned run; None if there is none."""
-    if not folder.path.exists() or not any(folder.path.iterdir()):
-        return None
-    found = read_manifest(folder.path)
-    redefined = found.model.redefined(planned.model)
-    differences = [f"model {redefined}"] if redefined else []
-    differences += [
-        f"{name} ({changed(before, now)})"
-        for name, before, now in _compared(found, planned)
-        if before != now
-    ]
-    differences += _changed_shards(found.shards, planned.shards)
-    if differences:
-        raise ScoresError(
-            f"{folder.path} holds a run that differs in {'; '.join(differences[:3])}",
-            "choose another `output`, or pass `overwrite`",
-        )
-    if planned.model.fingerprint and not found.model.fingerprint:
-        warnings.warn(
-            f"{folder.path} was begun by a clipdre that recorded only the weights of "
-            f"{found.model.name}, so a change of its definition would not be noticed; pass "
-            "`overwrite` if it has changed since",
-            stacklevel=2,
-        )
-    return found
-
-
-def _compared(found: Manifest, planned: Manifest) -> Iterator[tuple[str, object, object]]:
-    for name in ("name", "pretrained", "digest", "precision"):
-        yield f"model {name}", getattr(found.model, name), getattr(planned.model, name)
-    for stage, settings in planned.settings.items():
-        for name, value in settings.items():
-            yield f"{stage} {name}", found.settings.get(stage, {}).get(name), value
-    yield "number of shards", len(found.shards), len(planned.shards)
-
-
-def _changed_shards(found: Sequence[ShardRecord], planned: Sequence[ShardRecord]) -> Iterator[str]:
-    for n, (before, now) in enumerate(zip(found, planned, strict=False), start=1):
-        if before.name != now.name:
-            yield f"shard {n} ({changed(before.name, now.name)})"
-        elif before.nbytes != now.nbytes:
-            yield f"shard {now.name} ({count(before.nbytes, 'byte')} then, {now.nbytes:,} now)"
-        elif before.modified != now.modified:
-            yield f"shard {now.name} (same size, another time of change)"
-
-
-def _identity(shard: ShardRecord) -> tuple[str, int, str]:
-    return shard.name, shard.nbytes, shard.modified
-
-
 def _is_encoded(
     folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles, stamp: dict[str, str]
 ) -> bool:
@@ -394,7 +364,7 @@ def _encoding_stamp(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
     decided_by = {
         "model": builtins(manifest.model),
         "read": manifest.settings["read"],
-        "shard": _identity(shard),
+        "shard": identity_of(shard),
     }
     digest = hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()
     return {"clipdre.encoded": digest}

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
+
 from clipdre.config import ReferenceMethod
 from clipdre.core.columns import Column
-from clipdre.core.scores import ERROR_COLUMNS, MAIN_COLUMNS, SE
+from clipdre.core.scores import ESTIMATED_COLUMNS, MAIN_COLUMNS
 from clipdre.errors import ScoresError
 from clipdre.estimating.caveats import caveats
+from clipdre.formats.folders.columns import DUPLICATES, ColumnFolder
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ReferenceRecord
@@ -17,6 +20,23 @@ from clipdre.sql import statistics
 from clipdre.sql.query import ScoreQuery
 
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Duplicated:
+    """Pairs that are alike on both sides.
+
+    Attributes
+    ----------
+    pairs, groups : int
+        Pairs that are alike to another one, and their groups.
+    alike : float
+        Cosine from which on they are.
+    """
+
+    pairs: int
+    groups: int
+    alike: float
 
 
 @dataclass(frozen=True)
@@ -35,6 +55,11 @@ class Summary:
         In nats.
     least_reliable : (str, float)
         The main column with the largest error of the reference, and its reliability.
+    information : float or None
+        InfoNCE's lower bound on the mutual information of image and caption, in nats: the mean
+        negcliploss. None if the scores do not have that column.
+    duplicates : Duplicated or None
+        How much of the pool is alike; None if that was not measured.
     columns : list of Column
         All columns of the folder, measured ones included.
     caveats : list of str
@@ -47,6 +72,8 @@ class Summary:
     quantiles: dict[str, list[float]]
     mean_log_ratio: float
     least_reliable: tuple[str, float]
+    information: float | None
+    duplicates: Duplicated | None
     columns: list[Column]
     caveats: list[str]
 
@@ -64,19 +91,27 @@ def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
     for shard in manifest.shards:
         failures.update(shard.failures)
     query = ScoreQuery(folder, manifest)
-    reliability = {
-        name: statistics.errors(query, name).reliability
-        for name in MAIN_COLUMNS
-        if f"{name}{SE}" in ERROR_COLUMNS
-    }
-    worst = min(reliability, key=lambda name: reliability[name])
+    with_errors = [name for name in MAIN_COLUMNS if name in ESTIMATED_COLUMNS]
+    counts_own = [name for name in ("negcliploss",) if name in query.columns]
+    errors = statistics.errors(query, [*with_errors, *counts_own])
+    worst = min(with_errors, key=lambda name: np.nan_to_num(errors[name].reliability, nan=1.0))
     return Summary(
         manifest=manifest,
         reference=manifest.reference,
         failures=dict(failures.most_common()),
-        quantiles={name: statistics.quantiles(query, name, PROBABILITIES) for name in MAIN_COLUMNS},
-        mean_log_ratio=statistics.mean(query, "log_ratio"),
-        least_reliable=(worst, reliability[worst]),
+        quantiles=statistics.quantiles(query, MAIN_COLUMNS, PROBABILITIES),
+        mean_log_ratio=errors["log_ratio"].mean,
+        least_reliable=(worst, errors[worst].reliability),
+        information=errors["negcliploss"].mean if counts_own else None,
+        duplicates=_duplicated(folder),
         columns=query.described(),
         caveats=caveats(query, manifest.reference),
     )
+
+
+def _duplicated(folder: ScoreFolder) -> Duplicated | None:
+    record = ColumnFolder(folder.columns / DUPLICATES).record()
+    if record is None:
+        return None
+    pairs, groups = (int(record.figures[name]) for name in ("grouped", "groups"))
+    return Duplicated(pairs, groups, record.settings["alike"])

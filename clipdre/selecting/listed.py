@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from clipdre.errors import SelectionError
-from clipdre.formats.name_lists import ANY, NameList
+from clipdre.formats.name_lists import NAME, NameList
 from clipdre.selecting.rules import Rule, Step
 from clipdre.selecting.select import Counted, Selection
-from clipdre.sql.expressions import FILE, POOL, ROW
+from clipdre.sql.expressions import FILE, POOL, ROW, private
+from clipdre.sql.names import spelled
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet
 
-# For each kind of name: its SQL in the scores, and in the list.
-UID = "lower(lpad({}, 32, '0'))"
-NAMES = {
-    "pair": ("concat(shard, '/', key)", "name"),
-    "key": ("key", "name"),
-    "uid": (UID.format("uid"), UID.format("name")),
-}
+OURS, THEIRS, ID = (private(name) for name in ("pool", "list", "id"))
 
 
 @dataclass(frozen=True)
@@ -30,6 +24,7 @@ class Listed:
     Attributes
     ----------
     selection : Selection
+        It has more rows than the list has names if several samples share a name.
     names, missing : int
         Distinct names in the list, and how many of them are not in the scores.
     first_missing : str
@@ -45,6 +40,8 @@ class Listed:
 def select_listed(query: ScoreQuery, listed: NameList, source: str) -> Listed:
     """Select the rows named in a list; a name that several rows share selects all of them.
 
+    In a list with several columns, such as key and uid, all that a row says have to match.
+
     Parameters
     ----------
     source : str
@@ -55,27 +52,21 @@ def select_listed(query: ScoreQuery, listed: NameList, source: str) -> Listed:
     SelectionError
         If the list names none of the rows.
     """
-    query.register("listed", pa.table({"name": listed.names}))
-    kinds = list(NAMES) if listed.kind == ANY else [listed.kind]
-    matches = " UNION ALL ".join(
-        f"SELECT {FILE}, {ROW}, key_hash, name FROM {POOL} "
-        f"JOIN (SELECT DISTINCT name FROM listed) ON {NAMES[kind][0]} = {NAMES[kind][1]}"
-        for kind in kinds
-    )
-    found = query.table(matches)
+    names, total = _distinct(query, listed)
+    if not total:
+        raise SelectionError(f"{source} is empty", "list at least one sample")
+    found = query.table(" UNION ALL ".join(_matches(query, names)))
     rows = RowSet(
         query,
         query.table(f"SELECT DISTINCT {FILE}, {ROW}, key_hash FROM {found}"),
         narrow=True,
     )
-    names, missing, first = query.fetchall(
-        f"SELECT (SELECT count(DISTINCT name) FROM listed), count(DISTINCT name), min(name) "
-        f"FROM listed ANTI JOIN {found} USING (name)"
-    )[0]
+    ((missing, first),) = query.fetchall(
+        f"SELECT count(*), min(concat_ws('/', {', '.join(listed.names.column_names)})) "
+        f"FROM {names} ANTI JOIN {found} USING ({ID})"
+    )
     kept, pool = rows.count(), query.manifest.rows
     if not kept:
-        if not names:
-            raise SelectionError(f"{source} is empty", "list at least one sample")
         raise SelectionError(
             f"{source} names none of the samples of {query.folder.path}, "
             f"only others such as {first!r}",
@@ -84,4 +75,50 @@ def select_listed(query: ScoreQuery, listed: NameList, source: str) -> Listed:
     step = Step(where=f"listed in {source}")
     counted = Counted(step, pool, kept, 0, kept, kept)
     selection = Selection(Rule((step,), name="list"), rows, pool, (counted,))
-    return Listed(selection, names, missing, first or "")
+    return Listed(selection, total, missing, first or "")
+
+
+def _distinct(query: ScoreQuery, listed: NameList) -> tuple[str, int]:
+    """Return a table of the distinct names, numbered, and how many there are."""
+    given = query.new_name()
+    query.register(given, listed.names)
+    is_name = " OR ".join(f"{c} IS NOT NULL" for c in listed.names.column_names if c != "shard")
+    names = query.table(
+        f"SELECT *, row_number() OVER () AS {ID} "
+        f"FROM (SELECT DISTINCT * FROM {given} WHERE {is_name})"
+    )
+    ((total,),) = query.fetchall(f"SELECT count(*) FROM {names}")
+    return names, total
+
+
+def _matches(query: ScoreQuery, names: str) -> Iterator[str]:
+    """Yield SQL of the named rows, for each way in which the list names them."""
+    table = query.connection.table(names)
+    kinds = {n: str(k) for n, k in zip(table.columns, table.types, strict=True) if n != ID}
+    if NAME in kinds:
+        pair = f"concat({OURS}.shard, '/', {OURS}.key)"
+        for name, ours in (("key", pair), ("key", f"{OURS}.key"), ("uid", f"{OURS}.uid")):
+            yield _match(names, [_equal(name, ours, f"{THEIRS}.{NAME}", kinds[NAME])])
+        return
+    said = ", ".join(f"{name} IS NOT NULL" for name in kinds)
+    for row in query.fetchall(f"SELECT DISTINCT {said} FROM {names}"):
+        yield _match(
+            names,
+            [
+                _equal(name, f"{OURS}.{name}", f"{THEIRS}.{name}", kind)
+                if is_said
+                else f"{THEIRS}.{name} IS NULL"
+                for (name, kind), is_said in zip(kinds.items(), row, strict=True)
+            ],
+        )
+
+
+def _match(names: str, conditions: Sequence[str]) -> str:
+    return (
+        f"SELECT {FILE}, {ROW}, key_hash, {ID} FROM {POOL} AS {OURS} "
+        f"JOIN {names} AS {THEIRS} ON {' AND '.join(conditions)}"
+    )
+
+
+def _equal(name: str, ours: str, theirs: str, kind: str) -> str:
+    return f"{spelled(name, ours, kind)} = {spelled(name, theirs, kind)}"

@@ -13,6 +13,7 @@ from clipdre.errors import UsageError
 from clipdre.formats.files.storage import real
 from clipdre.selecting.select import Counted, Selection
 from clipdre.sql.expressions import FILE, ROW
+from clipdre.sql.joined import Join
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet
 
@@ -37,6 +38,8 @@ class Preview:
         is None if no row has a finite value.
     duplicates : dict
         ``caption`` and ``uid`` to the share of kept rows that repeat another kept row's value.
+    joined : list of Join
+        How many pairs found a row in each joined table.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Preview:
     shards: list[tuple[str, int, int]]
     means: dict[str, tuple[float | None, float | None]]
     duplicates: dict[str, float]
+    joined: list[Join]
 
     @property
     def mean_log_ratio(self) -> tuple[float | None, float | None]:
@@ -104,6 +108,7 @@ def preview(selection: Selection) -> Preview:
         ],
         means=dict(zip(scores, zip(before, after, strict=True), strict=True)),
         duplicates={n: float(v or 0) for n, v in zip(SHARED_BY, distinct, strict=True)},
+        joined=query.joins,
     )
 
 

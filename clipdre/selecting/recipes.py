@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clipdre.core.scores import SCORE_COLUMNS
 from clipdre.errors import SelectionError
+from clipdre.formats.folders.columns import GROUP, RANK
 from clipdre.only_with import check
 from clipdre.selecting.recipe_file import COUNTS, check_known, located, read_recipe_file
 from clipdre.selecting.rules import AMOUNTS, STEP_PAIRINGS, Amount, Rule, Step, parse_amount
@@ -20,6 +22,8 @@ BUDGET = "budget"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # Settings become part of SQL expressions, so only plain numbers and names are allowed.
 SETTING = re.compile(r"[\w.+-]+%?")
+# Columns that `score` always writes.
+WRITTEN = {*SCORE_COLUMNS, GROUP.name, RANK.name}
 Setting = str | int | float
 
 
@@ -59,7 +63,7 @@ class Recipe:
         query: ScoreQuery,
         settings: Mapping[str, Setting] | None = None,
         budget: Amount | None = None,
-        where: str | None = None,
+        first: Sequence[Step] = (),
         seed: int = 0,
     ) -> Rule:
         """Return the rule for the scores of `query`.
@@ -70,8 +74,8 @@ class Recipe:
             Values of options, instead of their defaults.
         budget : Amount or None
             Size of the subset, instead of its default.
-        where : str or None
-            Condition to apply before the recipe.
+        first : sequence of Step
+            Steps to apply before the recipe.
 
         Raises
         ------
@@ -97,18 +101,12 @@ class Recipe:
         if budget is None and BUDGET in options:
             with located(f"recipe {self.name}"):
                 budget = parse_amount(options[BUDGET], BUDGET)
-        before = [Step(where=where)] if where else []
         steps = [self._step(n, step, options) for n, step in enumerate(self.steps, start=1)]
         with located(f"recipe {self.name}"):
-            return Rule((*before, *steps), budget, seed, self.name, extra=len(before))
+            return Rule((*first, *steps), budget, seed, self.name, extra=len(first))
 
     def _check_scores(self, query: ScoreQuery, settings: Mapping[str, Setting]) -> None:
-        missing = [name for name in self.expects if name not in query.columns]
-        if missing:
-            raise SelectionError(
-                f"recipe {self.name} needs {', '.join(missing)}, which these scores do not have",
-                "measure them with 'clipdre measure', or join a file that has them with `joined`",
-            )
+        check_columns(self.expects, query, f"recipe {self.name}")
         record = query.manifest.model
         model = f"{record.name} ({record.pretrained})" if record.pretrained else record.name
         if not self.models or model in self.models or set(self.scales) <= set(settings):
@@ -135,6 +133,18 @@ class Recipe:
             check(filled, STEP_PAIRINGS)
             values = {name: _parsed(name, value) for name, value in filled.items()}
             return Step(**values)
+
+
+def check_columns(expected: Sequence[str], query: ScoreQuery, what: str) -> None:
+    """Raise `SelectionError` unless the scores have all `expected` columns."""
+    missing = [name for name in expected if name not in query.columns]
+    if not missing:
+        return
+    cure = "measure them with 'clipdre measure', or join a file that has them with `joined`"
+    if set(missing) & WRITTEN:
+        cure = "an earlier clipdre made them: score the shards again with `overwrite`"
+    needs = ", ".join(missing)
+    raise SelectionError(f"{what} needs {needs}, which these scores do not have", cure)
 
 
 def recipe_names() -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from clipdre.formats.folders.columns import RANK
 from clipdre.only_with import NotWith, OnlyWith, Pairing, check
-from clipdre.selecting.recipes import BUDGET, Setting, read_recipe
+from clipdre.selecting.recipes import BUDGET, Setting, check_columns, read_recipe
 from clipdre.selecting.rules import AMOUNTS, STEP_PAIRINGS, Rule, Step, parse_amount
 from clipdre.sql.query import ScoreQuery
 
@@ -29,6 +30,8 @@ class Request:
 
     Attributes
     ----------
+    distinct : bool
+        Keep only the best of each group of alike pairs, before anything else.
     where : str or None
         SQL condition to apply first, also before a recipe.
     by : str or None
@@ -54,6 +57,7 @@ class Request:
         If an option would have no effect or contradicts another one (`PAIRINGS`).
     """
 
+    distinct: bool = False
     where: str | None = None
     by: str | None = None
     top: Quantity | None = None
@@ -81,12 +85,21 @@ class Request:
         """
         recipes = [self.recipe] if isinstance(self.recipe, str) else self.recipe
         if not recipes:
-            return [Rule((self._step(),), seed=self.seed)]
+            first = self._first(query, None)
+            return [Rule((*first, self._step()), seed=self.seed, extra=len(first))]
         budget = None if self.budget is None else parse_amount(self.budget, BUDGET)
+        first = self._first(query, self.where)
         return [
-            read_recipe(name).rule(query, self.settings, budget, self.where, self.seed)
+            read_recipe(name).rule(query, self.settings, budget, first, self.seed)
             for name in recipes
         ]
+
+    def _first(self, query: ScoreQuery, where: str | None) -> list[Step]:
+        """Return the steps before the rule or recipe."""
+        if self.distinct:
+            check_columns([RANK.name], query, "`distinct`")
+        wanted = [f"{RANK.name} = 1"] if self.distinct else []
+        return [Step(where=text) for text in [*wanted, *([where] if where else [])]]
 
     def _step(self) -> Step:
         amounts = {

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdre.core.allocation import fill_evenly
-from clipdre.core.reliability import TRUSTED
+from clipdre.core.reliability import TRUSTED, TRUSTED_POOL
 from clipdre.errors import SelectionError, UnreliableEstimateWarning
 from clipdre.selecting.rules import Rule, Step
-from clipdre.sql.expressions import FILE, ROW, Expression, Kind, quoted
+from clipdre.sql.expressions import FILE, ROW, Expression, Kind, private
 from clipdre.sql.largest import largest
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet, seeded_hash
-from clipdre.sql.statistics import errors
+from clipdre.sql.statistics import errors, has_errors
 from clipdre.words import count
 
 
@@ -102,8 +102,8 @@ def select(query: ScoreQuery, rule: Rule) -> Selection:
     """
     expressions = [e for n, step in enumerate(rule.steps) for e in _expressions(rule, n, step)]
     for step in rule.steps:
-        if step.by is not None and f"{step.by}_se" in query.columns:
-            _warn_if_unreliable(query, step.by)
+        if step.by is not None and has_errors(query, step.by.strip()):
+            _warn_if_unreliable(query, step.by.strip())
     rows = RowSet.of_pool(query, expressions)
     pool = before = query.manifest.rows
     counted: list[Counted] = []
@@ -134,7 +134,7 @@ def _expressions(rule: Rule, n: int, step: Step) -> list[Expression]:
     """Return the user's expressions in a step, each to become a column."""
     kinds = {"where": Kind.CONDITION, "by": Kind.NUMBER, "balance": Kind.VALUE}
     return [
-        Expression(_column(name, n), rule.name_of(n, name), text, kind)
+        Expression(private(f"{name}_{n}"), rule.name_of(n, name), text, kind)
         for name, kind in kinds.items()
         if (text := getattr(step, name)) is not None
     ]
@@ -155,15 +155,15 @@ class _Runner:
 
     @property
     def where(self) -> str:
-        return quoted(_column("where", self.n))
+        return private(f"where_{self.n}")
 
     @property
     def group(self) -> str:
-        return quoted(_column("balance", self.n))
+        return private(f"balance_{self.n}")
 
     @property
     def by(self) -> str:
-        return quoted(_column("by", self.n))
+        return private(f"by_{self.n}")
 
     @property
     def value(self) -> str:
@@ -240,7 +240,16 @@ class _Runner:
 
 
 def _warn_if_unreliable(query: ScoreQuery, column: str) -> None:
-    reliability = errors(query, column).reliability
+    pool = query.manifest.pool_reliability.get(column.lower(), 1.0)
+    if pool < TRUSTED_POOL:
+        warnings.warn(
+            f"{column} has a pool reliability of {pool:.2f}: against other pairs it would rank "
+            "these otherwise; score a larger pool, rank by another column ('clipdre info' lists "
+            "them), or keep a larger share",
+            UnreliableEstimateWarning,
+            stacklevel=3,
+        )
+    reliability = errors(query, [column])[column].reliability
     if reliability < TRUSTED:
         warnings.warn(
             f"{column} has a reliability of {reliability:.2f}, so another draw of the reference "

@@ -4,17 +4,18 @@ A query is interrupted between blocks of rows, and its memory is limited by the 
 holds within one call of a function, and ``lpad(x, 2000000000, 'y')`` is one call. So functions that
 can make something much larger than what they are given are not allowed, and neither are subqueries,
 in which others could be applied to their own results again and again.
+
+An expression is evaluated in several passes, so what has another value in each is not allowed.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Container, Sequence
 
 from clipdre.errors import SelectionError
 from clipdre.sql.expressions import Expression
+from clipdre.sql.syntax import Part
 
 
 def _words(text: str) -> frozenset[str]:
@@ -73,12 +74,22 @@ TYPES = _words(
 )
 # Parts of an expression, as DuckDB's parser names them, that are allowed whatever they hold.
 PARTS = _words("BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT OPERATOR")
+CALLS = ("FUNCTION", "WINDOW")
 NAMES = {
     "STAR": "a star",
     "SUBQUERY": "a subquery",
     "LAMBDA": "a lambda",
     "PARAMETER": "a parameter",
 }
+# What is asked for although it changes. Some of these look like columns.
+CHANGING = _words(
+    """
+    age ago current_date current_localtime current_localtimestamp current_time current_timestamp
+    gen_random_uuid get_current_time get_current_timestamp localtime localtimestamp now random today
+    transaction_timestamp uuid uuidv4 uuidv7
+    """
+)
+STEADY = "write a fixed value, or draw rows with `sample` and `seed`"
 # DuckDB's parser needs minutes for some thousands of these without an end, and cannot be stopped.
 OPENING = "([{-+~@!"
 MOST_OPENING = 1000
@@ -92,60 +103,50 @@ def check_parsable(expression: Expression) -> None:
         raise SelectionError(problem, f"use at most {MOST_OPENING:,}, or {OTHERWISE}")
 
 
-def check_allowed(expression: Expression, tree: str) -> None:
+def check_allowed(expression: Expression, parts: Sequence[Part], columns: Container[str]) -> None:
     """Refuse an expression with anything that is not listed above.
 
     Parameters
     ----------
-    tree : str
-        The expression as ``json_serialize_sql`` gives it.
+    parts : sequence of Part
+        What it consists of.
+    columns : container of str
+        Names of all columns in lower case.
 
     Raises
     ------
     SelectionError
     """
-    parsed = json.loads(tree)
-    if parsed["error"]:
-        problem = f"cannot use {expression}: Parser Error"
-        raise SelectionError(f"{problem}: {parsed['error_message']}", "write one expression")
-    parts = list(_parts(parsed))
     for part in parts:
-        if refused := _refused(part):
+        name = part.name.lower()
+        is_clock = part.is_column and name in CHANGING and name not in columns
+        refused = name if is_clock else _refused(part)
+        if refused in CHANGING:
+            problem = f"cannot use {expression}: {refused} has another value in each pass"
+            raise SelectionError(f"{problem} over the scores", STEADY)
+        if refused:
             meant = difflib.get_close_matches(refused, FUNCTIONS, n=1, cutoff=0.8)
             cure = f"did you mean {meant[0]}?" if meant else OTHERWISE
             raise _not_allowed(expression, refused, cure)
-    texts = [part for part in parts if part.get("function_name") in TEXTS or _is_text(part)]
+    texts = [part for part in parts if _is_text(part)]
     if len(texts) > MOST_TEXTS:
         raise _not_allowed(expression, f"making {len(texts)} texts", f"make at most {MOST_TEXTS}")
 
 
-def _parts(node: Any) -> Iterator[dict[str, Any]]:
-    """Yield the parts of a tree."""
-    found = [node]
-    while found:  # a tree may be deep
-        node = found.pop()
-        if isinstance(node, dict):
-            if "class" in node:
-                yield node
-            found += node.values()
-        elif isinstance(node, list):
-            found += node
-
-
-def _refused(part: dict[str, Any]) -> str:
+def _refused(part: Part) -> str:
     """Return the name of a part that is not allowed, else nothing."""
-    kind = part["class"]
-    if kind in ("FUNCTION", "WINDOW"):
-        return "" if part["function_name"] in FUNCTIONS else str(part["function_name"])
-    if kind == "TYPE":
-        name = str(part["type_name"]).lower().split(" ")[0]
+    if part.kind in CALLS:
+        return "" if part.name in FUNCTIONS else part.name
+    if part.kind == "TYPE":
+        name = part.name.lower().split(" ")[0]
         return "" if name in TYPES else f"type {name}"
-    return "" if kind in PARTS else NAMES.get(kind, kind.lower())
+    return "" if part.kind in PARTS else NAMES.get(part.kind, part.kind.lower())
 
 
-def _is_text(part: dict[str, Any]) -> bool:
-    is_text = str(part.get("type_name")).lower() in ("varchar", "string", "text")
-    return part["type"] == "ARRAY_SLICE" or (part["class"] == "TYPE" and is_text)
+def _is_text(part: Part) -> bool:
+    if part.kind == "TYPE":
+        return part.name.lower() in ("varchar", "string", "text")
+    return part.type == "ARRAY_SLICE" or (part.kind in CALLS and part.name in TEXTS)
 
 
 def _not_allowed(expression: Expression, what: str, cure: str) -> SelectionError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import shutil
 import tempfile
@@ -17,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from clipdre.cpus import usable_cpus
 from clipdre.errors import OutputError, ScoresError, SelectionError, UsageError
 from clipdre.formats.files.parquet import SCORE_AGAIN
+from clipdre.formats.tars.samples import printable
 from clipdre.sql.expressions import Expression
 from clipdre.words import closest, one_line
 
@@ -43,11 +46,19 @@ class Database:
         The only files that SQL may open.
     time_limit : float
         Seconds that one query may take.
+
+    Raises
+    ------
+    SelectionError
+        If the path of a file is not UTF-8.
     """
 
     def __init__(self, files: Sequence[str], time_limit: float) -> None:
         if not time_limit > 0:
             raise UsageError(f"`time_limit` {time_limit:g} is no time", "use seconds above 0")
+        odd = next((file for file in files if file != printable(file)), None)
+        if odd is not None:
+            raise SelectionError(f"the path {printable(odd)} is not UTF-8", "rename it")
         self.time_limit = time_limit
         self.columns: list[str] = []
         self.connection = _contained(files)
@@ -56,6 +67,10 @@ class Database:
     def new_name(self) -> str:
         """Return a name that no view or table has yet."""
         return f"rows_{next(self._numbers)}"
+
+    def scan(self, files: Sequence[str], *, by_name: bool = False) -> Any:
+        """Return the rows of Parquet files; if `by_name`, their columns may differ in type."""
+        return self.connection.read_parquet([glob.escape(f) for f in files], union_by_name=by_name)
 
     def table(self, sql: str, expressions: Sequence[Expression] = ()) -> str:
         """Keep the result of our own `sql`; return the table's name."""
@@ -165,10 +180,13 @@ def _contained(files: Sequence[str]) -> duckdb.DuckDBPyConnection:
     weakref.finalize(connection, shutil.rmtree, spill, ignore_errors=True)
     connection.execute("SET temp_directory = $1", [spill])
     connection.execute("SET memory_limit = $1", [MEMORY_LIMIT])
+    connection.execute("SET threads = $1", [usable_cpus()])
     connection.execute("SET enable_external_file_cache = false")
     # A Parquet file's statistics ignore NaN. DuckDB would use them to drop conditions and to skip
     # rows: among values 2, 2 and NaN, isnan(x) and x > 3 would find nothing.
     connection.execute("SET parquet_can_have_nan = true")  # new in DuckDB 2.0.1
-    connection.execute("SET allowed_paths = $1", [list(files)])
+    # DuckDB takes every path for a glob pattern, and checks it too.
+    allowed = {*files, *map(glob.escape, files)}
+    connection.execute("SET allowed_paths = $1", [sorted(allowed)])
     connection.execute("SET enable_external_access = false")
     return connection

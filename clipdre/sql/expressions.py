@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-# DuckDB's own columns of a Parquet scan: position of the file in the list, of the row in its file.
-FILE, ROW = "file_index", "file_row_number"
+from clipdre.errors import SelectionError
+from clipdre.formats.folders.tables import PLACE_COLUMNS, PRIVATE, is_private
+
+FILE, ROW = PLACE_COLUMNS
 # Views: the score files alone, and all columns of the pool.
 SCORED, POOL = "scored", "pool"
 
@@ -43,6 +46,24 @@ class Expression:
     def __str__(self) -> str:
         text = repr(self.text)
         return f"{self.option} {text if len(text) <= SHOWN else text[:SHOWN] + '...'}"
+
+
+def private(name: str) -> str:
+    """Return a name, usable in SQL as it is, that no column of a file has."""
+    return PRIVATE + name
+
+
+def check_names(names: Iterable[str], source: str) -> None:
+    """Raise `SelectionError` if a column of `source` would be taken for one of our own."""
+    for name in names:
+        if is_private(name):
+            problem = f"{source} has a column {name}, a name that clipdre keeps for itself"
+            raise SelectionError(problem, "rename it")
+
+
+def literal(text: str) -> str:
+    """Return a text as SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def quoted(name: str) -> str:

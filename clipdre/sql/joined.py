@@ -1,73 +1,239 @@
-"""Parquet files whose columns are joined to the scored rows by key."""
+"""Parquet files whose columns are joined to the scored rows by name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import duckdb
 
+from clipdre.config import JoinKey
 from clipdre.errors import SelectionError
-from clipdre.formats.files.storage import is_utf8
+from clipdre.formats.tars.shards import shard_name
+from clipdre.only_with import OnlyWith, check
 from clipdre.sql.database import Database
-from clipdre.sql.expressions import quoted
-from clipdre.words import count, one_line
+from clipdre.sql.expressions import FILE, check_names, literal, private, quoted
+from clipdre.sql.names import spelled
+from clipdre.words import one_line
 
-# A joined file's rows are matched by the first of these that it has.
-KEYS = (("key_hash",), ("shard", "key"), ("uid",), ("key",))
 WITH = "`joined`"
+PAIRINGS = (OnlyWith("on", ("joined",), because="whose rows it matches"),)
+ROWS, POOL_SIDE, FILE_SIDE = (private(name) for name in ("rows", "pool", "file"))
 
 
-def join_files(database: Database, source: str, files: Sequence[Path]) -> str:
-    """Join the columns of `files` to the view `source`; return the name of the widest view.
+@dataclass(frozen=True)
+class Join:
+    """What came of joining files that have the same columns.
+
+    Attributes
+    ----------
+    files : tuple of str
+        Their paths.
+    by : tuple of str
+        Names that rows were matched by.
+    pool, matched : int
+        Number of pairs in the pool, and how many of them found a row.
+    renamed : dict
+        Columns of the files that the scores have too, and what they are called instead.
+    """
+
+    files: tuple[str, ...]
+    by: tuple[str, ...]
+    pool: int
+    matched: int
+    renamed: dict[str, str]
+
+    def __str__(self) -> str:
+        return _label([Path(file).name for file in self.files])
+
+
+class _Table(NamedTuple):
+    """Files that have the same columns.
+
+    Attributes
+    ----------
+    files : list of str
+    columns : dict
+        Columns by their names in lower case: SQL does not tell them from upper case.
+    beside_shards : bool
+        Whether files have the names of shards: then each has the rows of its shard.
+    """
+
+    files: list[str]
+    columns: dict[str, str]
+    beside_shards: bool
+
+    def __str__(self) -> str:
+        return f"{WITH} {_label(self.files)}"
+
+    def choices(self) -> list[JoinKey]:
+        """Return what rows can be matched by, the most specific first."""
+        known = {*self.columns, *(["shard"] if self.beside_shards else [])}
+        return [key for key in JoinKey if known.issuperset(key.names)]
+
+
+class _View(NamedTuple):
+    """A table as a view, and the condition by which its rows match those of the pool."""
+
+    name: str
+    by: tuple[str, ...]
+    names: list[str]
+    condition: str
+
+
+def join_files(
+    database: Database,
+    source: str,
+    files: Sequence[Path],
+    on: JoinKey | None,
+    shards: Sequence[str],
+) -> tuple[str, list[Join]]:
+    """Join the columns of `files` to the view `source`; return the widest view, and what matched.
+
+    Files that have the same columns are one table. A column that the scores have too gets a prefix:
+    the name of its file, or of the folder if there are several files.
+
+    Parameters
+    ----------
+    on : JoinKey or None
+        Names to match rows by; None for the first that a table has.
+    shards : sequence of str
+        Names of the pool's shards. Files of such names, as img2dataset writes them, belong to them.
 
     Raises
     ------
+    UsageError
+        If `on` is given without files.
     SelectionError
-        When a file is not Parquet, has no key, or has a key twice.
+        If a file is not Parquet or lacks the names to match by, two tables have a column of the
+        same name, or a table has several rows for a pair, or no row for any pair.
     """
-    # SQL does not tell upper case from lower case.
-    seen = {name.lower() for name in database.connection.view(source).columns}
-    for n, path in enumerate(files):
-        source, seen = _join(database, source, seen, n, path)
-    return source
-
-
-def _join(
-    database: Database, source: str, seen: set[str], n: int, path: Path
-) -> tuple[str, set[str]]:
-    view, joined = f"file_{n}", f"joined_{n}"
-    if not path.is_file() or not is_utf8(path):
-        raise SelectionError(
-            f"{WITH} {path} is not a file with a UTF-8 path", "name a Parquet file"
+    check({"on": on, "joined": files}, PAIRINGS)
+    own = {name.lower() for name in database.connection.view(source).columns}
+    owners = dict.fromkeys(own, "the scores")
+    joins = []
+    for table in _tables(database, files, shards):
+        by = _key(table, on).names
+        names = _new_names(table, by, own, owners)
+        view = _file_view(database, table, by)
+        pool, matched = _matches(database, source, table, view)
+        columns = "".join(f", {FILE_SIDE}.{quoted(c)} AS {quoted(n)}" for c, n in names.items())
+        joined = database.new_name()
+        database.connection.execute(
+            f"CREATE VIEW {joined} AS SELECT {POOL_SIDE}.*{columns} "
+            f"FROM {source} AS {POOL_SIDE} LEFT JOIN {view.name} AS {FILE_SIDE} ON {view.condition}"
         )
+        source = joined
+        renamed = {column: name for column, name in names.items() if column != name}
+        joins.append(Join(tuple(table.files), by, pool, matched, renamed))
+    return source, joins
+
+
+def _tables(database: Database, files: Sequence[Path], shards: Sequence[str]) -> list[_Table]:
+    """Put files together that have the same columns."""
+    groups: dict[frozenset[str], _Table] = {}
+    for file in map(str, files):
+        columns = {name.lower(): name for name in _scan(database, [file]).columns}
+        table = groups.setdefault(frozenset(columns), _Table([], columns, beside_shards=False))
+        table.files.append(file)
+    names = frozenset(shards)
+    return [
+        table._replace(beside_shards=any(shard_name(file) in names for file in table.files))
+        for table in groups.values()
+    ]
+
+
+def _scan(database: Database, files: list[str]) -> Any:
     try:
-        database.connection.read_parquet(str(path)).create_view(view)
+        return database.scan(files, by_name=True)
     except duckdb.Error as error:
         reason = one_line(error)
-        problem = f"cannot read {WITH} {path} as Parquet: {reason}"
+        problem = f"cannot read {WITH} {_label(files)} as Parquet: {reason}"
         raise SelectionError(problem, "name a Parquet file") from error
-    found = database.connection.view(view).columns
-    keys = next((keys for keys in KEYS if set(keys) <= set(found)), None)
-    if keys is None:
-        raise SelectionError(
-            f"{WITH} {path} has no column to join by",
-            "add key_hash, shard and key, uid, or key",
-        )
-    ((repeated,),) = database.fetchall(
-        f"SELECT count(*) - count(DISTINCT ({', '.join(keys)})) FROM {view}"
+
+
+def _key(table: _Table, on: JoinKey | None) -> JoinKey:
+    """Return what to match rows by."""
+    if on is None:
+        if keys := table.choices():
+            return keys[0]
+        cure = "add key_hash, shard and key, uid, or key"
+        raise SelectionError(f"{table} has no column to join by", cure)
+    # What the user says about files is true of them, even if no shard has their name.
+    missing = [name for name in on.names if name not in {*table.columns, "shard"}]
+    if missing:
+        problem = f"{table} has no column {missing[0]} to join by"
+        raise SelectionError(problem, "set another `on`, or add the column")
+    return on
+
+
+def _new_names(
+    table: _Table, by: Sequence[str], own: Container[str], owners: dict[str, str]
+) -> dict[str, str]:
+    """Return the columns to join, and the name that each gets; enter the names in `owners`."""
+    first = Path(table.files[0])
+    prefix = first.stem if len(table.files) == 1 else first.parent.name
+    taken = [column for name, column in table.columns.items() if name not in by]
+    names = {c: f"{prefix}_{c}" if c.lower() in own else c for c in taken}
+    check_names([*table.columns.values(), *names.values()], str(table))
+    for name in names.values():
+        if owner := owners.get(name.lower()):
+            raise SelectionError(
+                f"{table} has a column {name}, and so has {owner}",
+                "rename one of them, or give both files the same columns",
+            )
+        owners[name.lower()] = str(table)
+    return names
+
+
+def _file_view(database: Database, table: _Table, by: tuple[str, ...]) -> _View:
+    """Show a table with the names to match by in one spelling."""
+    scanned = _scan(database, table.files)
+    kinds = dict(zip(table.columns, map(str, scanned.types), strict=True))
+    rows, view = database.new_name(), database.new_name()
+    scanned.select(duckdb.StarExpression(), duckdb.ColumnExpression(FILE)).create_view(rows)
+    names, conditions, columns = [], [], ""
+    for name in by:
+        kind, column = kinds.get(name, "VARCHAR"), quoted(name)
+        if name not in kinds:  # the name of the file is that of the shard
+            listed = ", ".join(literal(shard_name(file)) for file in table.files)
+            column = f"([{listed}])[{FILE}::BIGINT + 1]"
+        names.append(private(name))
+        columns += f", {spelled(name, column, kind)} AS {names[-1]}"
+        ours = spelled(name, f"{POOL_SIDE}.{quoted(name)}", kind)
+        conditions.append(f"{ours} = {FILE_SIDE}.{names[-1]}")
+    database.connection.execute(f"CREATE VIEW {view} AS SELECT *{columns} FROM {rows}")
+    return _View(view, by, names, " AND ".join(conditions))
+
+
+def _matches(database: Database, source: str, table: _Table, view: _View) -> tuple[int, int]:
+    """Return the number of pairs, and how many have a row."""
+    names = ", ".join(view.names)
+    ((pool, matched, rows),) = database.fetchall(
+        f"SELECT (SELECT count(*) FROM {source}), count(*), coalesce(sum({ROWS}), 0) "
+        f"FROM {source} AS {POOL_SIDE} JOIN "
+        f"(SELECT {names}, count(*) AS {ROWS} FROM {view.name} GROUP BY ALL) AS {FILE_SIDE} "
+        f"ON {view.condition}"
     )
-    if repeated:
+    words = " and ".join(view.by)
+    if rows > matched:
+        others = " or ".join(key for key in table.choices() if key.names != view.by)
         raise SelectionError(
-            f"{WITH} {path} names {count(repeated, 'row')} more than once by {' and '.join(keys)}",
-            "keep one row for each",
+            f"{table} has several rows for one pair by {words}: {rows - matched:,} too many",
+            (f"set `on` to {others}, or " if others else "") + "keep one row for each",
         )
-    new = {name: name if name.lower() not in seen else f"{path.stem}_{name}" for name in found}
-    taken = [name for name in found if name not in keys and new[name].lower() not in seen]
-    columns = "".join(f", joined.{quoted(c)} AS {quoted(new[c])}" for c in taken)
-    on = " AND ".join(f"so_far.{key} = joined.{key}" for key in keys)
-    database.connection.execute(
-        f"CREATE VIEW {joined} AS SELECT so_far.*{columns} FROM {source} so_far "
-        f"LEFT JOIN {view} joined ON {on}"
-    )
-    return joined, seen | {new[name].lower() for name in taken}
+    if pool and not matched:
+        found = database.fetchall(f"SELECT concat_ws('/', {names}) FROM {view.name} LIMIT 1")
+        but = f"only others such as {found[0][0]!r}" if found else "since it is empty"
+        raise SelectionError(
+            f"{table} names none of the pairs by {words}, {but}",
+            "join files of this pool, or set another `on`",
+        )
+    return pool, matched
+
+
+def _label(files: Sequence[str]) -> str:
+    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+    return f"{files[0]}{more}"

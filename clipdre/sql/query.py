@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -11,12 +12,13 @@ from typing import Any
 
 import duckdb
 
-from clipdre.config import TIME_LIMIT
+from clipdre.config import TIME_LIMIT, JoinKey
 from clipdre.core.columns import Column
 from clipdre.core.scores import SCORES
 from clipdre.errors import ScoresError, SelectionError
 from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.files.storage import real
+from clipdre.formats.files.tables import expand_tables
 from clipdre.formats.folders.columns import ColumnFolder, column_folders, is_current
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -24,21 +26,33 @@ from clipdre.formats.folders.records import ColumnRecord
 from clipdre.formats.folders.tables import SAMPLE_FIELDS
 from clipdre.sql.allowed import check_allowed, check_parsable
 from clipdre.sql.database import Database
-from clipdre.sql.expressions import FILE, POOL, ROW, SCORED, Expression, Kind, quoted
-from clipdre.sql.joined import join_files
+from clipdre.sql.expressions import (
+    FILE,
+    POOL,
+    ROW,
+    SCORED,
+    Expression,
+    Kind,
+    check_names,
+    private,
+    quoted,
+)
+from clipdre.sql.joined import WITH, join_files
+from clipdre.sql.names import NUMERIC
+from clipdre.sql.syntax import as_sql, parse
 from clipdre.words import one_line
 
-NUMERIC = re.compile(r"^(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*|BOOLEAN)$")
 # These look at the whole pool, before any filter. A macro's parameters must not be named like a
-# column it meets, so they have names that no column has.
+# column it meets.
+X, Q = private("x"), private("q")
 MACROS = f"""
-CREATE MACRO quantile("_ x", "_ q") AS (
-    SELECT quantile_cont("_ x", "_ q") FILTER (NOT isnan("_ x"::DOUBLE)) FROM {POOL});
-CREATE MACRO zscore("_ x") AS (
-    ("_ x" - (SELECT avg("_ x") FILTER (NOT isnan("_ x"::DOUBLE)) FROM {POOL}))
-    / (SELECT stddev_pop("_ x") FILTER (NOT isnan("_ x"::DOUBLE)) FROM {POOL}));
-CREATE MACRO rank("_ x") AS (
-    CASE WHEN NOT isnan("_ x"::DOUBLE) THEN count("_ x") OVER (ORDER BY "_ x") END);
+CREATE MACRO quantile({X}, {Q}) AS (
+    SELECT quantile_cont({X}, {Q}) FILTER (NOT isnan({X}::DOUBLE)) FROM {POOL});
+CREATE MACRO zscore({X}) AS (
+    ({X} - (SELECT avg({X}) FILTER (NOT isnan({X}::DOUBLE)) FROM {POOL}))
+    / (SELECT stddev_pop({X}) FILTER (NOT isnan({X}::DOUBLE)) FROM {POOL}));
+CREATE MACRO rank({X}) AS (
+    CASE WHEN NOT isnan({X}::DOUBLE) THEN count({X}) OVER (ORDER BY {X}) END);
 """
 WITH_MEASURED = "scored_and_measured"
 # DuckDB's types of the sample columns that other code relies on.
@@ -61,52 +75,59 @@ class ScoreQuery(Database):
 
     Parameters
     ----------
-    joined : sequence of Path
-        Parquet files whose columns are joined to the rows by key.
+    joined : sequence of paths
+        Parquet files, folders of them and glob patterns, whose columns are joined to the rows.
     time_limit : float
         Seconds that one pass over the scores may take.
+    on : JoinKey or None
+        Names to match joined rows by; None for the first that the files have.
+
+    Attributes
+    ----------
+    joined : list of Path
+        The joined files.
+    joins : list of Join
+        How many pairs found a row in them, for each table: files that have the same columns.
     """
 
     def __init__(
         self,
         folder: ScoreFolder,
         manifest: Manifest,
-        joined: Sequence[Path] = (),
+        joined: Sequence[str | Path] = (),
         time_limit: float = TIME_LIMIT,
+        on: JoinKey | None = None,
     ) -> None:
         shards = [shard.name for shard in manifest.shards]
         with ThreadPoolExecutor(THREADS) as threads:
             files = list(threads.map(folder.checked_scores, manifest.shards))
         self.folder, self.manifest = folder, manifest
-        self.joined = [real(path) for path in joined]
+        self.joined = expand_tables(joined, WITH)
         self._measured, self._stale = _measured(folder, manifest)
         measured = [[str(real(c.file(shard))) for shard in shards] for c, _ in self._measured]
         scores = [str(real(file)) for file in files]
         listed = [scores, *measured, map(str, self.joined)]
         super().__init__(list(chain.from_iterable(listed)), time_limit)
-        self._create_views(scores, measured)
+        try:
+            source = self._pool_view(scores, measured)
+        except duckdb.Error as error:
+            problem = f"cannot read the scores in {folder.path} ({one_line(error)})"
+            raise ScoresError(problem, SCORE_AGAIN) from error
+        self._check_types()
+        source, self.joins = join_files(self, source, self.joined, on, shards)
+        self.connection.execute(f"CREATE VIEW {POOL} AS SELECT * FROM {source}")
         self.connection.execute(MACROS)
         self.connection.execute("SET lock_configuration = true")
         self.columns = [
             name for name in self.connection.view(POOL).columns if name not in (FILE, ROW)
         ]
 
-    def _create_views(self, scores: list[str], measured: list[list[str]]) -> None:
-        try:
-            source = self._scored(scores, measured)
-        except duckdb.Error as error:
-            problem = f"cannot read the scores in {self.folder.path} ({one_line(error)})"
-            raise ScoresError(problem, SCORE_AGAIN) from error
-        self._check_types()
-        source = join_files(self, source, self.joined)
-        self.connection.execute(f"CREATE VIEW {POOL} AS SELECT * FROM {source}")
-
-    def _scored(self, scores: list[str], measured: list[list[str]]) -> str:
-        """Create views of the scores, with the measured columns beside them; return the last."""
+    def _pool_view(self, scores: list[str], measured: list[list[str]]) -> str:
+        """Show scores and measured columns as one view; return its name."""
         # Files of embeddings made elsewhere need not have the same columns. Looking at all of them
         # takes time, so this is done only then.
-        mixed = not self.manifest.has_tars
-        scanned = self.connection.read_parquet(scores, union_by_name=mixed)
+        scanned = self.scan(scores, by_name=not self.manifest.has_tars)
+        check_names(scanned.columns, f"score folder {self.folder.path}")
         scanned.select(
             duckdb.StarExpression(), *(duckdb.ColumnExpression(name) for name in (FILE, ROW))
         ).create_view(SCORED)
@@ -114,7 +135,9 @@ class ScoreQuery(Database):
             views = []
             for n, files in enumerate(measured):
                 views.append(f"measured_{n}")
-                self.connection.read_parquet(files).create_view(views[-1])
+                columns = self.scan(files)
+                check_names(columns.columns, files[0])
+                columns.create_view(views[-1])
             aligned = " POSITIONAL JOIN ".join([SCORED, *views])
             self.connection.execute(f"CREATE VIEW {WITH_MEASURED} AS SELECT * FROM {aligned}")
         return WITH_MEASURED if measured else SCORED
@@ -159,12 +182,14 @@ class ScoreQuery(Database):
 
     def _expression(self, pool: Any, expression: Expression) -> Any:
         check_parsable(expression)
+        known = {name.lower(): name for name in pool.columns}
         with self.guarded([expression]):
-            sql = f"SELECT {expression.text}"
-            ((tree,),) = self.connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()
-            check_allowed(expression, tree)
-            column = duckdb.SQLExpression(expression.text)
+            sql = as_sql(expression.text, known)
+            parts = parse(self.connection, sql)
+            check_allowed(expression, parts, known)
+            column = duckdb.SQLExpression(sql)
             kind = str(pool.select(duckdb.ColumnExpression(ROW), column).types[1])
+        self._warn_of_namesakes(expression, {p.name.lower() for p in parts if p.is_column})
         wrong = (expression.kind is Kind.CONDITION and kind != "BOOLEAN") or (
             expression.kind is Kind.NUMBER and not NUMERIC.match(kind)
         )
@@ -176,6 +201,17 @@ class ScoreQuery(Database):
         if expression.kind is Kind.NUMBER:
             column = column.cast("DOUBLE")
         return column.alias(expression.name)
+
+    def _warn_of_namesakes(self, expression: Expression, names: set[str]) -> None:
+        """Warn if a column that an expression reads is also in a joined file, under a new name."""
+        for join in self.joins:
+            for old, new in join.renamed.items():
+                if old.lower() in names and new.lower() not in names:
+                    warnings.warn(
+                        f"{expression.option} reads {old} of the scores; that of {join} is "
+                        f"{quoted(new)}",
+                        stacklevel=5,
+                    )
 
     def unknown_column(self, name: str) -> tuple[str, str]:
         """See `Database`; columns measured for another state of the pool are named as such."""

@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipdre.sql.expressions import SCORED
+from clipdre.core.reliability import reliability_of
+from clipdre.core.scores import SE
+from clipdre.sql.expressions import SCORED, quoted
 from clipdre.sql.query import ScoreQuery
+
+# Values that quantiles may hold in memory; a pass over many files takes longer than over few.
+HELD = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -29,26 +34,38 @@ class ErrorStatistics:
     reliability: float
 
 
-def errors(query: ScoreQuery, column: str) -> ErrorStatistics:
-    """Summarise a score column and its ``_se``, out of core."""
-    value, se = f"{column}::DOUBLE", f"{column}_se::DOUBLE"
-    found = query.fetchall(
-        f"SELECT avg({value}), stddev_pop({value}), avg({se}), avg({se} * {se}) FROM {SCORED}"
-    )
-    mean, spread, mean_se, mean_square = map(_number, found[0])
-    reliability = 1 - mean_square / spread**2 if spread > 0 else math.nan
-    return ErrorStatistics(mean, spread, mean_se, reliability)
+def has_errors(query: ScoreQuery, column: str) -> bool:
+    """Return whether a name is that of a score column with standard errors, as SQL reads names."""
+    scored = {name.lower() for name in query.connection.view(SCORED).columns}
+    return {column.lower(), f"{column}{SE}".lower()} <= scored
 
 
-def quantiles(query: ScoreQuery, column: str, probabilities: Sequence[float]) -> list[float]:
-    """Return quantiles of a score column."""
-    found = _one(query, f"quantile_cont({column}, {list(probabilities)})")
-    return [math.nan] * len(probabilities) if found is None else [float(v) for v in found]
+def errors(query: ScoreQuery, columns: Sequence[str]) -> dict[str, ErrorStatistics]:
+    """Summarise score columns and their ``_se`` in one pass, out of core."""
+    wanted = []
+    for column in columns:
+        value, se = (f"{quoted(name)}::DOUBLE" for name in (column, f"{column}{SE}"))
+        wanted += [f"avg({value})", f"stddev_pop({value})", f"avg({se})", f"avg({se} * {se})"]
+    found = iter(_one(query, wanted))
+    return {column: _errors(*(_number(next(found)) for _ in range(4))) for column in columns}
 
 
-def mean(query: ScoreQuery, column: str) -> float:
-    """Return the mean of a score column."""
-    return _number(_one(query, f"avg({column}::DOUBLE)"))
+def _errors(mean: float, spread: float, mean_se: float, mean_square: float) -> ErrorStatistics:
+    return ErrorStatistics(mean, spread, mean_se, reliability_of(spread**2, mean_square))
+
+
+def quantiles(
+    query: ScoreQuery, columns: Sequence[str], probabilities: Sequence[float]
+) -> dict[str, list[float]]:
+    """Return quantiles of score columns, in as few passes as `HELD` allows."""
+    at_once = max(1, HELD // max(1, query.manifest.rows))
+    found: dict[str, list[float]] = {}
+    for start in range(0, len(columns), at_once):
+        part = columns[start : start + at_once]
+        values = _one(query, [f"quantile_cont({quoted(n)}, {list(probabilities)})" for n in part])
+        for name, own in zip(part, values, strict=True):
+            found[name] = [_number(v) for v in own or [None] * len(probabilities)]
+    return found
 
 
 def signs(query: ScoreQuery, column: str) -> tuple[float, float, int, float]:
@@ -56,7 +73,7 @@ def signs(query: ScoreQuery, column: str) -> tuple[float, float, int, float]:
 
     Only finite values count; without any, all four are 0.
     """
-    value = f"{column}::DOUBLE"
+    value = f"{quoted(column)}::DOUBLE"
     ((mean, spread, rows, positive),) = query.fetchall(
         f"SELECT avg({value}), stddev_pop({value}), count(*), avg(({value} > 0)::INT) "
         f"FROM {SCORED} WHERE isfinite({value})"
@@ -66,7 +83,8 @@ def signs(query: ScoreQuery, column: str) -> tuple[float, float, int, float]:
 
 def share(query: ScoreQuery, condition: str) -> float:
     """Return the share of rows for which our own `condition` is true."""
-    return _number(_one(query, f"avg(CAST(({condition}) AS INT))"))
+    (value,) = _one(query, [f"avg(CAST(({condition}) AS INT))"])
+    return _number(value)
 
 
 def _number(value: float | None) -> float:
@@ -74,6 +92,6 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _one(query: ScoreQuery, expression: str) -> Any:
-    ((value,),) = query.fetchall(f"SELECT {expression} FROM {SCORED}")
-    return value
+def _one(query: ScoreQuery, aggregates: Sequence[str]) -> tuple[Any, ...]:
+    (values,) = query.fetchall(f"SELECT {', '.join(aggregates)} FROM {SCORED}")
+    return values

@@ -24,6 +24,7 @@ MANIFEST, RECIPE = Path("scores/manifest.json"), Path("mine.toml")
 SCORES = Path("scores/scores/00000.parquet")
 IMAGES = Path("scores/embeddings/img_emb/img_emb_0.npy")
 REFERENCE = Path("scores/reference")
+GROUPS = Path("scores/columns/near-duplicates")
 ROWS = 6
 
 
@@ -82,6 +83,9 @@ FILES: dict[Path, str] = {
     REFERENCE / "reference.json": "reference resume",
     REFERENCE / "moments.npz": "reference resume",
     REFERENCE / "pool_image.npy": "reference resume",
+    REFERENCE / "alike.npz": "reference resume",
+    GROUPS / "record.json": "info select measure",
+    GROUPS / "00000.parquet": "info select measure",
     Path("scores/columns/prompt-weight/record.json"): "info filter measure",
     Path("scores/columns/prompt-weight/00000.parquet"): "info filter measure",
     Path("pool/00000.tar"): "doctor filter score",

@@ -20,7 +20,7 @@ COMMANDS = {
     "filter": (
         "filter scores --by log_ratio --top 5 -o out",
         "filter scores --sample 3 -o -",
-        "filter scores --recipe kl-text --recipe log-ratio --dry-run --json",
+        "filter scores --recipe kl --recipe log-ratio --dry-run --json",
         "filter scores --recipe ./mine.toml --dry-run",
         "filter scores --with joined.parquet --by log_ratio --top 5 --shards pool -o out",
     ),
@@ -110,9 +110,8 @@ def ended(run, line):
 
 
 def test_an_undamaged_world_gives_no_errors(outcome):
-    assert set(
-        outcome(lambda: None, lines_of({*COMMANDS, "select", "resume"} - {"demo"})).values()
-    ) == {0}
+    lines = lines_of({*COMMANDS, "select", "resume"} - {"demo"})
+    assert outcome(lambda: None, lines) == dict.fromkeys(lines, 0)
 
 
 @pytest.mark.parametrize("way", world.WAYS)

@@ -6,7 +6,7 @@ import pytest
 
 from clipdre.cli.emit_options import parse_bytes
 from tests.cli.running import error_of, printed
-from tests.helpers import read_scores
+from tests.helpers import pair, read_scores, tiny_score, write_tar
 
 
 @pytest.fixture
@@ -34,6 +34,19 @@ def test_reads_a_list_from_stdin_and_reports_names_that_are_missing(run, scored,
     assert found.stderr.splitlines() == [
         "keeping 3 of 300 pairs",
         "not in these scores: 1 of 4 names, such as 'nosuch'",
+    ]
+
+
+def test_reports_a_list_that_keeps_more_samples_than_it_names(run, tmp_path):
+    (tmp_path / "pool").mkdir()
+    for shard in "ab":
+        write_tar(tmp_path / "pool" / f"{shard}.tar", [*pair("1"), *pair("2")])
+    tiny_score(tmp_path / "pool", tmp_path / "s")
+    found = run("emit s --keys - --format keys -o -", stdin="1\nb/2\nnosuch\n")
+    assert printed(found).splitlines() == ["a/1", "b/1", "b/2"]
+    assert found.stderr.splitlines()[:2] == [
+        "keeping 3 of 4 pairs",
+        "several samples share a name: 2 names keep 3 samples",
     ]
 
 

@@ -6,11 +6,12 @@ import tarfile
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.running import CLIPDRE, error_of, printed
-from tests.helpers import read_scores
+from tests.helpers import pair, read_scores, tiny_score, write_tar
 
 
 @pytest.fixture
@@ -73,6 +74,51 @@ def test_a_joined_file_adds_columns(run, scored, table, tmp_path):
     assert keys == [f"00000/{key}" for key in table["key"].to_pylist()[:3]]
 
 
+@pytest.fixture
+def sidecars(table, tmp_path):
+    """A table beside each shard, as img2dataset writes them; the first pairs lack a row."""
+    (tmp_path / "sidecars").mkdir()
+    wanted = table.select(["key", "caption", "shard"]).append_column("row", pa.array(range(300)))
+    for shard in ("00000", "00001", "00002"):
+        rows = wanted.filter(pc.equal(wanted["shard"], shard)).drop_columns("shard")
+        pq.write_table(rows.slice(4), tmp_path / "sidecars" / f"{shard}.parquet")
+    return "sidecars"
+
+
+def test_sidecars_are_joined_and_reported(run, scored, table, sidecars, tmp_path):
+    rule = "--with 'sidecars/*.parquet' --by=-row --top 3"
+    found = run(f"filter {scored[0]} {rule} --on shard,key -o kept")
+    assert found.stderr.splitlines() == [
+        "joined 00000.parquet and 2 more by shard and key: 288 of 300 pairs found a row",
+        "columns of 00000.parquet and 2 more that the scores have too are renamed: caption to "
+        '"sidecars_caption"',
+        "keeping 3 of 300 pairs (1.0%)",
+        "not kept: 12 rows without a value of -row",
+    ]
+    kept = pq.read_table(tmp_path / "kept" / "00000000.parquet")
+    assert kept["key"].to_pylist() == table["key"].to_pylist()[4:7]
+    assert kept["sidecars_caption"].to_pylist() == kept["caption"].to_pylist()
+    record = {
+        "files": [str(tmp_path / sidecars / f"0000{n}.parquet") for n in range(3)],
+        "by": ["shard", "key"],
+        "pool": 300,
+        "matched": 288,
+        "renamed": {"caption": "sidecars_caption"},
+    }
+    assert json.loads((tmp_path / "kept" / "summary.json").read_text())["joined"] == [record]
+    shown = json.loads(printed(run(f"filter {scored[0]} {rule} --dry-run --json")))
+    assert shown["selections"][0]["joined"] == [record]
+
+
+def test_a_sidecar_of_another_shard_is_refused(run, scored, sidecars, tmp_path):
+    (tmp_path / sidecars / "00002.parquet").rename(tmp_path / "00007.parquet")
+    error = error_of(run(f"filter {scored[0]} --with 00007.parquet --on shard,key --all -o out"), 1)
+    assert error == (
+        f"--with {tmp_path}/00007.parquet names none of the pairs by shard and key, only others "
+        "such as '00007/000020004': join files of this pool, or set another --on"
+    )
+
+
 def test_shuffled_tars_hold_the_same_samples_in_another_order(run, scored, tmp_path):
     command = f"filter {scored[0]} --by log_ratio --top 40"
     printed(run(f"{command} -o plain"))
@@ -122,10 +168,10 @@ def test_rows_without_a_value_are_counted(run, scored):
 
 class TestRecipes:
     def test_a_recipe_keeps_what_its_file_says(self, run, scored, table):
-        command = f"filter {scored[0]} --recipe kl-text --budget 10% --format keys -o -"
+        command = f"filter {scored[0]} --recipe kl --budget 10% --format keys -o -"
         found = run(command)
         assert printed(found).splitlines() == best(table, "kl_text", 30)
-        assert found.stderr == "kl-text: keeping 30 of 300 pairs (10.0%)\n"
+        assert found.stderr == "kl: keeping 30 of 300 pairs (10.0%)\n"
 
     def test_a_copy_can_be_changed(self, run, scored, tmp_path):
         text = printed(run("recipes log-ratio-then-kl"))
@@ -134,7 +180,8 @@ class TestRecipes:
         assert len(keys.splitlines()) == 30
 
     def test_settings_replace_options(self, run, scored, table):
-        command = f"filter {scored[0]} --recipe laion --set threshold=0.55 --format jsonl -o -"
+        recipe = "--recipe similarity-threshold --set threshold=0.55"
+        command = f"filter {scored[0]} {recipe} --format jsonl -o -"
         rows = [json.loads(line) for line in printed(run(command)).splitlines()]
         assert len(rows) == (table["similarity"].to_numpy() >= 0.55).sum()
         assert all(row["similarity"] >= 0.55 for row in rows)
@@ -143,6 +190,11 @@ class TestRecipes:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            "--where 'random() < 0.5'",
+            "cannot use --where 'random() < 0.5': random() has another value in each pass over the "
+            "scores: write a fixed value, or draw rows with --sample and --seed",
+        ),
         ("--where 'simlarity > 1'", "did you mean similarity?"),
         ("--by nosuch --top 3", "cannot use --by 'nosuch': there is no column nosuch: see "),
         ("--by caption --top 3", "cannot use --by 'caption': it has type VARCHAR: use a number"),
@@ -150,12 +202,18 @@ class TestRecipes:
         ("--by width --top some", "--top 'some' is not a number: use a count such as 1000, or a "),
         ("--sample 0", "--sample 0 keeps nothing: use a count such as 1000, or a share such as"),
         ("--where 'width < 0'", "nothing is kept, so there is nothing to write: loosen the "),
-        ("--recipe kl-txt", "clipdre has no recipe 'kl-txt': did you mean kl-text?"),
+        ("--recipe klx", "clipdre has no recipe 'klx': did you mean kl or klr?"),
         ("--recipe none.toml", "there is no recipe file none.toml: check the path"),
-        ("--recipe laion", "pass --set threshold=NUMBER, or rank with --by and --top"),
+        (
+            "--recipe similarity-threshold",
+            "pass --set threshold=NUMBER, or rank with --by and --top",
+        ),
         ("--recipe dc --set sides=text", "recipe dc has no option 'sides': did you mean side?"),
         ("--recipe dc --budget 300%", "--budget 300% is above 100%: use a count such as 1000"),
         ("--with text.txt --by x --top 3", "cannot read --with {tmp}/text.txt as Parquet: "),
+        ("--with none.parquet --by x --top 3", "--with none.parquet does not exist: check the "),
+        ("--with 'n*.parquet' --by x --top 3", "no file matches --with n*.parquet: check the "),
+        ("--with . --by x --top 3", "folder --with . holds no .parquet files: name the one that "),
     ],
 )
 def test_a_selection_that_cannot_be_met_is_refused(run, scored, tmp_path, options, message):
@@ -176,14 +234,11 @@ def test_a_folder_without_scores_is_refused(run, pool):
     ("options", "message"),
     [
         ("--sample 3", "no --output: name a folder or file, or - for stdout"),
-        (
-            "--with none.parquet -o out",
-            "invalid value for --with: file 'none.parquet' does not exist",
-        ),
+        ("--sample 3 --on words --with a.parquet -o out", "invalid value for --on: 'words' is"),
         ("--max-bytes lots -o out", "invalid size 'lots': use bytes or a suffix, e.g. 500MB"),
         ("--recipe dc --set side -o out", "invalid --set side: use NAME=VALUE"),
         (
-            "--recipe dc --recipe laion -o out",
+            "--recipe dc --recipe similarity-threshold -o out",
             "several --recipe options can only be compared: add --dry-run",
         ),
         (
@@ -210,6 +265,7 @@ def test_wrong_usage(run, scored, tmp_path, options, message):
         ("--cap 3", "--cap", "--balance"),
         ("--balance caption", "--balance", "--cap"),
         ("--sample 3 --json", "--json", "--dry-run"),
+        ("--sample 3 --on uid", "--on", "--with, whose rows it matches"),
         ("--sample 3 --budget 10%", "--budget", "--recipe"),
         ("--sample 3 --set a=1", "--set", "--recipe"),
         ("--by width --top 3 --seed 0", "--seed", "--sample, --uniform, --balance, --recipe or "),
@@ -325,3 +381,22 @@ def test_binary_output_is_not_printed_on_a_terminal(scored, options):
         f"clipdre: error: --format {name} is binary, which a terminal cannot show: redirect "
         "stdout, or name a file as --output\n"
     )
+
+
+@pytest.mark.parametrize("format", ["keys", "csv", "jsonl"])
+def test_names_do_not_steer_the_terminal(tmp_path, format):
+    (tmp_path / "pool").mkdir()
+    steering = "\N{PILE OF POO}\x1b]0;title\x07\x9b2J\N{RIGHT-TO-LEFT OVERRIDE}"
+    samples = [*pair(steering), *pair("other")]
+    write_tar(tmp_path / "pool" / "a.tar", samples, tarfile.PAX_FORMAT)
+    tiny_score(tmp_path / "pool", tmp_path / "s")
+    command = [CLIPDRE, "filter", tmp_path / "s", "--all", "-o", "-", "--format", format]
+    parent, child = pty.openpty()
+    subprocess.run(command, stdout=child, stderr=subprocess.PIPE, check=True)
+    os.close(child)
+    shown = os.read(parent, 1 << 16).decode()
+    os.close(parent)
+    assert "\N{PILE OF POO}" in shown
+    assert not set("\x1b\x07\x9b\N{RIGHT-TO-LEFT OVERRIDE}") & set(shown)
+    piped = subprocess.run(command, capture_output=True, check=True).stdout.decode()
+    assert "\N{RIGHT-TO-LEFT OVERRIDE}" in piped

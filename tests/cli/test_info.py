@@ -54,7 +54,8 @@ def test_json_is_for_machines(run, scored):
     assert found["model"]["name"] == "clipdre-tiny"
     assert found["reference"]["method"] == "exact"
     assert found["least_reliable"]["reliability"] == 1
-    assert [column["name"] for column in found["columns"]] == table.column_names
+    names = [*table.column_names, "duplicate_group", "duplicate_rank"]
+    assert [column["name"] for column in found["columns"]] == names
     middle = found["probabilities"].index(0.5)
     expected = np.median(table["log_ratio"].to_numpy())
     assert found["quantiles"]["log_ratio"][middle] == pytest.approx(expected, rel=1e-6)

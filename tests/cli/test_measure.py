@@ -11,6 +11,7 @@ import pytest
 from clipdre.cli import measure
 from clipdre.cli.usage import ParserError, parser_message
 from clipdre.core.columns import Column
+from clipdre.formats.folders.columns import DUPLICATES
 from clipdre.scorers.base import setting
 from tests.cli.running import error_of, printed
 
@@ -146,7 +147,7 @@ class TestOptions:
 
     def test_repeated_options_are_a_mixture(self, run, scores):
         printed(run(f"{PROMPT} --prompt square --negative-prompt blur --modality text"))
-        (settings,) = records(scores).values()
+        settings = records(scores)["prompt-weight"]
         assert settings["prompt"] == ["a red circle", "square"]
         assert settings["negative_prompt"] == ["blur"]
         assert settings["modality"] == "text"
@@ -247,7 +248,7 @@ class TestNormSim:
 )
 def test_wrong_usage(run, scores, command, code, message):
     assert error_of(run(f"measure {command}"), code) == message
-    assert not (scores / "columns").exists()
+    assert {path.name for path in (scores / "columns").iterdir()} == {DUPLICATES}
 
 
 def test_no_arguments_show_help(run):

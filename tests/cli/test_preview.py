@@ -5,7 +5,7 @@ import numpy as np
 from tests.cli.running import printed, rows_of
 from tests.helpers import read_scores
 
-TWO = "--recipe log-ratio --recipe kl-text --budget 20% --dry-run"
+TWO = "--recipe log-ratio --recipe kl --budget 20% --dry-run"
 
 
 def test_a_dry_run_writes_nothing(run, scored, tmp_path):
@@ -35,11 +35,11 @@ def test_several_recipes_are_compared(run, scored, tmp_path):
     found = run(f"filter {scored[0]} {TWO}")
     assert printed(found) == ""
     for text in (
-        "kl-text: would keep 60 of 300 pairs (20.0%)",
+        "kl: would keep 60 of 300 pairs (20.0%)",
         "log-ratio: mean log ratio ",
         "log-ratio: what each step keeps",
-        "kl-text: kept of each shard",
-        "kl-text: repeated among the kept",
+        "kl: kept of each shard",
+        "kl: repeated among the kept",
         "(Jaccard)",
         "kept by one recipe alone",
     ):
@@ -49,7 +49,7 @@ def test_several_recipes_are_compared(run, scored, tmp_path):
 
 def test_json_agrees_with_the_keys_that_are_kept(run, scored):
     kept = {}
-    for name in ("log-ratio", "kl-text"):
+    for name in ("log-ratio", "kl"):
         command = f"filter {scored[0]} --recipe {name} --budget 20% --format keys -o -"
         kept[name] = set(printed(run(command)).splitlines())
     found = json.loads(printed(run(f"filter {scored[0]} {TWO} --json")))
@@ -57,10 +57,10 @@ def test_json_agrees_with_the_keys_that_are_kept(run, scored):
     assert [selection["kept"] for selection in found["selections"]] == [60, 60]
     a, b = kept.values()
     (pair,) = found["jaccard"]
-    assert (pair["a"], pair["b"]) == ("log-ratio", "kl-text")
+    assert (pair["a"], pair["b"]) == ("log-ratio", "kl")
     assert pair["jaccard"] == len(a & b) / len(a | b)
     alone = {name: only["rows"] for name, only in found["only"].items()}
-    assert alone == {"log-ratio": len(a - b), "kl-text": len(b - a)}
+    assert alone == {"log-ratio": len(a - b), "kl": len(b - a)}
 
 
 def test_json_of_one_selection_compares_nothing(run, scored):

@@ -22,10 +22,7 @@ def test_prints_a_recipe_to_copy(run, name):
 
 
 def test_an_unknown_recipe_is_refused(run):
-    assert (
-        error_of(run("recipes kl-txt"), 1)
-        == "clipdre has no recipe 'kl-txt': did you mean kl-text?"
-    )
+    assert error_of(run("recipes klx"), 1) == "clipdre has no recipe 'klx': did you mean kl or klr?"
     error = error_of(run("recipes nosuch"), 1)
     assert error == f"clipdre has no recipe 'nosuch': choose from {', '.join(recipe_names())}"
 

@@ -12,7 +12,7 @@ def test_shows_how_reliable_each_column_is_on_stdout(run, scored):
     found = run(f"reference {scored[0]}")
     text = printed(found)
     assert found.stderr == ""
-    assert text.startswith("Exact reference of 300 pairs for 300 rows (nats)\n")
+    assert text.startswith("Exact reference of 300 pairs for 300 rows (nats; reliability of ")
     mean = read_scores(*scored)["log_ratio"].to_numpy().mean()
     columns, *_ = [line.split() for line in text.splitlines() if line.startswith(" log_ratio ")]
     assert columns[1] == f"{mean:.3f}"
@@ -25,7 +25,7 @@ def test_an_approximate_reference_is_checked_against_exact(run, pool):
     printed(run(f"score {pool} -o s {TINY} --reference sample --bulk 64"))
     found = run("reference s")
     text = printed(found)
-    assert "Sample reference of 300 pairs for 300 rows (nats)" in text
+    assert "Sample reference of 300 pairs for 300 rows (nats; " in text
     assert "root mean square error against exact (nats)" in text
     assert "; bulk: 64 pairs in 16 folds" in text
     assert "score with --reference stratified or exact" in text

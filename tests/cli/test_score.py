@@ -22,9 +22,14 @@ def test_prints_the_folder_and_on_stderr_a_summary(run, pool, tmp_path):
     rows = rows_of(found.stderr)
     assert rows["scored"] == ["301"]
     assert rows["failed"] == rows["unreadable_image"] == ["1"]
-    assert rows["score"] == ["5%", "25%", "50%", "75%", "95%"]
-    quantiles = [float(value) for value in rows["kl_text"]]
+    assert rows["score"] == ["5%", "25%", "50%", "75%", "95%", "pool"]
+    *quantiles, pool_reliability = [float(value) for value in rows["kl_text"]]
     assert quantiles == sorted(quantiles)
+    assert 0.5 < pool_reliability < 0.9
+    assert re.search(
+        r"mutual information .*: at least \d\.\d\d nats, .* log N = 5\.71", found.stderr
+    )
+    assert re.search(r"\d+ pairs \(\d+\.\d%\) in \d+ groups are alike on both sides", found.stderr)
     assert re.search(
         r"mean log ratio of the pool: -?\d+\.\d{3} nats \(clipdre-tiny, ", found.stderr
     )

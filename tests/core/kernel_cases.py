@@ -7,6 +7,7 @@ import torch
 from clipdre.core import fused
 from clipdre.core import tiles as plain
 from clipdre.core.divergence import effective_sample_size, kl
+from clipdre.core.partition import QueryGroups
 from tests.core.oracle import clustered_pool
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,20 +37,23 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("bias", [0.0, -10.0])
 def test_matches_the_plain_kernel(n, m, d, bias):
     queries, references = pool(n, m, d)
-    own = torch.arange(n, device=DEVICE) - 1  # outside the tile at both ends
-    found = fused.tile_partition(queries, references, bias, own)
-    assert_same(found, plain.tile_partition(queries, references, bias, own))
+    # Some queries leave nothing out, others one reference or several.
+    groups = (torch.arange(n, device=DEVICE) - 1) // 2
+    left_out = QueryGroups.of(groups).left_out(torch.arange(m, device=DEVICE) // 2 * 3 % (n + 5))
+    assert len(left_out[0])
+    found = fused.tile_partition(queries, references, bias, left_out)
+    assert_same(found, plain.tile_partition(queries, references, bias, left_out))
     found = fused.tile_partition(queries, references, bias, None)
     assert_same(found, plain.tile_partition(queries, references, bias, None))
 
 
 def test_query_with_only_its_own_counterpart_is_empty_and_merges():
     queries, references = pool(2, 1, 16)
-    own = torch.tensor([0, 7], device=DEVICE)
-    found = fused.tile_partition(queries, references, 0.0, own)
+    left_out = tuple(torch.tensor([0], device=DEVICE) for _ in range(2))
+    found = fused.tile_partition(queries, references, 0.0, left_out)
     assert found.weight.tolist() == [0, 1]
     assert found.exp.tolist() == [0, 1]
     other = plain.tile_partition(queries, references, 0.0, None)
     assert_same(
-        found.merge(other), plain.tile_partition(queries, references, 0.0, own).merge(other)
+        found.merge(other), plain.tile_partition(queries, references, 0.0, left_out).merge(other)
     )

@@ -6,14 +6,28 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse.csgraph import connected_components
 
 Floats = npt.NDArray[np.float64]
 
 
-def scores(images: Floats, texts: Floats, scale: float, bias: float = 0.0) -> dict[str, Floats]:
-    """Compute all columns of n pairs against the whole pool without own counterparts."""
+def scores(
+    images: Floats,
+    texts: Floats,
+    scale: float,
+    bias: float = 0.0,
+    groups: npt.NDArray[np.int64] | None = None,
+) -> dict[str, Floats]:
+    """Compute all columns of n pairs against the whole pool without those of a pair's own group.
+
+    By default, each pair is a group of its own.
+    """
     logits = scale * images @ texts.T + bias
-    by_image, by_text = _without_own(logits), _without_own(logits.T)
+    groups = np.arange(len(images)) if groups is None else groups
+    others = groups[:, None] != groups[None, :]
+    counted = others | np.eye(len(images), dtype=bool)
+    by_image, by_text = _kept(logits, others), _kept(logits.T, others)
+    everyone = [_kept(rows, counted)["log_partition"] for rows in (logits, logits.T)]
     pairs = np.diag(logits)
     ratio_image = pairs - by_image["log_partition"]
     ratio_text = pairs - by_text["log_partition"]
@@ -23,6 +37,7 @@ def scores(images: Floats, texts: Floats, scale: float, bias: float = 0.0) -> di
         "log_ratio_image": ratio_image,
         "log_ratio_text": ratio_text,
         "log_ratio": (ratio_image + ratio_text) / 2,
+        "negcliploss": pairs - (everyone[0] + everyone[1]) / 2,
         "kl_contribution": (ratio_image + ratio_text) / 2 / len(images),
     }
     for modality, found, own, other in (
@@ -35,12 +50,19 @@ def scores(images: Floats, texts: Floats, scale: float, bias: float = 0.0) -> di
         columns[f"dw_{modality}"] = np.array([scale**2 * row @ covariance @ row for row in centred])
         columns[f"dc_{modality}"] = np.array([scale**2 * row @ row for row in centred])
         columns |= {f"{name}_{modality}_se": np.zeros(n) for name in ("log_ratio", "kl", "klr")}
-    columns["log_ratio_se"] = np.zeros(n)
+    columns |= dict.fromkeys(("log_ratio_se", "negcliploss_se"), np.zeros(n))
     return columns
 
 
-def _without_own(logits: Floats) -> dict[str, Floats]:
-    return of_queries([np.delete(row, n) for n, row in enumerate(logits)])
+def _kept(logits: Floats, kept: npt.NDArray[np.bool_]) -> dict[str, Floats]:
+    return of_queries([row[own] for row, own in zip(logits, kept, strict=True)])
+
+
+def alike_groups(images: Floats, texts: Floats, threshold: float = 0.95) -> npt.NDArray[np.int64]:
+    """Group pairs that are alike on both sides, and those connected by others that are."""
+    alike = (images @ images.T > threshold) & (texts @ texts.T > threshold)
+    groups: npt.NDArray[np.int64] = connected_components(alike)[1].astype(np.int64)
+    return groups
 
 
 def of_queries(logits: Iterable[Floats]) -> dict[str, Floats]:

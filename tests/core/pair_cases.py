@@ -33,8 +33,14 @@ def _pairs(images: Floats, texts: Floats, partition, tau: int | None) -> Pairs:
         logits = SCALE * queries @ vectors[other].T + BIAS
         mean = mean_logit(queries, moments[other], SCALE, BIAS, own, everyone)
         args = partition(logits, modality), mean, moments[modality], moments[other], SCALE
-        sides[modality] = Side(queries, *args)
+        sides[modality] = Side(queries, own, *args)
     return Pairs(own, sides, len(images), tau)
+
+
+def by_half(logits, left_out) -> RunningPartition:
+    """Partition each half of the references, those of even and odd index; shape (n, 2)."""
+    parts = [(logits[:, half::2].clone(), left_out[:, half::2]) for half in range(2)]
+    return RunningPartition.stack([RunningPartition.of(*part) for part in parts])
 
 
 def exact_pairs(images: Floats, texts: Floats, tau: int | None = None) -> Pairs:
@@ -42,8 +48,8 @@ def exact_pairs(images: Floats, texts: Floats, tau: int | None = None) -> Pairs:
 
     def partition(logits, modality):
         n = len(logits)
-        near = RunningPartition.of(logits.clone(), torch.eye(n, dtype=torch.bool))
-        return StratifiedPartition(near, RunningPartition.empty(n, 0), torch.zeros(n).double())
+        near = by_half(logits, torch.eye(n, dtype=torch.bool))
+        return StratifiedPartition(near, RunningPartition.empty(n, 0), torch.zeros(n, 2).double())
 
     return _pairs(images, texts, partition, tau)
 
@@ -55,8 +61,12 @@ def near_mask(logits: np.ndarray) -> np.ndarray:
 
 
 def bulk_folds(modality: Modality) -> np.ndarray:
-    """Indices of the bulk, shape (folds, members); another bulk for each modality."""
-    return np.random.default_rng(len(modality.value)).permutation(N)[:32].reshape(FOLDS, -1)
+    """Indices of the bulk, shape (folds, members); another bulk for each modality.
+
+    The first half of the folds are of even indices, the others of odd ones.
+    """
+    drawn = np.random.default_rng(len(modality.value)).permutation(N)
+    return np.concatenate([drawn[drawn % 2 == half][:16] for half in (0, 1)]).reshape(FOLDS, -1)
 
 
 def sampled_pairs(images: Floats, texts: Floats) -> Pairs:
@@ -67,7 +77,7 @@ def sampled_pairs(images: Floats, texts: Floats) -> Pairs:
         own, near = torch.eye(n, dtype=torch.bool), torch.from_numpy(near_mask(logits.numpy()))
         bulk = torch.from_numpy(bulk_folds(modality))
         folds = RunningPartition.of(logits[:, bulk].clone(), (near | own)[:, bulk])
-        rest = (n - 1 - near.sum(dim=1)).double()
-        return StratifiedPartition(RunningPartition.of(logits.clone(), ~near), folds, rest)
+        rest = (~near & ~own).view(n, -1, 2).sum(dim=1).double()
+        return StratifiedPartition(by_half(logits, ~near), folds, rest)
 
     return _pairs(images, texts, partition, None)

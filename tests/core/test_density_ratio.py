@@ -13,8 +13,8 @@ def test_ratios_match_the_oracle():
     i, t = torch.from_numpy(images), torch.from_numpy(texts)
     own = torch.arange(len(i))
     logits = 100 * similarity(i, t)
-    by_image = log_ratio(logits, accumulate(i, [(0, t)], scale=100.0, own=own))
-    by_text = log_ratio(logits, accumulate(t, [(0, i)], scale=100.0, own=own))
+    by_image = log_ratio(logits, accumulate(i, [(t, own)], scale=100.0, groups=own))
+    by_text = log_ratio(logits, accumulate(t, [(i, own)], scale=100.0, groups=own))
     pmi = pointwise_mutual_information(by_image, by_text)
     np.testing.assert_allclose(by_image, expected["log_ratio_image"], atol=1e-9)
     np.testing.assert_allclose(by_text, expected["log_ratio_text"], atol=1e-9)
@@ -30,8 +30,8 @@ def test_ratio_that_includes_own_counterparts_is_the_negative_clip_loss():
         + torch.nn.functional.cross_entropy(matrix.T, target)
     ) / 2
     logits = 100 * similarity(images, texts)
-    by_image = log_ratio(logits, accumulate(images, [(0, texts)], scale=100.0))
-    by_text = log_ratio(logits, accumulate(texts, [(0, images)], scale=100.0))
+    by_image = log_ratio(logits, accumulate(images, [(texts, target)], scale=100.0))
+    by_text = log_ratio(logits, accumulate(texts, [(images, target)], scale=100.0))
     mean = pointwise_mutual_information(by_image, by_text).mean()
     # The loss sums over the batch, the ratio averages: they differ by log N.
     np.testing.assert_allclose(mean, np.log(64) - loss)

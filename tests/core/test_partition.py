@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipdre.core.partition import RunningPartition, leave_out_own
+from clipdre.core.partition import QueryGroups, RunningPartition, leave_out, select_rows
 from tests.core.estimates import assert_matches, estimates
 
 FIELDS = [f.name for f in fields(RunningPartition)]
@@ -118,14 +118,47 @@ def test_merge_rows_changes_only_the_given_queries(logits):
     assert_matches(part, seen)
 
 
-@pytest.mark.parametrize("own", [[0, 2, -1], [5, -7, 3]])
-def test_leave_out_own_ignores_counterparts_outside_the_tile(own):
+@pytest.mark.parametrize("queries", [[7, 2, -1], [5, 7, 7]])
+def test_leave_out_leaves_out_the_references_of_the_querys_group(queries):
+    references = [7, 2, 7, 0]
     tile = torch.arange(12.0).view(3, 4)
     mask = torch.zeros(3, 4, dtype=torch.bool)
-    inside = np.array([own[row] == column for row in range(3) for column in range(4)])
-    expected = np.where(inside, -np.inf, np.arange(12)).reshape(3, 4)
-    absent = [float(0 <= column < 4) for column in own]
-    assert leave_out_own(tile, torch.tensor(own)).tolist() == absent
-    assert leave_out_own(mask, torch.tensor(own)).tolist() == absent
+    same = np.array([[group == own for group in references] for own in queries])
+    expected = np.where(same, -np.inf, np.arange(12).reshape(3, 4))
+    left_out = QueryGroups.of(torch.tensor(queries)).left_out(torch.tensor(references))
+    counts = same.sum(axis=1).tolist()
+    assert leave_out(tile, left_out).tolist() == counts
+    assert leave_out(mask, left_out).tolist() == counts
     np.testing.assert_array_equal(tile.numpy(), expected)
-    np.testing.assert_array_equal(mask.numpy(), inside.reshape(3, 4))
+    np.testing.assert_array_equal(mask.numpy(), same)
+
+
+def test_leave_out_matches_a_comparison_of_all_groups():
+    rng = np.random.default_rng(3)
+    queries, references = (torch.from_numpy(rng.integers(-1, 20, n)) for n in (50, 70))
+    mask = torch.zeros(50, 70, dtype=torch.bool)
+    groups = QueryGroups.of(queries)
+    leave_out(mask, groups.left_out(references))
+    assert torch.equal(mask, queries[:, None] == references[None, :])
+    nothing = torch.zeros(50, 0, dtype=torch.bool)
+    assert leave_out(nothing, groups.left_out(references[:0])).tolist() == [0] * 50
+    some = torch.tensor([3, 4, 17, 49])
+    of_some = torch.zeros(4, 70, dtype=torch.bool)
+    leave_out(of_some, select_rows(groups.left_out(references), some))
+    assert torch.equal(of_some, mask[some])
+
+
+@pytest.mark.parametrize("folds", [(), (4,)])
+def test_with_own_counts_one_more_reference(logits, folds):
+    part = RunningPartition.of(logits.clone() if not folds else logits.view(6, 5, 6).clone())
+    own = torch.linspace(-3.0, 5.0, 6, dtype=torch.float64)
+    found = part.with_own(own)
+    rows = logits.view(6, -1, 6) if folds else logits[:, None, :]
+    for k in range(rows.shape[1]):
+        more = torch.cat([rows[:, k], own[:, None].to(logits.dtype)], dim=1)
+        assert_matches(found.fold(k) if folds else found, more)
+
+
+def test_some_folds_keep_their_order(logits):
+    folds = RunningPartition.of(logits.clone().view(6, 5, 6))
+    assert torch.equal(folds.select_folds(slice(1, 3)).exp, folds.exp[:, 1:3])

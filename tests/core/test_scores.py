@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipdre.core.columns import Column
-from clipdre.core.scores import ERROR_COLUMNS, SCORE_COLUMNS, SCORES, score_columns
+from clipdre.core.scores import ERROR_COLUMNS, SCORE_COLUMNS, SCORES, half_columns, score_columns
 from tests.core import oracle
 from tests.core.pair_cases import BIAS, SCALE, N, exact_pairs, sampled_pairs, small_pool
 
@@ -21,6 +21,8 @@ UNITS = {
     "log_ratio_text_se": "nats",
     "log_ratio": "nats",
     "log_ratio_se": "nats",
+    "negcliploss": "nats",
+    "negcliploss_se": "nats",
     "kl_contribution": "nats",
     "kl_image": "nats",
     "kl_image_se": "nats",
@@ -88,6 +90,7 @@ def test_errors_of_a_sampled_reference_belong_to_their_column():
         "log_ratio_image_se": pairs.image.log_partition_se,
         "log_ratio_text_se": pairs.text.log_partition_se,
         "log_ratio_se": pairs.log_ratio_se,
+        "negcliploss_se": pairs.negcliploss_se,
         "kl_image_se": pairs.image.kl_se,
         "kl_text_se": pairs.text.kl_se,
         "klr_image_se": pairs.image.log_partition_se,
@@ -97,6 +100,32 @@ def test_errors_of_a_sampled_reference_belong_to_their_column():
     for name, values in expected.items():
         assert values.min() > 0
         assert torch.equal(found[name], values), name
+
+
+def test_halves_are_the_columns_against_each_half_of_the_pool():
+    images, texts = small_pool()
+    found = half_columns(exact_pairs(images, texts))
+    assert set(found) == {name.removesuffix("_se") for name in ERROR_COLUMNS}
+    logits = SCALE * images @ texts.T + BIAS
+    for half in (0, 1):
+        others = [[m for m in range(half, N, 2) if m != n] for n in range(N)]
+        of_half = oracle.of_queries(logits[n, m] for n, m in enumerate(others))
+        np.testing.assert_allclose(found["kl_image"][half], of_half["kl"], rtol=1e-9)
+        ratio = np.diag(logits) - of_half["log_partition"]
+        np.testing.assert_allclose(found["log_ratio_image"][half], ratio, rtol=1e-9)
+
+
+def test_negcliploss_is_minus_the_clip_loss_with_the_pool_as_batch():
+    images, texts = small_pool()
+    logits = torch.from_numpy(SCALE * images @ texts.T + BIAS)
+    target = torch.arange(N)
+    losses = [
+        torch.nn.functional.cross_entropy(rows, target, reduction="none")
+        for rows in (logits, logits.T)
+    ]
+    found = score_columns(exact_pairs(images, texts))["negcliploss"]
+    torch.testing.assert_close(found, np.log(N) - (losses[0] + losses[1]) / 2)
+    assert found.max() < np.log(N)
 
 
 @pytest.mark.parametrize("module", ["clipdre.core.scores", "clipdre.core.columns"])

@@ -6,6 +6,7 @@ from clipdre.core.divergence import kl
 from clipdre.core.partition import RunningPartition
 from clipdre.core.stratified import StratifiedPartition, standard_error
 from tests.core.oracle import of_queries
+from tests.core.pair_cases import by_half
 
 FOLDS = 8
 
@@ -31,8 +32,8 @@ def stratified(logits, near, bulk):
     """Estimate from the full logits (n, m), a mask of near references, and the bulk's columns."""
     shape = (len(logits), FOLDS, len(bulk) // FOLDS)
     folds = RunningPartition.of(logits[:, bulk].clone().view(shape), near[:, bulk].view(shape))
-    rest = (~near).sum(dim=1).double()
-    return StratifiedPartition(RunningPartition.of(logits.clone(), ~near), folds, rest)
+    rest = (~near).view(len(logits), -1, 2).sum(dim=1).double()
+    return StratifiedPartition(by_half(logits, ~near), folds, rest)
 
 
 def naive_kl(near, bulk, rest):
@@ -77,9 +78,9 @@ def test_estimate_and_error_match_a_jackknife_from_the_logits(logits, k):
 
 def test_all_references_near_is_exact_without_error(logits, exact):
     part = StratifiedPartition(
-        RunningPartition.of(logits.clone()),
+        by_half(logits, torch.zeros_like(logits, dtype=torch.bool)),
         RunningPartition.empty(200, 0),
-        torch.zeros(200, dtype=torch.float64),
+        torch.zeros(200, 2, dtype=torch.float64),
     )
     torch.testing.assert_close(kl(part.whole()), exact)
     assert part.deviations(kl).shape == (200, 0)
@@ -140,3 +141,33 @@ def test_counterparts_without_bulk_members_still_count(logits):
     torch.testing.assert_close(whole.log_mean_exp()[0], torch.log(mass))
     assert torch.isfinite(kl(whole)).all()
     assert torch.isfinite(standard_error(part.deviations(kl))).all()
+
+
+@pytest.mark.parametrize("k", [0, 10])
+def test_a_half_is_estimated_from_its_own_members(logits, k):
+    logits = logits[:40]
+    columns = torch.randperm(4000)
+    bulk = torch.cat([columns[columns % 2 == half][:400] for half in (0, 1)])
+    near = nearest(logits, k)
+    part = stratified(logits, near, bulk)
+    for half in (0, 1):
+        own = [bulk[half * 400 : (half + 1) * 400].tolist()]
+        expected = []
+        for row, mask in zip(logits.numpy(), near.numpy(), strict=True):
+            members = np.flatnonzero(mask)
+            members = members[members % 2 == half]
+            outside = [m for m in own[0] if not mask[m]]
+            expected.append(naive_kl(row[members], row[outside], 2000 - len(members)))
+        found = part.half(half)
+        np.testing.assert_allclose(kl(found), expected, rtol=1e-9)
+        np.testing.assert_array_equal(found.weight, np.full(40, 2000))
+
+
+def test_halves_of_an_exact_partition_merge_to_the_whole(logits, exact):
+    near = torch.ones_like(logits, dtype=torch.bool)
+    part = StratifiedPartition(
+        by_half(logits, ~near), RunningPartition.empty(200, 0), torch.zeros(200, 2).double()
+    )
+    torch.testing.assert_close(kl(part.half(0).merge(part.half(1))), exact)
+    expected = of_queries(logits[:, 1::2].numpy())["kl"]
+    np.testing.assert_allclose(kl(part.half(1)), expected, rtol=1e-9)

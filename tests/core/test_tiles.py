@@ -8,6 +8,7 @@ import torch
 
 import clipdre.core
 from clipdre.core import tiles
+from clipdre.core.partition import QueryGroups
 from clipdre.core.tiles import accumulate, logits_of, tile_partition
 from tests.core.estimates import assert_matches, estimates
 from tests.core.oracle import clustered_pool, scores, unit_rows
@@ -19,10 +20,9 @@ def pool(seed, n, d, noise):
 
 def whole_pool(queries, references, scale, *, tile=64, rows=32, bias=0.0):
     """Partition of each query over all references without its own."""
-    starts = range(0, len(references), tile)
-    parts = [(start, references[start : start + tile]) for start in starts]
     own = torch.arange(len(queries))
-    return accumulate(queries, parts, scale=scale, bias=bias, own=own, query_rows=rows)
+    parts = zip(torch.split(references, tile), torch.split(own, tile), strict=True)
+    return accumulate(queries, parts, scale=scale, bias=bias, groups=own, query_rows=rows)
 
 
 def without_own(queries, references, scale, bias=0.0):
@@ -42,15 +42,23 @@ def test_logits_against_loops(bias):
 
 
 @pytest.mark.parametrize("own", [None, [0, 2, -3, 9]])
-def test_tile_partition_leaves_out_own_counterparts_in_the_tile(own):
+def test_tile_partition_leaves_out_the_references_of_a_querys_group(own):
     rng = np.random.default_rng(1)
     queries, references = 30 * unit_rows(rng, 4, 7), unit_rows(rng, 6, 7)
     rows = list(queries @ references.T + 2.0)
     if own is not None:
-        rows = [np.delete(rows[0], 0), np.delete(rows[1], 2), rows[2], rows[3]]
-    given = None if own is None else torch.tensor(own)
-    found = tile_partition(torch.from_numpy(queries), torch.from_numpy(references), 2.0, given)
-    assert_matches(found, rows)
+        rows = [np.delete(rows[0], [0, 5]), np.delete(rows[1], 2), rows[2], rows[3]]
+    given = None
+    if own is not None:
+        given = QueryGroups.of(torch.tensor(own)).left_out(torch.tensor([0, 1, 2, 3, 4, 0]))
+    tile = torch.from_numpy(queries), torch.from_numpy(references), 2.0, given
+    assert_matches(tile_partition(*tile), rows)
+    for split in (0, 2, 6):
+        halves = tile_partition(*tile, split=split)
+        assert halves.max.shape == (4, 2)
+        assert_matches(halves.over_folds(), rows)
+        before = 0 if own is None else sum(m < split for m in (0, 5))
+        assert float(halves.weight[0, 0]) == split - before
 
 
 @pytest.mark.parametrize("noise", [0.2, 0.6, 2.0])
@@ -111,7 +119,7 @@ def test_leaves_out_own_counterpart_even_if_it_dominates():
     images = torch.eye(5, dtype=torch.float64)
     found = estimates(whole_pool(images, images, 500.0))
     np.testing.assert_allclose(found["log_partition"], 0, atol=1e-12)  # the other logits are 0
-    everything = accumulate(images, [(0, images)], scale=500.0)
+    everything = accumulate(images, [(images, torch.arange(5))], scale=500.0)
     np.testing.assert_allclose(everything.log_mean_exp().numpy(), 500 - math.log(5))
 
 

@@ -9,7 +9,7 @@ from clipdre.emitting import emit
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.errors import ClipdreError, OutputError
 from tests.emitting.contents import contents, stored
-from tests.helpers import subset_of
+from tests.helpers import all_files, subset_of
 
 
 @pytest.fixture
@@ -87,6 +87,33 @@ class TestOnDisk:
         with pytest.raises(OutputError, match="does not hold a part of this subset: choose"):
             write_tar_folder(other, tmp_path / "kept", EmitConfig(shard_size=shard_size))
         assert contents(tmp_path / "kept") == before
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_a_refused_run_removes_nothing(self, scored, tmp_path, overwrite):
+        """Not the files of a run that writes to a subfolder, nor what only looks like its own."""
+        kept, leftover = tmp_path / "kept", ".unfinished-host-1-0123abcd-00000000.tar"
+        (kept / "sub").mkdir(parents=True)
+        (kept / f"{leftover}.d").mkdir()
+        for name in ("notes.txt", leftover, f"sub/{leftover}", f"{leftover}.d/mine"):
+            (kept / name).write_text("mine")
+        before = all_files(kept)
+        with pytest.raises(OutputError, match="is not empty and does not hold a subset"):
+            write_tar_folder(subset_of(scored), kept, EmitConfig(), overwrite=overwrite)
+        assert all_files(kept) == before
+
+    def test_only_leftovers_directly_in_its_folder_are_removed(self, scored, tmp_path):
+        kept, leftover = tmp_path / "kept", ".unfinished-host-1-0123abcd-00000000.tar"
+        subset, config = subset_of(scored, by="kl_text", top=20), EmitConfig()
+        write_tar_folder(subset, tmp_path / "whole", config)
+        plan = json.loads((tmp_path / "whole" / "summary.json").read_text())["emitted"]
+        (kept / "sub").mkdir(parents=True)
+        (kept / f"{leftover}.d").mkdir()
+        for name in (leftover, f"sub/{leftover}", f"{leftover}.d/mine"):
+            (kept / name).write_text("mine")
+        (kept / "unfinished.json").write_text(json.dumps(plan))
+        write_tar_folder(subset, kept, config)
+        left = {f"sub/{leftover}": b"mine", f"{leftover}.d/mine": b"mine"}
+        assert all_files(kept) == all_files(tmp_path / "whole") | left
 
 
 class TestInAStore:

@@ -17,7 +17,7 @@ from clipdre.emitting.export import (
     write_tar_stream,
     write_uids,
 )
-from clipdre.errors import InputError
+from clipdre.errors import InputError, OutputError
 from clipdre.truth.pool import write_pool
 from tests.emitting.contents import expected_members, members
 from tests.helpers import rows_of, subset_of, tiny_score, write_score_folder
@@ -27,6 +27,13 @@ def written(writer, subset):
     out = io.BytesIO()
     writer(subset, out)
     return out.getvalue()
+
+
+def folder_of(path, **columns):
+    """Scores with these columns, and two samples."""
+    columns = {"key": ["a", "b"], "uid": [None] * 2, "shard": ["s"] * 2} | columns
+    hashes = pa.array([1, 2], pa.uint64())
+    return path, write_score_folder(path, [columns | {"key_hash": hashes}])
 
 
 def test_every_format_holds_the_same_rows(scored):
@@ -68,6 +75,53 @@ def test_formats_keep_odd_values(odd):
     rows = list(csv.DictReader(io.StringIO(written(write_csv, subset).decode(), newline="")))
     assert [row["key"] for row in rows] == ["a,b", 'q"uote', "line\nbreak", "üñ"]
     assert json.loads(rows[3]["boxes"]) == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "in_json", "in_csv"),
+    [
+        (pa.array([b"\xff\0", None]), ["/wA=", None], ["/wA=", ""]),
+        (pa.array([[1.5, math.nan], [math.inf]]), [[1.5, None], [None]], ["[1.5, null]", "[null]"]),
+        (pa.array([{"é": b"a"}, None]), [{"é": "YQ=="}, None], ['{"é": "YQ=="}', ""]),
+        (
+            pa.array([{"x": [{"y": math.nan}]}, {"x": []}]),
+            [{"x": [{"y": None}]}, {"x": []}],
+            ['{"x": [{"y": null}]}', '{"x": []}'],
+        ),
+        (
+            pa.array([[("a", math.nan)], []], pa.map_(pa.string(), pa.float64())),
+            [[["a", None]], []],
+            ['[["a", null]]', "[]"],
+        ),
+        (
+            pa.array([1, None], pa.timestamp("ns")),
+            ["1970-01-01 00:00:00.000000001", None],
+            ["1970-01-01 00:00:00.000000001", ""],
+        ),
+        (pa.array(["x", None]).dictionary_encode(), ["x", None], ["x", ""]),
+        (pa.array([True, None]), [True, None], ["true", ""]),
+        (pa.array(["1.50", None]).cast(pa.decimal128(4, 2)), ["1.50", None], ["1.50", ""]),
+    ],
+)
+def test_text_formats_hold_values_of_any_type(tmp_path, values, in_json, in_csv):
+    subset = subset_of(folder_of(tmp_path, value=values))
+    lines = written(write_jsonl, subset).splitlines()
+    strict = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [line["value"] for line in strict] == in_json
+    rows = list(csv.DictReader(io.StringIO(written(write_csv, subset).decode(), newline="")))
+    assert [row["value"] for row in rows] == in_csv
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\0"])
+def test_names_that_lines_cannot_hold_are_refused(tmp_path, end):
+    subset = subset_of(folder_of(tmp_path, key=["a", f"b{end}s/other"]))
+    with pytest.raises(OutputError) as caught:
+        written(write_keys, subset)
+    assert caught.value.problem == (
+        f"a list of lines cannot hold {f's/b{end}s/other'!r}, which contains the end of a line"
+    )
+    assert caught.value.cure == "set `format` to jsonl"
+    assert len(written(write_jsonl, subset).splitlines()) == 2
 
 
 def test_warns_of_samples_without_a_uid(odd):

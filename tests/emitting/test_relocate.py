@@ -76,6 +76,15 @@ def test_finds_all_samples_of_a_shared_uid(tmp_path):
     assert np.all(np.diff(rows_of(moved)["offset"].to_numpy()) > 0)
 
 
+def test_finds_a_uid_in_another_spelling(tmp_path):
+    for name, uids in (("scored", ["0ab", "12", "Not-Hex"]), ("new", ["AB", "00012", "Not-Hex"])):
+        (tmp_path / name).mkdir()
+        samples = [m for n, uid in enumerate(uids) for m in pair(f"{name}-{n}", uid=uid)]
+        write_tar(tmp_path / name / "a.tar", samples)
+    selection = chosen((tmp_path / "s", tiny_score(tmp_path / "scored", tmp_path / "s")))
+    assert len(rows_of(relocated(selection, paths_of(tmp_path / "new")))) == 3
+
+
 def test_refuses_tars_that_lack_a_sample(scored, pool):
     selection = chosen(scored, by="log_ratio", top=30)
     with pytest.raises(InputError) as caught:

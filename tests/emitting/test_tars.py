@@ -1,6 +1,7 @@
 import gzip
 import io
 import os
+import tarfile
 from collections import Counter
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from clipdre.config import EmitConfig
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.tars import shuffled_bytes, unique_keys, write_tar
 from clipdre.pipelines.score import score
-from tests.corpus import apple_double
+from tests.corpus import apple_double, extension, raw
 from tests.emitting.contents import SUFFIXES, expected_members, members
 from tests.helpers import TINY, pair, rows_of, subset_of, tiny_score
 from tests.helpers import write_tar as write_source
@@ -121,6 +122,31 @@ def test_webdataset_reads_the_samples_of_a_tar_from_macos(tmp_path):
     assert [sample["__key__"] for sample in found] == ["d/0", "d/1", "d/2"]
     assert [sample["txt"] for sample in found] == [b"red"] * 3
     assert all({"png", "txt"} == {k for k in sample if k[0] != "_"} for sample in found)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset does not close its tars
+@pytest.mark.parametrize("before", [0, 1, 2])
+@pytest.mark.parametrize("field", ["path", "size", "comment"])
+def test_global_headers_reach_no_other_member(tmp_path, field, before):
+    """Before a sample, within it, and between samples: readers see all that was kept."""
+    header = extension({field: "1.txt" if field == "path" else "3"}, tarfile.XGLTYPE)
+    parts = [raw([member]) for n in range(3) for member in pair(f"{n}", "red", n)]
+    parts.insert(2 + before, header)
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.tar").write_bytes(b"".join(parts) + b"\0" * 1024)
+    write_source(tmp_path / "pool" / "b.tar", [*pair("2", "blue"), *pair("3", "blue")])
+    scored = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
+    split = before == 1 and field != "comment"  # a sample with a misleading header in it is lost
+    assert (scored[1].rows, scored[1].samples) == (5 - split, 5 + (field != "comment"))
+    write_tar_folder(subset_of(scored), tmp_path / "kept", EmitConfig())
+    tar = tmp_path / "kept" / "00000000.tar"
+    assert b"PaxHeader" not in tar.read_bytes()
+    found = list(webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False))
+    expected = {"0": b"red", "1": b"red", "a-2": b"red", "b-2": b"blue", "3": b"blue"}
+    if split:
+        del expected["1"]
+    assert {sample["__key__"]: sample["txt"] for sample in found} == expected
 
 
 def test_shards_whose_names_are_not_utf8_are_scored_and_emitted(tmp_path):

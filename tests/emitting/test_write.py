@@ -10,6 +10,7 @@ from clipdre.emitting.export import WRITERS
 from clipdre.emitting.subset import Subset
 from clipdre.emitting.write import Written, write_subset
 from clipdre.errors import InputError, OutputError, UsageError
+from clipdre.formats.files.storage import HOST
 from tests.emitting.contents import contents, members
 from tests.helpers import chosen
 
@@ -89,6 +90,15 @@ def test_takes_samples_from_other_tars(scored, pool, tmp_path):
     out = io.BytesIO()
     write_subset(selection, out, format=SubsetFormat.KEYS, shards=[str(moved)])
     assert out.getvalue().startswith(b"moved/")
+
+
+@pytest.mark.parametrize("name", ["kept.txt", "kept.tar"])
+def test_leftovers_of_a_killed_run_to_the_same_file_are_removed(selection, tmp_path, name):
+    killed = f".unfinished-{HOST}-999999999-0123abcd"
+    for other in (name, "mine.txt"):
+        (tmp_path / f"{killed}-{other}").write_text("half")
+    write_subset(selection, tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == sorted([f"{killed}-mine.txt", name])
 
 
 class TestRefusals:

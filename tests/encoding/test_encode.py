@@ -10,16 +10,19 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 
-from clipdre.config import Decode, ReadConfig
+from clipdre.config import Decode, EncodeConfig, ReadConfig
 from clipdre.core.modality import Modality
+from clipdre.encoding import decode as decoding
 from clipdre.encoding import encode
-from clipdre.encoding.encode import Decoded, commit_shard, decode, failed_shard
+from clipdre.encoding.encode import Decoded, ShardEncoder, commit_shard, decode, failed_shard
+from clipdre.engines.base import silent
 from clipdre.errors import ModelError
 from clipdre.formats.folders.embeddings import EmbeddingFiles
+from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, key_hash
-from clipdre.formats.tars.images import decode_image
+from clipdre.formats.tars.images import decoded_image
 from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage
-from tests.encoding.shards import encoded, shard_of
+from tests.encoding.shards import encoded, encoded_together, shard_of
 from tests.helpers import pair, png, read_failures, read_scores, tiny_score, write_tar
 
 SIZE = 21
@@ -140,7 +143,73 @@ class TestShard:
         nbytes, samples = (sum(column) for column in zip(*reports, strict=True))
         assert (nbytes, samples) == (shard.nbytes, 4)
         assert min(report[0] for report in reports) >= 0
-        assert len(reports) == -(-4 // batch_size) + 1
+        assert len(reports) == 2 // batch_size + 1  # the batches of two images, and the end
+
+
+class TestManyShards:
+    @pytest.fixture
+    def shards(self, tmp_path):
+        """Shards of 3, 1, 0, 9 and 1 good pairs, one of them cut off, and one that is missing."""
+        shards = []
+        for name, size in zip("abcde", (3, 1, 0, 9, 1), strict=True):
+            keys = [f"{name}{n}" for n in range(size)]
+            good = [
+                m for n, k in enumerate(keys) for m in pair(k, f"red {k}", seed=10 * ord(name) + n)
+            ]
+            shards.append(shard_of(tmp_path / f"{name}.tar", [*good, ("bad.png", png(1))]))
+        content = (tmp_path / "b.tar").read_bytes()
+        (tmp_path / "b.tar").write_bytes(content[:1600])
+        missing = ShardRecord(name="f", url=str(tmp_path / "f.tar"), nbytes=0, modified="")
+        return [*shards[:3], missing, *shards[3:]]
+
+    @pytest.mark.parametrize("captions", [1, 5, 4096])
+    @pytest.mark.parametrize("batch_size", [1, 4, 100])
+    def test_give_what_each_gives_alone(self, shards, encoder, monkeypatch, captions, batch_size):
+        alone = [encoded(shard, encoder, 10) for shard in shards]
+        monkeypatch.setattr(encode, "CAPTIONS", captions)
+        together = encoded_together(shards, encoder, batch_size)
+        assert [len(found.samples) for found in together] == [3, 0, 0, 0, 9, 1]
+        for found, expected in zip(together, alone, strict=True):
+            assert found.samples.equals(expected.samples)
+            assert (found.seen, found.failures) == (expected.seen, expected.failures)
+            assert found.warnings == expected.warnings
+            np.testing.assert_allclose(found.images, expected.images, atol=1e-3)
+            np.testing.assert_allclose(found.texts, expected.texts, atol=1e-3)
+
+    def test_share_their_batches(self, shards, encoder):
+        roomy = Cramped(encoder, room=100)
+        encoded_together(shards, roomy, batch_size=4)
+        assert roomy.sizes == [4, 4, 4, 1]
+
+    @pytest.mark.parametrize(("captions", "batch_size"), [(2, 100), (4096, 2)])
+    def test_come_out_before_the_last_is_read(
+        self, shards, encoder, monkeypatch, captions, batch_size
+    ):
+        monkeypatch.setattr(encode, "CAPTIONS", captions)
+        read = []
+        original = encode.read_samples
+        monkeypatch.setattr(
+            encode, "read_samples", lambda url, config: read.append(url) or original(url, config)
+        )
+        config = EncodeConfig(batch_size=batch_size, workers=1)
+        found = ShardEncoder(encoder, ReadConfig(), config, silent).encode(shards * 20)
+        assert next(found)[0] == 0
+        assert len(read) < 20 * len(shards)
+
+    def test_a_dying_worker_leaves_the_others_alone(self, shards, encoder, monkeypatch):
+        tries = []
+
+        def dying(data, **limits):
+            tries.append(data)
+            if data == png(10 * ord("d") + 1):
+                raise MemoryError("no room")
+            return decoded_image(data, **limits)
+
+        monkeypatch.setattr(decoding, "decoded_image", dying)
+        found = encoded_together(shards, encoder, batch_size=4)
+        assert [len(shard.samples) for shard in found] == [3, 0, 0, 0, 0, 1]
+        assert [failure.reason for failure in found[4].failures] == [Reason.WORKER_DIED]
+        assert len(tries) == 13 + 9  # that shard alone is tried again
 
 
 class Wrapped:
@@ -210,8 +279,8 @@ class TestMemory:
 class TestWorkers:
     def test_a_dying_worker_fails_its_shard_after_a_second_attempt(self, tmp_path, monkeypatch):
         (tmp_path / "pool").mkdir()
-        for name in "ab":
-            members = [m for n in range(5) for m in pair(f"{name}{n}", f"x {n}", seed=n)]
+        for start, name in ((0, "a"), (5, "b")):
+            members = [m for n in range(5) for m in pair(f"{name}{n}", f"x {n}", seed=start + n)]
             write_tar(tmp_path / "pool" / f"{name}.tar", members)
         lock, attempts = threading.Lock(), []
 
@@ -220,9 +289,9 @@ class TestWorkers:
                 if data == png(2) and len(attempts) < 2:  # the third image of the first shard
                     attempts.append(1)
                     raise MemoryError("no room")
-            return decode_image(data, **limits)
+            return decoded_image(data, **limits)
 
-        monkeypatch.setattr(encode, "decode_image", dying)
+        monkeypatch.setattr(decoding, "decoded_image", dying)
         manifest = tiny_score(tmp_path / "pool", tmp_path / "s")
         assert len(attempts) == 2
         assert [shard.rows for shard in manifest.shards] == [0, 5]
@@ -240,9 +309,9 @@ class TestWorkers:
             if data == png(4) and not deaths:
                 deaths.append(1)
                 raise RuntimeError("once")
-            return decode_image(data, **limits)
+            return decoded_image(data, **limits)
 
-        monkeypatch.setattr(encode, "decode_image", dying)
+        monkeypatch.setattr(decoding, "decoded_image", dying)
         found = encoded(shard, encoder)
         assert deaths == [1]
         assert len(found.samples) == found.seen == SIZE
@@ -258,9 +327,9 @@ class TestWorkers:
             time.sleep(0.03 if data == png(0) else 0.01)
             with lock:
                 running.discard(data)
-            return decode_image(data, **limits)
+            return decoded_image(data, **limits)
 
-        monkeypatch.setattr(encode, "decode_image", slow)
+        monkeypatch.setattr(decoding, "decoded_image", slow)
         found = encoded(shard, encoder)
         assert max(most) == 2  # the workers
         assert found.samples["key"].to_pylist() == [f"k{n:02d}" for n in range(SIZE)]
@@ -283,6 +352,29 @@ class TestWorkers:
         encoded(shard, wrapped, batch_size=2)
         # Three batches are decoded ahead.
         assert at_first_batch[0] <= 3 * 2 + 2 < SIZE
+
+    def test_reads_only_a_few_bytes_ahead(self, shard, encoder, monkeypatch):
+        read, while_decoding = [], []
+        original = encode.read_samples
+
+        def counted(*args):
+            for sample in original(*args):
+                read.append(len(sample.image))
+                yield sample
+
+        def slow(data, **limits):
+            if data == png(0):
+                time.sleep(0.5)
+                while_decoding.append(sum(read))
+            return decoded_image(data, **limits)
+
+        monkeypatch.setattr(encode, "AHEAD_BYTES", 1000)
+        monkeypatch.setattr(encode, "read_samples", counted)
+        monkeypatch.setattr(decoding, "decoded_image", slow)
+        found = encoded(shard, encoder, batch_size=SIZE)
+        assert len(found.samples) == SIZE
+        assert sum(read) > 4000
+        assert while_decoding[0] <= 1000 + max(read)
 
 
 class TestDecode:

@@ -160,6 +160,42 @@ class TestRead:
             assert message in failure.message
             assert (found.seen, len(found.samples), len(found.images)) == (1, 0, 0)
 
+    @pytest.mark.parametrize(
+        "spoiled",
+        [
+            {"arrays": np.full((50, 768), "x")},
+            {"arrays": np.zeros((50, 768), [("a", "f4"), ("b", "U3")])},
+        ],
+    )
+    def test_columns_and_arrays_of_any_type_lose_only_their_file(self, datacomp, tmp_path, spoiled):
+        folder, _, _ = datacomp
+        table = pq.read_table(folder / "00000001.parquet")
+        pq.write_table(spoiled.get("table", lambda t: t)(table), folder / "00000001.parquet")
+        if "arrays" in spoiled:
+            arrays = dict.fromkeys(("l14_img", "l14_txt"), spoiled["arrays"])
+            np.savez(folder / "00000001.npz", **arrays)
+        manifest = score_embeddings(opened(folder), tmp_path / "s", EXACT, device="cpu")
+        assert [shard.rows for shard in manifest.shards] == [39, 0]
+        assert manifest.shards[1].failures == {"broken_file": 1}
+
+    def test_an_error_of_any_type_in_the_first_file_loses_only_that_file(
+        self, datacomp, monkeypatch
+    ):
+        folder, _, _ = datacomp
+        read = type(opened(folder).layout_reader).read
+
+        def encrypted(layout, path):
+            if path.stem == "00000000":
+                raise RuntimeError("File is encrypted")
+            return read(layout, path)
+
+        monkeypatch.setattr(type(opened(folder).layout_reader), "read", encrypted)
+        source = opened(folder)
+        (failure,) = source.read(shard_record(folder / "00000000.parquet")).failures
+        assert failure.reason is Reason.BROKEN_FILE
+        assert failure.message == "RuntimeError: File is encrypted"
+        assert source.read(shard_record(folder / "00000001.parquet")).seen == 50
+
     def test_vectors_of_another_length_are_misaligned(self, datacomp):
         folder, _, _ = datacomp
         source = opened(folder)

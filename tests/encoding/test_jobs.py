@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -10,9 +11,9 @@ from clipdre.config import EncodeConfig, ReadConfig
 from clipdre.core.modality import Modality
 from clipdre.encoding import jobs
 from clipdre.encoding.ingest import open_embeddings
-from clipdre.encoding.jobs import EncodeWork, IngestWork, ShardJob, workers_per_device
+from clipdre.encoding.jobs import EncodeWork, IngestWork, ShardJob, together, workers_per_device
 from clipdre.engines.base import silent
-from clipdre.errors import ModelError
+from clipdre.errors import ModelError, OutputError
 from clipdre.formats.folders.embeddings import EmbeddingFiles
 from clipdre.formats.folders.records import ShardRecord
 from tests.encoding.shards import encoded, shard_of
@@ -52,7 +53,7 @@ class TestEncodeWork:
         reports = []
         work = EncodeWork(ReadConfig(), TINY.encode, encoder)
         do = work.start("cpu", lambda *report: reports.append(report))
-        record = do(job)
+        (record,) = do([job])
         assert (record.name, record.rows, record.failures) == ("a", 5, {})
         assert_written(job, encoded(job.shard, encoder).images)
         assert [sum(column) for column in zip(*reports, strict=True)] == [job.shard.nbytes, 5]
@@ -62,7 +63,7 @@ class TestEncodeWork:
         monkeypatch.setattr(jobs, "load_encoder", lambda c: loaded.append(c.device) or encoder)
         EncodeWork(ReadConfig(), TINY.encode, encoder).start("cpu", silent)
         assert loaded == []
-        EncodeWork(ReadConfig(), TINY.encode).start("cpu:7", silent)(job)
+        EncodeWork(ReadConfig(), TINY.encode).start("cpu:7", silent)([job])
         assert loaded == ["cpu:7"]
 
     def test_a_loaded_model_is_not_sent_to_other_processes(self):
@@ -78,7 +79,7 @@ def test_ingest_work_takes_embeddings_over(scored, tmp_path):
     shard = ShardRecord(name="metadata_1", url=url, nbytes=77, modified="")
     files, reports = EmbeddingFiles(tmp_path / "embeddings", 0, 1), []
     job = ShardJob(shard, files, tmp_path / "failures.parquet", {"clipdre.encoded": "x"})
-    record = IngestWork(source).start("cpu", lambda *report: reports.append(report))(job)
+    (record,) = IngestWork(source).start("cpu", lambda *report: reports.append(report))([job])
     assert (record.rows, record.failures) == (100, {})
     assert reports == [(77, 100)]
     before = np.load(folder / "embeddings" / "img_emb" / "img_emb_1.npy")
@@ -109,3 +110,29 @@ def test_a_missing_device_is_refused_before_anything_is_written(small_pool, tmp_
 def test_devices_share_the_decoding_threads(workers, devices, each):
     encode = EncodeConfig(workers=workers)
     assert workers_per_device(encode, ["cpu"] * devices).workers == each
+
+
+def test_small_neighbours_are_done_together(monkeypatch, job):
+    monkeypatch.setattr(jobs, "TOGETHER", 10)
+    sizes = (0, 3, 4, 3, 1, 11, 9, 1, 1)
+    found = together(
+        dataclasses.replace(job, shard=msgspec.structs.replace(job.shard, nbytes=size))
+        for size in sizes
+    )
+    assert [[each.shard.nbytes for each in group] for group in found] == [
+        [0, 3, 4, 3],
+        [1],
+        [11],
+        [9, 1],
+        [1],
+    ]
+    assert together([]) == []
+
+
+def test_finished_shards_stay_if_a_later_one_cannot_be_written(job, encoder, tmp_path):
+    (tmp_path / "taken").write_text("x")
+    blocked = dataclasses.replace(job, failures=tmp_path / "taken" / "failures.parquet")
+    do = EncodeWork(ReadConfig(), TINY.encode, encoder).start("cpu", silent)
+    with pytest.raises(OutputError, match="cannot write"):
+        do([job, blocked])
+    assert job.files.stamp() == {"clipdre.encoded": "x"}

@@ -43,11 +43,14 @@ class Stored:
     ----------
     vectors : dict
         Modality to unit vectors as they are read back, float64 of shape (n, d).
+    leaders : int64 array of shape (n,)
+        The row that leads each row's group; by default, all are alone.
     """
 
     folder: Path
     pool: StoredPool
     hashes: np.ndarray
+    leaders: np.ndarray
     vectors: dict[Modality, Floats]
     model: ModelRecord
 
@@ -61,10 +64,18 @@ class Stored:
     ) -> tuple[ReferenceFolder, ReferenceRecord]:
         """Build a reference in a folder of this name."""
         folder = ReferenceFolder(self.folder / name)
-        return folder, build_reference(self.pool, self.hashes, self.model, config, folder)
+        return folder, build_reference(
+            self.pool, self.hashes, self.leaders, self.model, config, folder
+        )
 
 
-def store(folder: Path, images: Floats, texts: Floats, sizes: Sequence[int]) -> Stored:
+def store(
+    folder: Path,
+    images: Floats,
+    texts: Floats,
+    sizes: Sequence[int],
+    leaders: np.ndarray | None = None,
+) -> Stored:
     """Write embeddings as shards of these sizes."""
     files = embedding_files(folder / "embeddings", len(sizes))
     hashes = []
@@ -79,7 +90,9 @@ def store(folder: Path, images: Floats, texts: Floats, sizes: Sequence[int]) -> 
         start += size
     pool = StoredPool(files)
     vectors = {m: pool.read(m, 0, len(pool)).double().numpy() for m in Modality}
-    return Stored(folder, pool, np.concatenate(hashes), vectors, model_of(images.shape[1]))
+    everyone = np.arange(len(pool)) if leaders is None else leaders
+    model = model_of(images.shape[1])
+    return Stored(folder, pool, np.concatenate(hashes), everyone, vectors, model)
 
 
 @dataclass(frozen=True)

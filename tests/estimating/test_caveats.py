@@ -14,7 +14,7 @@ ROWS = 1000
 LARGE = 1_000_000
 LOG_N = math.log(LARGE - 1)
 MISMATCH, SATURATED, SMALL = (
-    "no better than random ones",
+    "are the captions shuffled",
     "of log N, its limit",
     "a larger pool: below",
 )
@@ -88,4 +88,5 @@ def test_a_pool_with_shuffled_captions_is_noticed(pool, scored, tmp_path):
     for folder, run, expected in ((tmp_path / "s", manifest, True), (*scored, False)):
         texts = caveats(ScoreQuery(ScoreFolder(folder), run), run.reference)
         assert any(MISMATCH in text for text in texts) is expected
-        assert any(SMALL in text for text in texts)
+        known = bool(run.pool_reliability)  # which says more about the size of the pool
+        assert any(SMALL in text for text in texts) is not known

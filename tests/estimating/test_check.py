@@ -43,6 +43,7 @@ def test_the_columns_are_those_with_an_error():
         "log_ratio_image",
         "log_ratio_text",
         "log_ratio",
+        "negcliploss",
         "kl_image",
         "klr_image",
         "kl_text",

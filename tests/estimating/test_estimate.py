@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -40,9 +41,10 @@ def estimates(request, tmp_path_factory):
     for method in (ReferenceMethod.EXACT, ReferenceMethod.STRATIFIED):
         folder = ReferenceFolder(stored.folder / method.value)
         config = EstimateConfig(method, neighbors=1000, bulk=1024)
-        record = build_reference(stored.pool, stored.hashes, model, config, folder)
+        inputs = stored.pool, stored.hashes, stored.leaders, model
+        record = build_reference(*inputs, config, folder)
         estimator = Estimator(folder, model)
-        found[method.value] = estimator.columns(*rows, stored.hashes[:ROWS], PAIRS)
+        found[method.value] = estimator.estimates(*rows, stored.hashes[:ROWS], PAIRS).columns
     return found["exact"], found["stratified"], record
 
 
@@ -105,7 +107,7 @@ def estimator_of(small, method, **options):
 class TestEstimator:
     def test_exact_columns_match_the_oracle(self, small, expected):
         estimator = estimator_of(small, "exact", tau=100)
-        found = estimate_rows(small.pool, small.hashes, estimator, 0, N)
+        found = estimate_rows(small.pool, small.hashes, estimator, 0, N).columns
         assert list(found) == [*SCORE_COLUMNS, "log_ratio_tau"]
         tau = SCALE * expected["similarity"] + BIAS + np.log(100)
         for name, values in ({**expected, "log_ratio_tau": tau}).items():
@@ -122,11 +124,13 @@ class TestEstimator:
             estimate_rows(small.pool, small.hashes, estimator, start, stop)
             for start, stop in ((0, 100), (100, 100), (100, N))
         ]
-        assert len(parts[1]["kl_text"]) == 0
-        assert list(parts[1]) == list(whole)
-        for name, values in whole.items():
-            joined = np.concatenate([part[name] for part in parts])
-            np.testing.assert_allclose(joined, values, atol=1e-5, rtol=1e-5, err_msg=name)
+        assert len(parts[1].columns["kl_text"]) == 0
+        for kind in ("columns", "halves"):
+            expected = getattr(whole, kind)
+            assert list(getattr(parts[1], kind)) == list(expected)
+            for name, values in expected.items():
+                joined = np.concatenate([getattr(part, kind)[name] for part in parts])
+                np.testing.assert_allclose(joined, values, atol=1e-5, rtol=1e-5, err_msg=name)
 
     @pytest.mark.parametrize("method", ["stratified", "sample"])
     def test_infinite_margins_are_exact(self, small, expected, method):
@@ -154,7 +158,7 @@ class TestEstimator:
     def test_the_pool_size_only_scales_contributions(self, small):
         estimator = estimator_of(small, "exact")
         rows = [small.pool.read(modality, 0, 5) for modality in Modality]
-        found = estimator.columns(*rows, small.hashes[:5], pool_size=1000)
+        found = estimator.estimates(*rows, small.hashes[:5], pool_size=1000).columns
         np.testing.assert_allclose(found["kl_contribution"], found["log_ratio"] / 1000)
 
 
@@ -187,3 +191,14 @@ class TestUsableReference:
 def test_blocks_are_large_where_it_pays(small, method, device, rows):
     _, record = small.reference(ALL[method], method)
     assert query_rows(record, torch.device(device)) == rows
+
+
+@pytest.mark.parametrize(("cells", "rows"), [(4096, 65_536), (8192, 32_768), (2**40, 1)])
+def test_blocks_are_smaller_where_there_are_more_cells(small, cells, rows):
+    _, record = small.reference(ALL["stratified"], "stratified")
+    near = {
+        Modality.IMAGE: msgspec.structs.replace(record.near[Modality.IMAGE], cells=cells),
+        Modality.TEXT: record.near[Modality.TEXT],
+    }
+    record = msgspec.structs.replace(record, near=near)
+    assert query_rows(record, torch.device("cpu")) == rows

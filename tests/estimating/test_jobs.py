@@ -1,14 +1,24 @@
+import json
 import pickle
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipdre.core.scores import ESTIMATED_COLUMNS
 from clipdre.engines.base import silent
 from clipdre.engines.local import local_engine
 from clipdre.estimating import estimate
-from clipdre.estimating.jobs import EstimateWork, shard_ranges
+from clipdre.estimating.jobs import (
+    HALVES,
+    EstimateWork,
+    encoded,
+    pool_reliability,
+    shard_ranges,
+)
+from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.records import ShardRecord
 from tests.formats.folders.measured import key_hashes_of, rows_stamp
@@ -102,7 +112,9 @@ class TestWork:
         shutil.rmtree(folder.path / "scores")
         work_on(copied, tau=64).start("cpu", silent)(range(3))
         for file, own in zip(files_of(copied), hashes, strict=True):
-            assert pq.read_schema(file).metadata == {
+            stamped = dict(pq.read_schema(file).metadata)
+            assert set(json.loads(stamped.pop(b"clipdre.halves"))) == set(ESTIMATED_COLUMNS)
+            assert stamped == {
                 b"clipdre.reference": manifest.reference.digest.encode(),
                 b"clipdre.tau": b"64",
                 b"clipdre.rows": rows_stamp(own).encode(),
@@ -168,3 +180,25 @@ def test_several_devices_write_the_same_files(copied):
         for name in ("similarity", "log_ratio", "kl_image", "klr_text", "dw_text", "ess_image"):
             np.testing.assert_allclose(found[name], expected[name], atol=1e-4, rtol=1e-4)
         assert found["key_hash"].equals(expected["key_hash"])
+
+
+class TestPoolReliability:
+    def test_correlates_each_column_between_the_halves_of_the_pool(self, tmp_path):
+        rng = np.random.default_rng(0)
+        halves = rng.normal(size=(300, 2)) + 3 * rng.normal(size=(300, 1))
+        halves[7, 1] = np.nan
+        folder = ScoreFolder(tmp_path)
+        start = 0
+        for shard in shards_of([120, 0, 180]):
+            values = {"a": halves[start : start + shard.rows], "b": np.ones((shard.rows, 2))}
+            table = pa.table({"key": ["k"] * shard.rows})
+            write_table(table, folder.scores(shard.name), {HALVES: encoded(values)})
+            start += shard.rows
+        found = pool_reliability(folder, shards_of([120, 0, 180]))
+        kept = np.delete(halves, 7, axis=0)
+        assert found == {"a": pytest.approx(np.corrcoef(kept.T)[0, 1])}  # b does not vary
+
+    def test_of_scores_from_before_is_unknown(self, tmp_path):
+        folder = ScoreFolder(tmp_path)
+        write_table(pa.table({"key": ["k"]}), folder.scores("00000"), {})
+        assert pool_reliability(folder, shards_of([1])) == {}

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,8 +12,7 @@ from clipdre.formats.name_lists import read_names
 
 
 def read(data):
-    found = read_names(io.BytesIO(data), "keys.txt")
-    return found.kind, found.names.to_pylist()
+    return read_names(io.BytesIO(data), "keys.txt").names.to_pydict()
 
 
 def parquet(columns):
@@ -30,6 +30,24 @@ def json_columns(columns):
     return json_lines(*(dict(zip(columns, row, strict=True)) for row in rows))
 
 
+def arrow(columns, new=pa.ipc.new_stream):
+    out = io.BytesIO()
+    table = pa.table(columns)
+    with new(out, table.schema) as writer:
+        writer.write_table(table)
+    return out.getvalue()
+
+
+def arrow_file(columns):
+    return arrow(columns, pa.ipc.new_file)
+
+
+def csv(columns):
+    out = io.BytesIO()
+    pa.csv.write_csv(pa.table(columns), out)
+    return out.getvalue()
+
+
 def array(values, dtype):
     out = io.BytesIO()
     np.save(out, np.array(values, dtype))
@@ -45,38 +63,72 @@ def array(values, dtype):
         (b"a\r\n\r\nb", ["a", "b"]),
         (" a b \nключ\u2028x\n".encode(), [" a b ", "ключ\u2028x"]),
         (b"[1]\n", ["[1]"]),
+        (b"\xef\xbb\xbfa\nb", ["a", "b"]),
+        (b"a\nb\0c\r\0\n", ["a\nb", "c\r"]),
+        (b"0012\n7\n", ["0012", "7"]),
+        (b"s/a,key\ns/b,c\n", ["s/a,key", "s/b,c"]),
+        (array(["a/b", "c"], "U3"), ["a/b", "c"]),
+        (array(["a/b", "c"], "S3"), ["a/b", "c"]),
     ],
 )
 def test_lines_are_names_of_any_kind(data, names):
-    assert read(data) == ("any", names)
+    assert read(data) == {"name": names}
 
 
-@pytest.mark.parametrize("as_file", [parquet, json_columns])
+@pytest.mark.parametrize("as_file", [parquet, arrow, arrow_file, json_columns, csv])
 @pytest.mark.parametrize(
-    ("rows", "expected"),
+    "columns",
     [
-        ({"shard": ["s"], "key": ["k"], "uid": ["u"]}, ("pair", ["s/k"])),
-        ({"uid": ["u", "v"], "key": ["k", "l"]}, ("uid", ["u", "v"])),
-        ({"shard": ["s"], "key": ["k"]}, ("pair", ["s/k"])),
-        ({"title": ["t"], "key": ["k"]}, ("key", ["k"])),
-        ({"key": [7, 8]}, ("key", ["7", "8"])),
-        ({"uid": ["u", None, "v"]}, ("uid", ["u", "v"])),
+        {"url": ["x"], "uid": ["u"], "key": ["k"], "shard": ["s"]},
+        {"uid": ["u", None, "w"], "key": ["a\nb", '"', None]},
+        {"key": ["0012", "7"]},
+        {"key": [7, 12]},
+        {"shard": [0, 1], "key": [5, None]},
     ],
 )
-def test_tables_use_the_most_specific_columns(as_file, rows, expected):
-    assert read(as_file(rows)) == expected
+def test_tables_name_samples_by_all_their_columns(as_file, columns):
+    found = read(as_file(columns))
+    assert found == {n: columns[n] for n in ("shard", "key", "uid") if n in columns}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"key,uid\r\n007,1\r\n\r\n8,\r\n",
+        b'\xef\xbb\xbf"uid"\t"key"\n"1"\t"007"\n\t"8"\n',
+        b";key;uid\n0;007;1\n1;8;\n",
+    ],
+)
+def test_csv_comes_from_any_tool(data):
+    assert read(data) == {"key": ["007", "8"], "uid": ["1", None]}
+
+
+@pytest.mark.parametrize(
+    ("data", "keys"),
+    [
+        (b"key\n12\n0\n", [12, 0]),
+        (b"key\n" + b"9" * 30 + b"\n", ["9" * 30]),
+        (json_lines({"key": 12}, {"key": "x"}), ["12", "x"]),
+        (json_lines({"key": "12"}), ["12"]),
+        (json_lines({"key": 2**70}), [str(2**70)]),
+        (json_lines({"key": [1]}), ["[1]"]),
+        (array([3, 4], "i4"), [3, 4]),
+        (parquet({"key": pa.array([1.0, None])}), [1.0, None]),
+    ],
+)
+def test_keys_may_have_become_numbers(data, keys):
+    assert read(data) == {"key": keys}
 
 
 def test_blank_json_lines_are_skipped():
     data = b"\n" + json_lines({"key": "a"}) + b"\n\n" + json_lines({"key": "b"}) + b"\n"
-    assert read(data) == ("key", ["a", "b"])
+    assert read(data) == {"key": ["a", "b"]}
 
 
 def test_datacomp_subset_files_hold_uids():
     uids = [1, 2**64 + 10, 2**128 - 1]
-    kind, names = read(array([divmod(uid, 2**64) for uid in uids], "u8,u8"))
-    assert (kind, [int(name, 16) for name in names]) == ("uid", uids)
-    assert {len(name) for name in names} == {32}
+    found = read(array([divmod(uid, 2**64) for uid in uids], "u8,u8"))
+    assert found == {"uid": [f"{uid:032x}" for uid in uids]}
 
 
 @pytest.mark.parametrize(
@@ -86,12 +138,20 @@ def test_datacomp_subset_files_hold_uids():
         (b'{"key": ', "Expecting value"),
         (b'{"key": "a"}\n[1]', "not every line is a JSON object"),
         (json_lines({"title": "t"}), "it has no key and no uid"),
+        (json_lines({"shard": "s"}), "it has columns shard, but no key and no uid"),
         (
             parquet({"title": ["t"], "url": ["u"]}),
             "it has columns title, url, but no key and no uid",
         ),
         (b"PAR1junk", "Parquet"),
-        (array([1, 2], "i8"), "dtype int64 is not DataComp's"),
+        (parquet({"key": ["k"] * 99}).replace(b"k", b"\xff", 1), "UTF8"),
+        (array([1.5, 2], "f8"), "dtype float64 is not DataComp's"),
+        (array([[1], [2]], "i8"), "dtype int64 is not DataComp's"),
+        (b"\xff\xff\xff\xff\x98\0\0\0", "Expected to read 152 metadata bytes"),
+        (b"ARROW1\0\0", "File is too small"),
+        (b"key,uid\na\n", "CSV parse error"),
+        (json_lines({"key": None}), "it has no key and no uid"),
+        (b'{"key": ' + b"[" * 9999, "recursion"),
         (array([1, 2], "i8")[:20], "array"),
     ],
 )

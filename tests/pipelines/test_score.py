@@ -50,7 +50,9 @@ def test_scores_match_the_oracle_on_the_stored_embeddings(scored):
     folder, manifest = scored
     pool = StoredPool(stored_files(folder))
     images, texts = (pool.read(m, 0, len(pool)).double().numpy() for m in Modality)
-    expected = oracle.scores(images, texts, manifest.model.logit_scale)
+    groups = oracle.alike_groups(images, texts)
+    assert len(set(groups)) < len(groups)
+    expected = oracle.scores(images, texts, manifest.model.logit_scale, groups=groups)
     table = read_scores(folder, manifest)
     assert table.column_names == [*SAMPLE_SCHEMA.names, *SCORE_COLUMNS]
     for name in SCORE_COLUMNS:
@@ -180,12 +182,15 @@ def test_a_sample_is_drawn_by_key_hash_and_leaves_out_own_counterparts(scored, p
     assert manifest.reference.method == "sample"
     assert manifest.reference.bulk == 48  # whole folds
     table, exact = read_scores(tmp_path / "s", manifest), read_scores(*scored)
-    drawn = np.sort(np.argsort(exact["key_hash"].to_numpy())[:48])
+    hashes = exact["key_hash"].to_numpy()
+    order, halves = np.argsort(hashes), hashes % np.uint64(2)
+    drawn = np.sort([row for half in (0, 1) for row in order[halves[order] == half][:24]])
     vectors = StoredPool(stored_files(tmp_path / "s"))
     images, texts = (vectors.read(m, 0, 300).double().numpy() for m in Modality)
     logits = manifest.model.logit_scale * images @ texts.T
+    groups = oracle.alike_groups(images, texts)
     for row in (0, int(drawn[3]), 299):
-        others = [m for m in drawn if m != row]
+        others = drawn[groups[drawn] != groups[row]]
         expected = np.log(np.mean(np.exp(logits[row, others])))
         assert table["log_partition_image"][row].as_py() == pytest.approx(expected, abs=1e-4)
     assert np.all(table["log_ratio_se"].to_numpy() > 0)
@@ -195,6 +200,7 @@ def test_stratified_is_close_to_exact_and_the_default_for_large_pools(
     scored, pool, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("clipdre.estimating.reference.EXACT_UP_TO", 299)
+    monkeypatch.setattr("clipdre.estimating.reference.BREAK_EVEN", 1.0)
     config = with_method(ReferenceMethod.AUTO, bulk=64, neighbors=40)
     manifest = tiny_score(pool, tmp_path / "s", config)
     assert manifest.reference.method == "stratified"
@@ -225,7 +231,7 @@ class TestSavedReference:
         own = tiny_score(pool, tmp_path / "own", config)
         saved = dataclasses.replace(TINY, estimate=EstimateConfig(saved=str(tmp_path / "own")))
         again = tiny_score(pool, tmp_path / "again", saved)
-        assert not (tmp_path / "again" / "reference").exists()
+        assert not (tmp_path / "again" / "reference" / "reference.json").exists()
         assert again.reference == own.reference
         assert_same_scores(
             read_scores(tmp_path / "again", again), read_scores(tmp_path / "own", own)

@@ -1,6 +1,7 @@
 """Second runs in the same folder: kept, resumed, refused, or started over."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from clipdre.encoding import jobs as encoding_jobs
 from clipdre.encoding.ingest import EmbeddingSource
 from clipdre.errors import ModelError, OutputError, ScoresError
 from clipdre.estimating import jobs as estimating_jobs
+from clipdre.formats.files import storage
 from clipdre.formats.folders.embeddings import embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import MANIFEST, read_complete_manifest, read_manifest
@@ -33,9 +35,13 @@ from tests.formats.folders.schema_1 import downgrade
 from tests.helpers import TINY, all_files, pair, read_scores, tiny_score, write_tar
 from tests.pipelines.scoring import assert_same_scores, with_method
 
+# A temporary file of another machine.
+LEFTOVER = ".unfinished-host-1-0123abcd-x.parquet"
+
 
 def stop_at_the_second(monkeypatch, module, name):
     """Raise KeyboardInterrupt in the second call of a function; return the calls."""
+    monkeypatch.setattr(encoding_jobs, "TOGETHER", 0)  # a shard each
     original, calls = getattr(module, name), []
 
     def stopping(*args, **kwargs):
@@ -52,27 +58,27 @@ class TestAgain:
     def test_a_finished_run_is_not_run_again(self, scored, pool, monkeypatch):
         folder, manifest = scored
         before = all_files(folder)
-        monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+        monkeypatch.setattr(encoding_jobs, "ShardEncoder", None)
         monkeypatch.setattr(estimating_jobs, "estimate_rows", None)
         again = tiny_score(pool, folder)
         assert again == read_manifest(folder)
         assert again.rows == manifest.rows
         assert all_files(folder) == before
 
-    @pytest.mark.parametrize("stop_in", ["encode_shard", "scores_table"])
+    @pytest.mark.parametrize("stop_in", ["commit_shard", "scores_table"])
     def test_a_stopped_run_resumes_and_ends_the_same(
         self, scored, pool, tmp_path, monkeypatch, stop_in
     ):
-        module = encoding_jobs if stop_in == "encode_shard" else estimating_jobs
+        module = encoding_jobs if stop_in == "commit_shard" else estimating_jobs
         calls = stop_at_the_second(monkeypatch, module, stop_in)
         with pytest.raises(KeyboardInterrupt):
             tiny_score(pool, tmp_path / "s")
         assert not read_manifest(tmp_path / "s").complete
         (tmp_path / "s" / "scores").mkdir(exist_ok=True)
-        (tmp_path / "s" / "scores" / ".unfinished-host-1-0123abcd-x.parquet").write_text("half")
+        (tmp_path / "s" / "scores" / LEFTOVER).write_text("half")
         manifest = tiny_score(pool, tmp_path / "s")
         assert manifest.complete
-        if stop_in == "encode_shard":
+        if stop_in == "commit_shard":
             # One done, one stopped, two more: the first is not encoded again.
             assert len(calls) == 4
         assert set(all_files(tmp_path / "s")) == set(all_files(scored[0]))
@@ -87,7 +93,7 @@ class TestAgain:
             tiny_score(pool, tmp_path / "s")
         first = tmp_path / "s" / "scores" / "00000.parquet"
         written = first.stat().st_mtime_ns
-        monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+        monkeypatch.setattr(encoding_jobs, "ShardEncoder", None)
         manifest = tiny_score(pool, tmp_path / "s")
         assert len(calls) == 4  # the first range is not estimated again
         assert first.stat().st_mtime_ns == written
@@ -115,7 +121,7 @@ class TestAgain:
         manifest = run()
         assert run() == manifest
         msgspec.structs.replace(manifest, complete=False).write(tmp_path / "s")
-        monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+        monkeypatch.setattr(encoding_jobs, "ShardEncoder", None)
         assert run() == manifest
 
     @pytest.mark.parametrize(
@@ -160,6 +166,30 @@ class TestAgain:
             tiny_score(pool, folder, config)
         assert all_files(folder) == before
 
+    def test_a_refused_run_removes_nothing(self, scored, pool, tmp_path):
+        shutil.copytree(scored[0], tmp_path / "s")
+        (tmp_path / "s" / "scores" / LEFTOVER).write_text("half")
+        with pytest.raises(ScoresError, match="holds a run that differs"):
+            tiny_score(pool, tmp_path / "s", with_method(ReferenceMethod.EXACT))
+        assert (tmp_path / "s" / "scores" / LEFTOVER).exists()
+        tiny_score(pool, tmp_path / "s")
+        assert not (tmp_path / "s" / "scores" / LEFTOVER).exists()
+
+    @pytest.mark.parametrize("name", [LEFTOVER, ".unfinished-notes"])
+    def test_a_run_killed_at_its_very_start_is_resumed_without_locks(
+        self, pool, tmp_path, monkeypatch, name
+    ):
+        def refuse(handle, operation):
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+        monkeypatch.setattr(storage.fcntl, "flock", refuse)
+        storage._warn_of_no_locks.cache_clear()
+        (tmp_path / "s").mkdir()
+        (tmp_path / "s" / name).write_text("half")
+        with pytest.warns(UserWarning, match="has no locks"):
+            assert tiny_score(pool, tmp_path / "s").complete
+        assert (tmp_path / "s" / name).exists()  # its writer may be another machine
+
     def test_a_changed_shard_is_refused_and_overwrite_starts_over(self, tmp_path):
         write_pool(tmp_path / "p", 60, seed=1, noise={}, shard_size=30)
         tiny_score(tmp_path / "p", tmp_path / "s")
@@ -179,13 +209,13 @@ class TestAgain:
         metadata = tmp_path / "s" / "embeddings" / "metadata" / "metadata_1.parquet"
         stamp = {"clipdre.encoded": "of other settings"}
         pq.write_table(pq.read_table(metadata).replace_schema_metadata(stamp), metadata)
-        original, names = encoding_jobs.encode_shard, []
+        original, names = encoding_jobs.commit_shard, []
 
-        def recording(shard, *args):
+        def recording(found, shard, *args):
             names.append(shard.name)
-            return original(shard, *args)
+            return original(found, shard, *args)
 
-        monkeypatch.setattr(encoding_jobs, "encode_shard", recording)
+        monkeypatch.setattr(encoding_jobs, "commit_shard", recording)
         manifest = tiny_score(pool, tmp_path / "s")
         assert names == ["00001"]
         assert_same_scores(read_scores(tmp_path / "s", manifest), read_scores(*scored))
@@ -226,7 +256,7 @@ class TestReplacing:
         pool, folder = replaced
         before = all_files(folder.path)
         with monkeypatch.context() as patched:
-            calls = stop_at_the_second(patched, encoding_jobs, "encode_shard")
+            calls = stop_at_the_second(patched, encoding_jobs, "commit_shard")
             with (
                 pytest.warns(UserWarning, match="removed with them: prompt-weight; measure them"),
                 pytest.raises(KeyboardInterrupt),
@@ -238,7 +268,7 @@ class TestReplacing:
         with pytest.raises(ScoresError, match="number of shards"):
             tiny_score(pool, folder.path)
         with monkeypatch.context() as patched:
-            calls = stop_at_the_second(patched, encoding_jobs, "encode_shard")
+            calls = stop_at_the_second(patched, encoding_jobs, "commit_shard")
             calls.append("so that none stops")
             calls.append("so that none stops")
             tiny_score(pool, folder.path, overwrite=True)
@@ -249,7 +279,7 @@ class TestReplacing:
     def test_an_abandoned_replacement_is_started_over(self, replaced, monkeypatch):
         pool, folder = replaced
         with monkeypatch.context() as patched:
-            stop_at_the_second(patched, encoding_jobs, "encode_shard")
+            stop_at_the_second(patched, encoding_jobs, "commit_shard")
             with pytest.raises(KeyboardInterrupt):
                 tiny_score(pool, folder.path, overwrite=True)
         config = with_method(ReferenceMethod.EXACT)
@@ -292,7 +322,7 @@ class TestReplacing:
 
     def test_an_interrupted_first_run_is_resumed_in_place(self, pool, tmp_path, monkeypatch):
         with monkeypatch.context() as patched:
-            stop_at_the_second(patched, encoding_jobs, "encode_shard")
+            stop_at_the_second(patched, encoding_jobs, "commit_shard")
             with pytest.raises(KeyboardInterrupt):
                 tiny_score(pool, tmp_path / "s", overwrite=True)
         assert ScoreFolder(tmp_path / "s").embeddings.exists()
@@ -371,7 +401,7 @@ def finished(request, pool, tmp_path_factory):
 
 @pytest.fixture
 def never_encode(monkeypatch):
-    monkeypatch.setattr(encoding_jobs, "encode_shard", None)
+    monkeypatch.setattr(encoding_jobs, "ShardEncoder", None)
 
 
 @pytest.mark.usefixtures("never_encode")

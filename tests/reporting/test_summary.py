@@ -79,8 +79,9 @@ def test_a_scored_pool_is_summarised(scored):
     assert found.mean_log_ratio == pytest.approx(mean, rel=1e-6)
     median = np.median(table["kl_text"].to_numpy().astype(float))
     assert found.quantiles["kl_text"][2] == pytest.approx(median, rel=1e-5)
-    assert [column.name for column in found.columns] == [*SAMPLE_SCHEMA.names, *SCORE_COLUMNS]
-    assert found.columns[-1] == SCORES[-2].column  # the last one without tau
+    names = [*SAMPLE_SCHEMA.names, *SCORE_COLUMNS, "duplicate_group", "duplicate_rank"]
+    assert [column.name for column in found.columns] == names
+    assert found.columns[-3] == SCORES[-2].column  # the last one without tau
 
 
 def test_measured_columns_are_described(made_up):

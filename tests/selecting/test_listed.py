@@ -6,7 +6,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipdre.emitting.export import write_jsonl, write_keys, write_parquet, write_uids
+from clipdre.emitting.export import (
+    write_arrow,
+    write_csv,
+    write_jsonl,
+    write_keys,
+    write_parquet,
+    write_uids,
+)
 from clipdre.errors import SelectionError
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.name_lists import read_names
@@ -69,6 +76,9 @@ def test_refuses_lists_without_a_match(repeating):
         listed(repeating, b"")
 
 
+ROWS_BY_HALVES = [(0, 1), (1, 1), (1, 2), (1, 4)]
+
+
 def table_bytes(table):
     out = io.BytesIO()
     pq.write_table(table, out)
@@ -78,23 +88,60 @@ def table_bytes(table):
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        ({"shard": ["b"], "key": ["2"], "uid": ["1"]}, [(1, 2)]),
-        ({"key": ["2"], "uid": ["1"]}, [(0, 0)]),
+        ({"shard": ["b"], "key": ["2"], "uid": ["0013"]}, [(1, 2)]),
+        ({"key": ["2", "2"], "uid": ["3", "1"]}, [(0, 2)]),
         ({"key": ["2"]}, [(0, 2), (1, 2)]),
+        ({"key": [2]}, [(0, 2), (1, 2)]),
+        ({"shard": ["a"], "uid": ["3"]}, [(0, 2)]),
+        # What a row does not say is not compared.
+        ({"key": ["1", None, "alone-b", None], "uid": [None, "13", None, None]}, ROWS_BY_HALVES),
+        ({"shard": ["b", "b"], "key": ["1", None], "uid": [None, "11"]}, [(1, 0), (1, 1)]),
     ],
 )
-def test_columns_decide_the_kind_of_name(repeating, columns, expected):
+def test_all_that_a_row_says_has_to_match(repeating, columns, expected):
     assert places(listed(repeating, table_bytes(pa.table(columns)))) == expected
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     lines = "\n".join(json.dumps(row) for row in rows)
     assert places(listed(repeating, lines.encode())) == expected
 
 
-@pytest.mark.parametrize("writer", [write_keys, write_jsonl, write_parquet])
+@pytest.mark.parametrize("writer", [write_keys, write_jsonl, write_parquet, write_csv, write_arrow])
 def test_reads_what_filter_writes(repeating, writer):
     subset, out = subset_of(repeating, by="kl_text", top=4), io.BytesIO()
     writer(subset, out)
     assert places(listed(repeating, out.getvalue())) == places_of(subset)
+
+
+def test_a_list_without_duplicates_keeps_none_either(tmp_path):
+    """Exact duplicates share their uid; a list that names one of them by its key keeps that one."""
+    (tmp_path / "pool").mkdir()
+    samples = [m for n in range(4) for m in pair(str(n), uid=f"{n // 2:032x}")]
+    write_tar(tmp_path / "pool" / "a.tar", samples)
+    scored = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
+    names = {"uid": [f"{n:032X}" for n in range(2)], "key": ["1", "2"]}
+    assert places(listed(scored, table_bytes(pa.table(names)))) == [(0, 1), (0, 2)]
+    del names["key"]
+    found = listed(scored, table_bytes(pa.table(names)))
+    assert (len(found.selection), found.names) == (4, 2)
+
+
+def test_keys_that_became_numbers_find_their_zeros(tmp_path):
+    (tmp_path / "pool").mkdir()
+    for shard in ("00000", "00001"):
+        samples = [m for n in (7, 12) for m in pair(f"{n:09d}")]
+        write_tar(tmp_path / "pool" / f"{shard}.tar", samples)
+    scored = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
+    for data in (b"shard,key\n1,12\n", b'{"shard": 1, "key": 12}'):
+        assert places(listed(scored, data)) == [(1, 1)]
+    assert places(listed(scored, b"shard,key\n00001,000000012\n")) == [(1, 1)]
+
+
+def test_uids_longer_than_datacomps_are_compared_in_full(tmp_path):
+    (tmp_path / "pool").mkdir()
+    samples = [m for n in range(2) for m in pair(str(n), uid="f" * 39 + str(n))]
+    write_tar(tmp_path / "pool" / "a.tar", samples)
+    scored = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
+    assert places(listed(scored, b"f" * 39 + b"1\n")) == [(0, 1)]
 
 
 def places_of(subset):
@@ -123,7 +170,7 @@ def array_bytes(array, **options):
         b'{"title": "x"}',
         b"PAR1junk",
         table_bytes(pa.table({"title": ["x"]})),
-        array_bytes(np.arange(3)),
+        array_bytes(np.arange(3.0)),
         array_bytes(np.array([{}]), allow_pickle=True),
     ],
 )

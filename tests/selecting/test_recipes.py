@@ -1,11 +1,12 @@
 import re
 
+import numpy as np
 import pytest
 
 from clipdre.errors import SelectionError
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.selecting.recipes import read_recipe, recipe_names, recipe_text
-from clipdre.selecting.rules import Amount
+from clipdre.selecting.rules import Amount, Step
 from clipdre.selecting.select import select
 from clipdre.sql.query import ScoreQuery
 from tests.helpers import read_scores, write_score_folder
@@ -49,14 +50,18 @@ def written(tmp_path):
 def test_there_is_a_recipe_for_each_published_method():
     assert recipe_names() == [
         "clipscore",
+        "clipscore-and-kl",
         "clipscore-then-kl",
         "dc",
-        "kl-text",
-        "klr-text",
-        "laion",
+        "dw",
+        "kl",
+        "klr",
+        "laion2b",
         "log-ratio",
         "log-ratio-then-kl",
         "log-ratio-weighted",
+        "negcliploss",
+        "similarity-threshold",
         "uniform-kl",
     ]
 
@@ -68,12 +73,18 @@ def test_each_recipe_cites_its_source(name):
     assert re.search(r'^title = "(.*)"$', recipe_text(name), re.MULTILINE)[1] == recipe.title
 
 
-@pytest.mark.parametrize("name", sorted(set(recipe_names()) - {"laion", "log-ratio-weighted"}))
+WITHOUT_BUDGET = {"similarity-threshold", "laion2b", "clipscore-and-kl"}
+
+
+@pytest.mark.parametrize(
+    "name", sorted({*recipe_names()} - WITHOUT_BUDGET - {"log-ratio-weighted"})
+)
 def test_each_recipe_keeps_its_budget(name, query):
     recipe = read_recipe(name)
     selection = select(query, recipe.rule(query))
     share = float(str(recipe.options["budget"]).rstrip("%")) / 100
-    assert len(selection) == round(300 * share)
+    pool = selection.steps[0].after_where  # distinct pairs, if the recipe wants them
+    assert len(selection) == int(pool * share + 0.5)
     assert len(select(query, recipe.rule(query, budget=Amount(17)))) == 17
 
 
@@ -82,17 +93,21 @@ def test_the_recommended_recipe_ranks_by_the_ratio_and_then_the_kl(query, scored
     selection = select(query, recipe.rule(query, {"widen": 2}, Amount(0.1)))
     table = read_scores(*scored)
     ratio, kl = table["log_ratio"].to_numpy(), table["kl_text"].to_numpy()
+    ((ranks,),) = query.fetchall('SELECT list(duplicate_rank ORDER BY shard, "offset") FROM pool')
+    distinct = np.flatnonzero(np.array(ranks) == 1)
+    assert len(distinct) < 300
     shard, row = selection.places
     kept = shard * 100 + row
-    wide = ratio >= sorted(ratio)[-60]
-    assert len(kept) == 30
-    assert wide[kept].all()
-    assert kl[kept].min() >= max(kl[n] for n in set(range(300)) - set(kept) if wide[n])
+    budget = int(0.1 * len(distinct) + 0.5)
+    wide = distinct[np.argsort(-ratio[distinct])][: 2 * budget]
+    assert sorted(kept) == sorted(wide[np.argsort(-kl[wide])][:budget])
 
 
 def test_settings_fill_in_the_steps(query, written):
     recipe = read_recipe(written(PLAIN))
-    rule = recipe.rule(query, {"low": "3.5", "budget": "20%"}, where="width > 0", seed=4)
+    rule = recipe.rule(
+        query, {"low": "3.5", "budget": "20%"}, first=[Step(where="width > 0")], seed=4
+    )
     assert [step.where for step in rule.steps] == ["width > 0", "kl_text > 3.5", None]
     assert rule.steps[2].bins == 7
     assert (rule.budget, rule.seed, rule.name) == (Amount(0.2), 4, "mine")
@@ -103,13 +118,13 @@ def test_settings_fill_in_the_steps(query, written):
 def test_messages_count_the_steps_of_the_recipe_only(query):
     recipe = read_recipe("dc")
     with pytest.raises(SelectionError, match=r"^cannot use recipe dc, step 1: by 'dc_sound'"):
-        select(query, recipe.rule(query, {"side": "sound"}, where="width > 0"))
+        select(query, recipe.rule(query, {"side": "sound"}, first=[Step(where="width > 0")]))
     with pytest.raises(SelectionError, match=r"^cannot use `where` 'widht > 0'"):
-        select(query, recipe.rule(query, where="widht > 0"))
+        select(query, recipe.rule(query, first=[Step(where="widht > 0")]))
 
 
 def test_thresholds_apply_to_their_own_model_only(query, tmp_path):
-    recipe = read_recipe("laion")
+    recipe = read_recipe("similarity-threshold")
     with pytest.raises(SelectionError, match=r"not of clipdre-tiny: pass `settings` threshold=NUM"):
         recipe.rule(query)
     rule = recipe.rule(query, {"threshold": 0.5})
@@ -121,19 +136,19 @@ def test_thresholds_apply_to_their_own_model_only(query, tmp_path):
 
 def test_a_folder_does_not_hide_a_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "kl-text").mkdir()
+    (tmp_path / "kl").mkdir()
     (tmp_path / "log-ratio").write_text("title = 'mine'")
-    assert read_recipe("kl-text").title == "D_KL of the caption, top 25%"
+    assert read_recipe("kl").title == "D_KL of the caption (or image), top 25%"
     assert "mine" not in read_recipe("log-ratio").title
 
 
 def test_names_with_a_slash_or_suffix_are_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "kl-text").write_text(PLAIN)
+    (tmp_path / "kl").write_text(PLAIN)
     (tmp_path / "mine.toml").write_text(PLAIN)
-    assert read_recipe("./kl-text").title == "a title"
+    assert read_recipe("./kl").title == "a title"
     assert read_recipe("mine.toml").title == "a title"
-    for name in ("none.toml", "none/kl-text"):
+    for name in ("none.toml", "none/kl"):
         with pytest.raises(SelectionError, match=f"there is no recipe file {name}"):
             read_recipe(name)
 
@@ -164,11 +179,16 @@ def test_reports_mistakes_in_the_steps_of_a_recipe(query, written, change, messa
 @pytest.mark.parametrize(
     ("name", "settings", "budget", "message"),
     [
-        ("kl-txt", {}, None, "clipdre has no recipe 'kl-txt': did you mean kl-text?"),
+        ("klx", {}, None, "clipdre has no recipe 'klx': did you mean kl or klr?"),
         ("qqq", {}, None, "clipdre has no recipe 'qqq': choose from clipscore, "),
-        ("kl-text", {"bugdet": "3"}, None, "recipe kl-text has no option 'bugdet': did you mean"),
+        ("kl", {"bugdet": "3"}, None, "recipe kl has no option 'bugdet': did you mean"),
         ("dc", {"side": "text) OR (1=1"}, None, "`settings` side=text) OR (1=1 is not a number"),
-        ("laion", {"threshold": "0.1"}, Amount(3), "recipe laion does not take a `budget`: drop"),
+        (
+            "similarity-threshold",
+            {"threshold": "0.1"},
+            Amount(3),
+            "recipe similarity-threshold does not take a `budget`: drop",
+        ),
         ("dc", {"side": "sound"}, None, "cannot use recipe dc, step 1: by 'dc_sound'"),
         ("log-ratio-weighted", {}, None, "recipe log-ratio-weighted needs prompt_weight, which"),
     ],

@@ -47,12 +47,12 @@ def test_without_options_all_rows_are_kept(query):
 
 def test_each_recipe_becomes_a_rule(query):
     request = Request(
-        where="width > 9", recipe=["log-ratio", "kl-text"], budget=0.1, settings={}, seed=2
+        where="width > 9", recipe=["log-ratio", "kl"], budget=0.1, settings={}, seed=2
     )
     rules = request.rules(query)
     assert [(rule.name, rule.budget, rule.seed) for rule in rules] == [
         ("log-ratio", Amount(0.1), 2),
-        ("kl-text", Amount(0.1), 2),
+        ("kl", Amount(0.1), 2),
     ]
     assert [[step.where for step in rule.steps] for rule in rules] == [["width > 9", None]] * 2
 
@@ -95,7 +95,7 @@ def test_refuses_options_that_would_not_be_used(options, problem):
     [
         ({"by": "x", "top": "130%"}, "`top` 130% is above 100%"),
         ({"by": "x", "top": "1.8 * budget"}, "`top` '1.8 * budget' is not a number"),
-        ({"recipe": "kl-text", "budget": "2 * budget"}, "`budget` '2 * budget' is not a number"),
+        ({"recipe": "kl", "budget": "2 * budget"}, "`budget` '2 * budget' is not a number"),
         ({"sample": 0}, "`sample` 0 keeps nothing"),
         ({"balance": "x", "cap": 0}, "`cap` is 0"),
         ({"recipe": "kl-txt"}, "clipdre has no recipe 'kl-txt'"),

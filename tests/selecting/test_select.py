@@ -1,10 +1,12 @@
 import math
+import shutil
 import tempfile
 from collections import Counter
 from hashlib import blake2b
 from pathlib import Path
 
 import duckdb
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,12 +16,14 @@ from hypothesis import strategies as st
 
 from clipdre.errors import SelectionError, UnreliableEstimateWarning
 from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.selecting.request import Request
 from clipdre.selecting.rules import Amount, Rule, Step
 from clipdre.selecting.select import select
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import seeded_hash
 from tests.helpers import chosen, read_scores, write_score_folder
 from tests.selecting import naive_select as naive
+from tests.sql.made_up import random_hashes, write_pool
 
 TYPES = {
     "key": pa.string(),
@@ -287,6 +291,29 @@ def test_never_draws_weights_of_zero_in_several_passes(tmp_path, monkeypatch):
     assert 1.5 < (weight[row] == 3).sum() / (weight[row] == 1).sum() < 3
 
 
+KEYWORDS = ["offset", "order", "limit", "left", "true", "default", "user", "current_date", "rank"]
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_columns_may_have_the_names_of_keywords(tmp_path, name):
+    x = np.random.default_rng(4).permutation(40)
+    columns = {"key_hash": random_hashes(40), name: x, f"{name}_se": np.zeros(40)}
+    scored = tmp_path, write_pool(tmp_path, (25, 15), columns)
+    for step, kept in (
+        ({"by": name, "top": 7}, x >= 33),
+        ({"by": name.upper(), "bottom": 7}, x < 7),
+        ({"by": name, "top": 7, "uniform": True, "bins": 40}, x >= 33),
+        ({"by": name, "balance": f'"{name}" < 20', "cap": 1}, (x == 19) | (x == 39)),
+        ({"by": name, "sample": 39}, x > 0),
+        ({"balance": name, "cap": 1}, x >= 0),
+    ):
+        shard, row = chosen(scored, **step).places
+        assert (25 * shard + row).tolist() == np.flatnonzero(kept).tolist(), step
+    if name not in ("true", "default"):
+        _, row = chosen(scored, where=f"{name} >= 33 AND {name} < 40").places
+        assert len(row) == 7
+
+
 class TestJoinedColumns:
     def joined(self, tmp_path, columns):
         pq.write_table(pa.table(columns), tmp_path / "more.parquet")
@@ -311,6 +338,13 @@ class TestJoinedColumns:
         columns = {"key_hash": table["key_hash"], "width": np.full(300, 5)}
         joined = self.joined(tmp_path, columns)
         assert len(chosen(scored, joined, where="more_width = 5 AND width > 5")) == 300
+        with pytest.warns(
+            UserWarning, match="`where` reads width of the scores; that of more"
+        ) as w:
+            assert len(chosen(scored, joined, where="width > 5")) == 300
+        assert str(w[0].message).endswith('of more.parquet is "more_width"')
+        with pytest.warns(UserWarning, match="`by` reads width of the scores"):
+            chosen(scored, joined, by="Width", top=3)
 
     @pytest.mark.parametrize(
         "columns", [{"beauty": [1.0]}, {"key": ["a", "a"], "beauty": [1.0, 2.0]}]
@@ -364,3 +398,47 @@ def test_errors_name_the_parameter_or_the_step_of_the_recipe(scored):
         select(query, Rule((step,)))
     with pytest.raises(SelectionError, match=r"^cannot use recipe mine, step 2: by 'caption'"):
         select(query, Rule((Step(), step), name="mine"))
+
+
+class TestPoolReliability:
+    @pytest.mark.parametrize("column", ["kl_text", "KL_text"])
+    def test_ranking_by_a_column_that_depends_on_the_pool_warns(self, scored, column):
+        folder, manifest = scored
+        small = msgspec.structs.replace(manifest, pool_reliability={"kl_text": 0.84})
+        with pytest.warns(UnreliableEstimateWarning, match=r"pool reliability of 0\.84") as found:
+            chosen((folder, small), by=column, top=10)
+        assert len(found) == 1
+
+    def test_other_columns_and_large_pools_do_not(self, scored):
+        folder, manifest = scored
+        large = {"kl_text": 0.84, "log_ratio": 0.9}
+        manifest = msgspec.structs.replace(manifest, pool_reliability=large)
+        assert len(chosen((folder, manifest), by="log_ratio", top=10)) == 10
+        assert len(chosen((folder, manifest), where="kl_text > 1", sample=0.5)) > 0
+
+
+class TestDistinct:
+    def test_keeps_the_best_of_each_group_before_anything_else(self, scored):
+        query = ScoreQuery(ScoreFolder(scored[0]), scored[1])
+        ((groups,),) = query.fetchall("SELECT count(DISTINCT duplicate_group) FROM pool")
+        assert groups < 300
+        (rule,) = Request(distinct=True).rules(query)
+        selection = select(query, rule)
+        assert len(selection) == groups
+        names = ["duplicate_group", "duplicate_rank"]
+        table = pa.Table.from_batches(list(selection.rows.batches(names)))
+        assert set(table["duplicate_rank"].to_pylist()) == {1}
+        assert len(set(table["duplicate_group"].to_pylist())) == groups
+        (rule,) = Request(distinct=True, where="kl_text > 2", by="log_ratio", top=0.5).rules(query)
+        found = select(query, rule)
+        assert found.steps[0].kept == groups
+        assert len(found) == int(found.steps[1].after_where / 2 + 0.5)
+
+    def test_needs_scores_that_know_what_is_alike(self, scored, tmp_path):
+        folder = shutil.copytree(scored[0], tmp_path / "scores")
+        shutil.rmtree(folder / "columns")
+        query = ScoreQuery(ScoreFolder(folder), scored[1])
+        with pytest.raises(SelectionError, match=r"`distinct` needs duplicate_rank.*score the sh"):
+            Request(distinct=True).rules(query)
+        with pytest.raises(SelectionError, match="recipe log-ratio-then-kl needs duplicate_rank"):
+            Request(recipe="log-ratio-then-kl").rules(query)

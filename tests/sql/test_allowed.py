@@ -1,9 +1,11 @@
+import contextlib
+import re
 import time
 
 import pytest
 
 from clipdre.errors import SelectionError
-from clipdre.sql.allowed import FUNCTIONS, MOST_TEXTS
+from clipdre.sql.allowed import CHANGING, FUNCTIONS, MOST_TEXTS
 from tests.sql.made_up import row_set
 
 
@@ -48,7 +50,6 @@ def test_numbers_conditions_and_windows_are_allowed(query, where):
         ("COLUMNS(*) > 1", "a star"),
         ("$1", "a parameter"),
         ("#1 > 1", "positional_reference"),
-        ("random() > 0.5", "random"),
     ],
 )
 def test_what_builds_large_values_is_refused_at_once(query, where, refused):
@@ -57,6 +58,57 @@ def test_what_builds_large_values_is_refused_at_once(query, where, refused):
     with pytest.raises(SelectionError, match=message):
         row_set(query, where)
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("random() < 0.5", "random"),
+        ("similarity > 0.1 AND (width > 3 OR RANDOM() < 0.5)", "random"),
+        ("main.random() < 0.5", "random"),
+        ("uuid() < 'a'", "uuid"),
+        ("now() > TIMESTAMPTZ '2020-01-01'", "now"),
+        ("DATE '2020-01-01' < current_timestamp", "current_timestamp"),
+        ("DATE '2020-01-01' < CURRENT_DATE", "current_date"),
+        ("row_number() OVER (ORDER BY random()) < 5", "random"),
+    ],
+)
+def test_what_changes_from_pass_to_pass_is_refused(query, where, what):
+    message = rf"^cannot use `where` .*: {what} has another value in each pass over the scores: "
+    with pytest.raises(SelectionError, match=message + "write a fixed value, or draw rows"):
+        row_set(query, where)
+
+
+def test_no_function_that_is_allowed_changes(query):
+    """DuckDB's catalog says of each function, for some types of arguments or all, if it does."""
+    stability = dict(
+        query.fetchall(
+            "SELECT function_name, bool_and(stability <> 'CONSISTENT') FROM duckdb_functions() "
+            "WHERE function_type = 'scalar' GROUP BY ALL"
+        )
+    )
+    changing = {name for name, always in stability.items() if always}
+    assert {"random", "uuid", "now"} <= changing
+    # Those of dates are not constant for types with a time zone, which is that of the machine.
+    assert not FUNCTIONS & (changing | CHANGING | {"approx_quantile", "reservoir_quantile"})
+    macros = query.fetchall(
+        "SELECT function_name, macro_definition FROM duckdb_functions() "
+        "WHERE function_type = 'macro'"
+    )
+    for name, definition in macros:
+        if name in FUNCTIONS:
+            words = set(re.findall(r"\w+", definition))
+            assert not words & (changing | CHANGING), name
+
+
+def test_every_word_that_changes_without_brackets_is_known(query):
+    values = set()
+    for (word,) in query.fetchall("SELECT DISTINCT function_name FROM duckdb_functions()"):
+        with contextlib.suppress(SelectionError):
+            row_set(query, f"{word} IS NOT NULL")
+            values.add(word)
+    constant = {"user", "current_user", "session_user", "current_role", "current_catalog"}
+    assert values <= constant | {"current_database", "current_schema"}
 
 
 def test_a_misspelt_function_gives_the_one_that_was_meant(query):

@@ -35,6 +35,11 @@ def test_reads_the_given_files_only(tmp_path):
     assert not (tmp_path / "new.csv").exists()
 
 
+def test_refuses_paths_that_are_not_utf8():
+    with pytest.raises(SelectionError, match=r"the path /caf\\udce9 is not UTF-8: rename it"):
+        Database(["/caf\udce9"], time_limit=60)
+
+
 def test_loads_no_extensions(database):
     with pytest.raises(SelectionError, match="disabled"):
         database.fetchall("INSTALL httpfs")

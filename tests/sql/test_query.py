@@ -69,8 +69,9 @@ class TestExpressions:
     def test_booleans_and_integers_can_be_ranked(self, query, scored):
         (values,) = row_set(query, by="width > 3").arrays("by_0")
         assert values.tolist() == [1.0] * 300
-        (values,) = row_set(query, by='"offset"').arrays("by_0")
-        assert values.tolist() == read_scores(*scored)["offset"].to_pylist()
+        for by in ('"offset"', "offset", "OFFSET", "offset + 0"):
+            (values,) = row_set(query, by=by).arrays("by_0")
+            assert values.tolist() == read_scores(*scored)["offset"].to_pylist()
 
     @pytest.mark.parametrize("source", ["scores", "measured", "joined"])
     @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from clipdre.formats.files.storage import (
     real,
     real_paths,
     remove_unfinished,
+    remove_unfinished_of,
 )
 
 T = TypeVar("T")
@@ -42,8 +43,8 @@ class OutputFolder(Protocol):
         """Return the sorted names of all files but unfinished ones."""
         ...
 
-    def remove_leftovers(self) -> None:
-        """Remove the unfinished files of killed runs. Requires the lock from `held`."""
+    def remove_leftovers(self, name: str | None = None) -> None:
+        """Remove the unfinished files of killed runs: all of them, or those of one file."""
         ...
 
     def committed(self, name: str, *, durable: bool = True) -> AbstractContextManager[Path]:
@@ -142,8 +143,11 @@ class _LocalFolder:
         names = (path.name for path in self.path.iterdir())
         return sorted(name for name in names if not is_unfinished(name))
 
-    def remove_leftovers(self) -> None:
-        remove_unfinished(self.path, everyone=True)
+    def remove_leftovers(self, name: str | None = None) -> None:
+        if name is None:
+            remove_unfinished(self.path)
+        else:
+            remove_unfinished_of(self.path / name)
 
     def committed(self, name: str, *, durable: bool = True) -> AbstractContextManager[Path]:
         return committed(self.path / name, durable=durable)
@@ -215,7 +219,7 @@ class _RemoteFolder:
 
         return with_retries(listed, f"cannot list {self.name}")
 
-    def remove_leftovers(self) -> None:
+    def remove_leftovers(self, name: str | None = None) -> None:
         """Do nothing: an upload leaves no file under another name."""
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +17,8 @@ from clipdre.words import one_line
 # What reading a damaged file raises.
 UNREADABLE = (OSError, MemoryError, pa.ArrowException)
 SCORE_AGAIN = "score again with `overwrite`"
+# Smaller tables are not compressed: to set up a compressor for each column takes longer.
+COMPRESSED_FROM = 64 * 1024
 
 
 def write_table(table: pa.Table, path: Path, stamp: Mapping[str, str] | None = None) -> None:
@@ -31,7 +33,8 @@ def save_table(table: pa.Table, path: Path, stamp: Mapping[str, str] | None = No
     metadata = dict(table.schema.metadata or {})
     metadata |= {key.encode(): value.encode() for key, value in (stamp or {}).items()}
     table = table.replace_schema_metadata(metadata)
-    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
+    compression = "zstd" if table.nbytes >= COMPRESSED_FROM else "none"
+    with pq.ParquetWriter(path, table.schema, compression=compression) as writer:
         if len(table):  # some readers, such as Hugging Face datasets, fail at an empty row group
             writer.write_table(table)
 
@@ -46,10 +49,16 @@ def read_stamp(source: Path | BinaryIO) -> dict[str, str]:
         return {}
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read columns of a Parquet file of a score folder; `ScoresError` if it is damaged."""
-    with _reading(path):
-        return pq.read_table(regular(path), columns=columns)
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a file of a score folder, or some of its columns; `ScoresError` if it is damaged.
+
+    For small files this is twice as fast as Arrow's data sets.
+    """
+    with _reading(path), pq.ParquetFile(regular(path)) as file:
+        table = file.read(columns=columns)
+        if lacking := set(columns or ()).difference(table.column_names):
+            raise pa.ArrowInvalid(f"no column {min(lacking)}")
+        return table
 
 
 def count_rows(path: Path) -> int:

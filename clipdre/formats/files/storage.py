@@ -11,15 +11,17 @@ import re
 import secrets
 import socket
 import stat
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from clipdre.errors import InputError, OutputError
 from clipdre.formats.files.remote import LOCAL, RemoteFile, identify_remote, is_remote
-from clipdre.words import one_line
+from clipdre.words import count, one_line
 
 GZIP_MAGIC = b"\x1f\x8b"
 ESCAPED = re.compile(r"\\udc([89a-f][0-9a-f])")
@@ -27,15 +29,18 @@ CHECK_PATH = "check the path and its permissions"
 TEMPORARY_PREFIX = ".unfinished-"
 TEMPORARY = re.compile(
     re.escape(TEMPORARY_PREFIX)
-    + r"(?P<host>[A-Za-z0-9.]+)-(?P<pid>[1-9][0-9]{0,8})-[0-9a-f]{8}-.+",
+    + r"(?P<host>[A-Za-z0-9.]+)-(?P<pid>[1-9][0-9]{0,8})-[0-9a-f]{8}-(?P<name>.+)",
     re.DOTALL,
 )
 # Subfolder in which the replacement of an existing output is written until it is complete.
 REPLACEMENT = ".replacement"
 # Longer names are cut from the left, because file systems limit a name to 255 bytes.
 KEPT_NAME = 48
-# Temporary files that this process is writing.
+# Errors of file systems without locks, such as some mounts of Lustre and NFS.
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+# Temporary files that this process is writing, and folders that it has to itself.
 _unfinished: set[Path] = set()
+_exclusive: set[Path] = set()
 
 
 def _host() -> str:
@@ -56,6 +61,12 @@ class SourceIdentity:
 
     nbytes: int
     modified: str
+
+    def difference(self, nbytes: int) -> str:
+        """Return how the source differs from an earlier one of `nbytes` that it is not."""
+        if self.nbytes == nbytes:
+            return "same size, another time of change"
+        return f"{count(nbytes, 'byte')} then, {self.nbytes:,} now"
 
 
 def open_source(url: str) -> BinaryIO:
@@ -228,37 +239,48 @@ def is_unfinished(name: str) -> bool:
     return TEMPORARY.fullmatch(name) is not None
 
 
-def remove_unfinished(folder: Path, *subfolders: str, everyone: bool = False) -> None:
+def remove_unfinished(folder: Path, *subfolders: str) -> None:
     """Remove the temporary files that killed writers left directly in these folders.
 
-    Removes files of dead processes on this machine. Directories, links and files under other names
-    are left alone, and nothing below the given folders is touched.
+    Removes files of dead processes on this machine; inside the `exclusive` lock on `folder`, also
+    those of other machines and of running processes, since the lock shows that their writers are
+    gone. Directories, links and files under other names are left alone, and nothing below the
+    given folders is touched.
 
     Parameters
     ----------
     folder : Path
     *subfolders : str
         Paths or glob patterns relative to `folder`. Symbolic links are not followed.
-    everyone : bool
-        Also remove files of other machines and of running processes. Requires the `exclusive` lock
-        on `folder`, because nothing else shows that their writers are gone.
     """
     places = [folder, *(path for pattern in subfolders for path in folder.glob(pattern))]
     here = real(folder)
+    everyone = not _exclusive.isdisjoint([here, *here.parents])
     for place in places:
-        if not place.is_dir() or real(place) != here / place.relative_to(folder):
+        if place.is_dir() and real(place) == here / place.relative_to(folder):
+            _remove_leftovers(place, everyone=everyone)
+
+
+def remove_unfinished_of(path: Path) -> None:
+    """Remove the temporary files that killed writers of `path` left on this machine."""
+    with suppress(OSError):  # the folder is missing, or cannot be read
+        _remove_leftovers(path.parent, of=path.name[-KEPT_NAME:])
+
+
+def _remove_leftovers(folder: Path, *, everyone: bool = False, of: str | None = None) -> None:
+    writing = {path.name for path in list(_unfinished)}
+    for path in folder.iterdir():
+        named = TEMPORARY.fullmatch(path.name)
+        if named is None or path.name in writing or of not in (None, named["name"]):
             continue
-        for path in place.iterdir():
-            if _is_leftover(path, everyone) and path.is_file() and not path.is_symlink():
-                with suppress(OSError):  # another run may remove it too
-                    path.unlink()
+        if (everyone or _is_dead(named)) and path.is_file() and not path.is_symlink():
+            with suppress(OSError):  # another run may remove it too
+                path.unlink()
 
 
-def _is_leftover(path: Path, everyone: bool) -> bool:
-    named = TEMPORARY.fullmatch(path.name)
-    if named is None or path.name in {writing.name for writing in _unfinished}:
-        return False
-    return everyone or (named["host"] == HOST and not _is_running(int(named["pid"])))
+def _is_dead(named: re.Match[str]) -> bool:
+    """Return whether the process that wrote a temporary file ran on this machine, and is gone."""
+    return named["host"] == HOST and not _is_running(int(named["pid"]))
 
 
 def _is_running(pid: int) -> bool:
@@ -278,7 +300,7 @@ def exclusive(folder: Path) -> AbstractContextManager[None]:
     """Lock `folder` for one run, creating it if needed.
 
     The system releases the lock when the process ends, however it ends. On network file systems it
-    may exclude only runs on the same machine.
+    may exclude only runs on the same machine; where there are no locks, it gives a warning.
 
     Raises
     ------
@@ -300,20 +322,24 @@ def shared(folder: Path) -> AbstractContextManager[None]:
 @contextmanager
 def _locked(folder: Path, kind: int) -> Iterator[None]:
     created = not folder.exists()
-    handle = _lock(folder, kind)
+    handle, locked = _lock(folder, kind)
+    alone = {folder.resolve()} if locked and kind == fcntl.LOCK_EX else set()
     try:
         _refuse_links(folder)
+        _exclusive.update(alone)
         yield
     finally:
+        _exclusive.difference_update(alone)
         if created:
             with suppress(OSError):  # the folder is not empty, or other runs share it
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if locked:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 folder.rmdir()
         os.close(handle)
 
 
-def _lock(folder: Path, kind: int) -> int:
-    """Return a locked handle of `folder`."""
+def _lock(folder: Path, kind: int) -> tuple[int, bool]:
+    """Return a handle of `folder`, and whether it is locked: not all file systems have locks."""
     if not is_utf8(folder):
         raise OutputError(f"the path of {folder} is not UTF-8", "choose another `output`")
     while True:
@@ -327,13 +353,29 @@ def _lock(folder: Path, kind: int) -> int:
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
             if _is_same(handle, folder):
-                return handle
-        except BlockingIOError:
+                return handle, True
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                _warn_of_no_locks()
+                return handle, False
             os.close(handle)
+            if not isinstance(error, BlockingIOError):
+                raise OutputError(
+                    f"cannot lock {folder}: {error.strerror}", "choose another `output`"
+                ) from error
             raise OutputError(
                 f"another run is writing to {folder}", "wait for it, or choose another `output`"
             ) from None
         os.close(handle)
+
+
+@cache  # once in a run, which may lock several folders
+def _warn_of_no_locks() -> None:
+    warnings.warn(
+        "the file system of the output has no locks, so runs on one folder do not exclude each "
+        "other: start only one at a time",
+        stacklevel=2,
+    )
 
 
 def _is_same(handle: int, folder: Path) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from clipdre.core.columns import Column
 from clipdre.errors import ScoresError
 from clipdre.formats.files.parquet import count_rows, read_stamp, read_table, write_table
 from clipdre.formats.files.storage import committed, regular
@@ -27,6 +28,12 @@ from clipdre.formats.folders.tables import row_digest
 RECORD = "record.json"
 MEASURE, ROWS = "clipdre.measure", "clipdre.rows"
 THREADS = 8
+# The columns that `clipdre score` itself measures.
+DUPLICATES = "near-duplicates"
+GROUP = Column(
+    "duplicate_group", "", "key hash that all pairs alike on both sides share; a lone pair's own"
+)
+RANK = Column("duplicate_rank", "", "place in the group by log_ratio; 1 is the best", "low")
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import mmap
-from bisect import bisect_right
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -54,21 +54,14 @@ class EmbeddingFiles:
         prefix = PREFIXES[modality]
         return self.folder / f"{prefix}_emb" / f"{prefix}_emb_{self._number}.npy"
 
-    def vectors(self, modality: Modality) -> Half:
-        """Map the unit vectors; `ScoresError` if they are damaged."""
-        path = self.array(modality)
-        try:
-            found = map_array(path)
-            if found.ndim != 2 or found.dtype != np.float16:
-                raise ValueError(f"it holds {found.dtype} of shape {found.shape}")
-        except (OSError, ValueError) as error:
-            raise ScoresError(f"cannot read {path} ({one_line(error)})", SCORE_AGAIN) from error
-        return found
+    def shape(self, modality: Modality) -> tuple[int, int]:
+        """Return the shape of the unit vectors, (rows, d); `ScoresError` if they are damaged."""
+        return _stored_shape(self.array(modality))
 
     def is_whole(self) -> bool:
         """Whether all files can be read and have the same number of rows."""
         try:
-            counts = {count_rows(self.metadata), *(len(self.vectors(m)) for m in Modality)}
+            counts = {count_rows(self.metadata), *(self.shape(m)[0] for m in Modality)}
         except ScoresError:
             return False
         return len(counts) == 1
@@ -96,9 +89,8 @@ class EmbeddingFiles:
 
     def hashes(self) -> npt.NDArray[np.uint64]:
         """Return the key hashes of the shard's rows, shape (rows,)."""
-        hashes: npt.NDArray[np.uint64] = read_table(self.metadata, ["key_hash"])[
-            "key_hash"
-        ].to_numpy()
+        table = read_table(self.metadata, ["key_hash"])
+        hashes: npt.NDArray[np.uint64] = table["key_hash"].to_numpy()
         return hashes
 
     def samples(self) -> pa.Table:
@@ -116,6 +108,9 @@ def embedding_files(folder: Path, count: int) -> list[EmbeddingFiles]:
 class StoredPool:
     """All pairs of a run in shard order, read from disk when they are needed.
 
+    A file is open only while it is read, so that a pool may have more of them than a process may
+    open or map.
+
     Raises
     ------
     ScoresError
@@ -124,56 +119,85 @@ class StoredPool:
 
     def __init__(self, shards: Sequence[EmbeddingFiles]) -> None:
         self.shards = shards
-        self._arrays = {m: [shard.vectors(m) for shard in shards] for m in Modality}
-        images, texts = ([array.shape for array in arrays] for arrays in self._arrays.values())
+        images, texts = ([shard.shape(m) for shard in shards] for m in Modality)
         if images != texts or len({dim for _, dim in images}) != 1:
             problem = f"the embeddings in {shards[0].folder} do not belong together"
             raise ScoresError(problem, SCORE_AGAIN)
-        self.starts = [0, *accumulate(len(array) for array in self._arrays[Modality.IMAGE])]
+        self.starts = [0, *accumulate(rows for rows, _ in images)]
+        self.dim = images[0][1]
 
     def __len__(self) -> int:
         return self.starts[-1]
 
-    @property
-    def dim(self) -> int:
-        """Dimensions of an embedding."""
-        return int(self._arrays[Modality.IMAGE][0].shape[1])
-
     def read(self, modality: Modality, start: int, stop: int) -> torch.Tensor:
         """Return the unit vectors of rows `start` to `stop`, float32 of shape (stop - start, d)."""
-        arrays = self._arrays[modality]
-        parts: list[Half] = [arrays[0][:0]]
-        shard = bisect_right(self.starts, start) - 1
-        while start < stop:
-            first = self.starts[shard]
-            part = arrays[shard][start - first : stop - first]
-            parts.append(part)
-            start += len(part)
-            shard += 1
-        return unit_rows(np.concatenate(parts))
+        return unit_rows(self._rows(modality, np.arange(start, stop)))
 
     def take(self, modality: Modality, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Return the unit vectors of `rows`, in any order; float32 of shape (len(rows), d)."""
-        order = np.argsort(rows)
-        ascending = rows[order]
-        taken = np.empty((len(rows), self.dim), np.float16)
-        bounds = np.searchsorted(ascending, self.starts)
-        for array, first, (low, high) in zip(
-            self._arrays[modality], self.starts, pairwise(bounds), strict=False
-        ):
-            taken[order[low:high]] = array[ascending[low:high] - first]
-        return unit_rows(taken)
+        ascending, places = np.unique(rows, return_inverse=True)
+        return unit_rows(self._rows(modality, ascending)[places])
 
     def tiles(self, modality: Modality, size: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield all rows in order, `size` at a time, each tile with the index of its first row."""
         for start in range(0, len(self), size):
             yield start, self.read(modality, start, min(start + size, len(self)))
-        self.release(modality)
 
-    def release(self, modality: Modality) -> None:
-        """Give back the memory of what was read; every pass over the pool ends with it."""
-        for array in self._arrays[modality]:
-            release(array)
+    def _rows(self, modality: Modality, rows: npt.NDArray[np.int64]) -> Half:
+        """Return the stored vectors of distinct ascending `rows`."""
+        vectors = np.empty((len(rows), self.dim), np.float16)
+        shards = np.searchsorted(self.starts, rows, side="right") - 1
+        for low, high in _equal_runs(shards):
+            shard = int(shards[low])
+            path = self.shards[shard].array(modality)
+            size = self.starts[shard + 1] - self.starts[shard]
+            _read_rows(path, size, rows[low:high] - self.starts[shard], vectors[low:high])
+        return vectors
+
+
+def _stored_shape(path: Path) -> tuple[int, int]:
+    """Return the shape of stored vectors from the header of their file."""
+    try:
+        with open(regular(path), "rb") as file:
+            np.lib.format.read_magic(file)
+            shape, by_column, kind = np.lib.format.read_array_header_1_0(file)
+            if by_column or kind != np.float16 or len(shape) != 2:
+                raise ValueError(f"{kind} of shape {shape}")
+            rows, dim = shape
+            _check_size(file, rows, dim)
+            return rows, dim
+    except Exception as error:  # damaged headers are parsed as Python literals
+        raise _damaged(path, one_line(error)) from error
+
+
+def _check_size(file: BinaryIO, rows: int, dim: int) -> None:
+    nbytes = NPY_HEADER_BYTES + rows * dim * np.dtype(np.float16).itemsize
+    if file.seek(0, os.SEEK_END) != nbytes:
+        raise ValueError(f"not of {rows} rows")
+
+
+def _read_rows(path: Path, size: int, rows: npt.NDArray[np.int64], vectors: Half) -> None:
+    """Read distinct ascending `rows` of a file of `size` vectors into `vectors`."""
+    row_bytes = vectors.itemsize * vectors.shape[1]
+    try:
+        with open(regular(path), "rb") as file:
+            _check_size(file, size, vectors.shape[1])
+            for low, high in _equal_runs(rows - np.arange(len(rows))):
+                file.seek(NPY_HEADER_BYTES + int(rows[low]) * row_bytes)
+                file.readinto(vectors[low:high].data)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, one_line(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> ScoresError:
+    return ScoresError(f"{path} is damaged ({reason})", SCORE_AGAIN)
+
+
+def _equal_runs(values: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each run of equal values."""
+    if len(values):
+        cuts = (np.flatnonzero(np.diff(values)) + 1).tolist()
+        yield from pairwise([0, *cuts, len(values)])
 
 
 def map_array(path: Path) -> npt.NDArray[Any]:

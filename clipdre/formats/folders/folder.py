@@ -67,14 +67,18 @@ class ScoreFolder:
 
     def is_foreign(self) -> bool:
         """Whether the path holds something that `clipdre score` did not make."""
-        if not self.path.exists():
-            return False
-        if not self.path.is_dir():
-            return True
         if (self.path / MANIFEST).exists():
             return not is_own_manifest(self.path)
-        # A run that was killed at its very start leaves nothing but a temporary file.
-        return any(not path.name.startswith(TEMPORARY_PREFIX) for path in self.path.iterdir())
+        return not self.is_new()
+
+    def is_new(self) -> bool:
+        """Whether there is nothing at the path yet.
+
+        A run that was killed at its very start leaves nothing but a temporary file.
+        """
+        if not self.path.is_dir():
+            return not self.path.exists()
+        return all(path.name.startswith(TEMPORARY_PREFIX) for path in self.path.iterdir())
 
     def clear(self) -> None:
         """Remove a run, its manifest last; other files in the folder stay."""

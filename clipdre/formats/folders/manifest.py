@@ -20,7 +20,7 @@ from clipdre.formats.folders.records import (
 )
 from clipdre.words import one_line
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 # Without it, `score` would read this manifest again.
 CURE = "score again with `overwrite`"
@@ -44,6 +44,9 @@ class Manifest(Record, frozen=True, kw_only=True):
         size and the like do not.
     reference : ReferenceRecord or None
         How the marginals were computed; None until they are.
+    pool_reliability : dict
+        Column to its correlation between two halves of the pool; empty if a clipdre that did not
+        measure it made the scores. Columns that do not vary have none.
     """
 
     clipdre_version: str
@@ -51,6 +54,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     settings: dict[str, dict[str, Any]]
     shards: tuple[ShardRecord, ...]
     reference: ReferenceRecord | None = None
+    pool_reliability: dict[str, float] = msgspec.field(default_factory=dict)
     complete: bool = False
     schema_version: int = SCHEMA_VERSION
 
@@ -101,13 +105,14 @@ def read_manifest(folder: Path) -> Manifest:
         problem = f"cannot read {path} ({one_line(error)})"
         raise ScoresError(problem, "score into another folder") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version not in (1, SCHEMA_VERSION):
+    if version not in range(1, SCHEMA_VERSION + 1):
         raise ScoresError(
             f"{folder} has schema version {version}, this clipdre reads {SCHEMA_VERSION}",
             f"{CURE}, or use the clipdre that wrote it",
         )
     try:
-        return _checked(msgspec.convert(_upgraded(raw) if version == 1 else raw, type=Manifest))
+        raw = _upgraded(raw) if version == 1 else raw
+        return _checked(msgspec.convert({**raw, "schema_version": SCHEMA_VERSION}, type=Manifest))
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ScoresError(f"{path} is damaged ({error})", CURE) from error
 
@@ -147,4 +152,4 @@ def read_complete_manifest(folder: Path) -> Manifest:
 def _upgraded(raw: dict[str, Any]) -> dict[str, Any]:
     """Schema 1 wrote an empty reference for none, and called the image modality ``img``."""
     reference = upgraded(raw["reference"]) if raw["reference"] else None
-    return {**raw, "reference": reference, "schema_version": SCHEMA_VERSION}
+    return {**raw, "reference": reference}

@@ -22,7 +22,12 @@ from clipdre.core.modality import Modality
 from clipdre.core.scores import SCORES
 from clipdre.errors import InputError
 from clipdre.formats.folders.embeddings import PREFIXES, map_array
-from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY, SAMPLE_SCHEMA, key_hashes
+from clipdre.formats.folders.tables import (
+    CLIP_RETRIEVAL_KEY,
+    SAMPLE_SCHEMA,
+    is_private,
+    key_hashes,
+)
 from clipdre.formats.tars.samples import printable
 
 ARCHITECTURES = {"b32": "ViT-B-32", "l14": "ViT-L-14"}
@@ -32,12 +37,7 @@ DATACOMP_COLUMNS = {"text": "caption", "original_width": "width", "original_heig
 DATACOMP_KEYS, CLIP_RETRIEVAL_KEYS = ("uid", "key"), (CLIP_RETRIEVAL_KEY, "key")
 # These mean the same elsewhere as here.
 SHARED = ("uid", "caption", "width", "height")
-RESERVED = {
-    *SAMPLE_SCHEMA.names,
-    *(score.column.name for score in SCORES),
-    "file_index",
-    "file_row_number",
-}
+RESERVED = {*SAMPLE_SCHEMA.names, *(score.column.name for score in SCORES)}
 Vectors = npt.NDArray[np.floating]
 
 
@@ -200,7 +200,7 @@ def _renamed(table: pa.Table, ours: Mapping[str, str], keys: Sequence[str]) -> p
     key = next((name for name in keys if name in names), None)
     kept: dict[str, int] = {}
     for index, given in enumerate(names):
-        taken = given.lower() in RESERVED and given not in SHARED
+        taken = given not in SHARED and (given.lower() in RESERVED or is_private(given))
         name = ours.get(given) or (f"source_{given}" if taken else given)
         if (name not in kept or given in ours) and (given != key or given in SHARED):
             kept[name] = index

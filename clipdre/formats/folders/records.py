@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from clipdre.core.columns import Column
 from clipdre.core.modality import Modality
 from clipdre.words import changed
 
@@ -130,6 +131,10 @@ class NearRecord(Record, frozen=True, kw_only=True):
     share: float
 
 
+# Of the files of a reference.
+VERSION = 2
+
+
 class ReferenceRecord(Record, frozen=True, kw_only=True):
     """Contents of ``reference.json``.
 
@@ -146,6 +151,12 @@ class ReferenceRecord(Record, frozen=True, kw_only=True):
         Modality to `NearRecord`; empty unless stratified.
     fingerprint : tuple of float
         Of the model, as in `ModelRecord`.
+    version : int
+        Of the files; 1 has no groups.
+    alike : float
+        Pairs whose cosines exceed it on both sides leave each other out.
+    own : str
+        ``left-out``, or ``counted``: nothing is left out.
     """
 
     method: str
@@ -160,6 +171,9 @@ class ReferenceRecord(Record, frozen=True, kw_only=True):
     digest: str
     near: dict[Modality, NearRecord] = {}
     fingerprint: tuple[float, ...] = ()
+    version: int = 1
+    alike: float = 1.0
+    own: str = "left-out"
 
     def __post_init__(self) -> None:
         if self.method not in ("exact", "stratified", "sample"):
@@ -181,6 +195,11 @@ class ColumnRecord(Record, frozen=True, kw_only=True):
     unit: str
     meaning: str
     better: Literal["high", "low", "neither"]
+
+    @classmethod
+    def of(cls, column: Column) -> ColumnRecord:
+        """Return the record of a column."""
+        return cls(name=column.name, unit=column.unit, meaning=column.meaning, better=column.better)
 
 
 class MeasureRecord(Record, frozen=True, kw_only=True):

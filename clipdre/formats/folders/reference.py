@@ -3,8 +3,12 @@
     reference.json                    how it was made, and for which model
     moments.npz                       count, mean and covariance of the pool, per modality
     bulk_image.npy, bulk_text.npy     vectors of the uniform bulk, fold by fold; bulk_hash.npy
-    pool_image.npy, pool_text.npy     all vectors, cell by cell; pool_hash_image.npy, ...
+    pool_image.npy, pool_text.npy     all vectors, cell by cell, in each by half of the pool;
+                                      pool_hash_image.npy, pool_group_image.npy, ...
     cells_image.npz, cells_text.npz   centroids, counts, variances
+    group_count.npy                   size of each group of alike pairs, by half of the pool
+    group_sum_image.npy, ...          sum of each group's vectors
+    alike.npz                         the row that leads each row's group, and a digest
 
 A `sample` reference has no pool, an `exact` one no bulk and no cells. Folders of schema 1 have
 ``img`` in the place of ``image``; they can be read.
@@ -14,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +33,7 @@ from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments
 from clipdre.errors import ScoresError
 from clipdre.formats.files.storage import committed, regular
-from clipdre.formats.folders.embeddings import Half, map_array
+from clipdre.formats.folders.embeddings import map_array
 from clipdre.formats.folders.records import ReferenceRecord, upgraded
 from clipdre.words import one_line
 
@@ -66,17 +70,31 @@ class ReferenceFolder:
             np.save(file, array)
 
     @contextmanager
-    def writing(self, name: str, shape: tuple[int, int]) -> Iterator[Half]:
-        """Yield an fp16 array on disk to fill in any order."""
+    def writing(
+        self, name: str, shape: tuple[int, int], dtype: type[np.generic] = np.float16
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Yield an array of zeros on disk to fill in any order."""
         with committed(self.path / f"{name}.npy") as temporary:
-            mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+            mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
             yield mapped
             mapped.flush()
 
-    def array(self, name: str, kind: npt.DTypeLike, *shape: int) -> npt.NDArray[Any]:
-        """Map one array, which must be of this kind and shape."""
+    def array(self, name: str, kind: npt.DTypeLike, *shape: int | None) -> npt.NDArray[Any]:
+        """Map one array, which must be of this kind and shape; None stands for any length."""
         with self._reading(f"{name}.npy") as path:
             return _checked(map_array(path), kind, *shape)
+
+    def write_leaders(self, leaders: npt.NDArray[np.int64], digest: str) -> None:
+        """Write which row leads each row's group of alike pairs."""
+        with committed(self.path / "alike.npz") as temporary, open(temporary, "wb") as file:
+            np.savez(file, leaders=leaders, digest=np.array(digest))
+
+    def leaders(self, digest: str, rows: int) -> npt.NDArray[np.int64] | None:
+        """Return what `write_leaders` wrote of `rows` with this digest; None if there is none."""
+        with suppress(ScoresError), self._archive("alike.npz") as found:
+            if str(found.get("digest")) == digest:
+                return _checked(found["leaders"], np.int64, rows)
+        return None
 
     def write_moments(self, moments: dict[Modality, Moments]) -> None:
         """Write the moments of both modalities."""
@@ -139,7 +157,10 @@ class ReferenceFolder:
         return older if older.exists() and not path.exists() else path
 
 
-def _checked(array: npt.NDArray[Any], kind: npt.DTypeLike, *shape: int) -> npt.NDArray[Any]:
-    if array.dtype != kind or array.shape != shape:
+def _checked(array: npt.NDArray[Any], kind: npt.DTypeLike, *shape: int | None) -> npt.NDArray[Any]:
+    fits = array.ndim == len(shape) and all(
+        wanted in (None, length) for wanted, length in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype != kind or not fits:
         raise ValueError(f"{array.dtype} of shape {array.shape} instead of {shape}")
     return array

@@ -37,10 +37,19 @@ FAILURE_SCHEMA = pa.schema(
         ("message", pa.string()),
     ]
 )
+# DuckDB's own columns of a Parquet scan: position of the file in the list, of the row in its file.
+PLACE_COLUMNS = ("file_index", "file_row_number")
+# Names that begin like this are for columns of queries: no file's column may have one.
+PRIVATE = "_clipdre_"
 # clip-retrieval's name for a sample's key in its metadata.
 CLIP_RETRIEVAL_KEY = "image_path"
 
 MAX_MESSAGE = 500
+
+
+def is_private(name: str) -> bool:
+    """Return whether a file's column of this name would hide one of our own, as SQL reads names."""
+    return name.lower().startswith(PRIVATE) or name.lower() in PLACE_COLUMNS
 
 
 def key_hash(shard: str, key: str, occurrence: int = 0) -> int:

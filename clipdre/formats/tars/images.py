@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, cast
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
+from clipdre.formats.tars.budget import Budget
+from clipdre.formats.tars.limits import ImageError, check_limits
 from clipdre.formats.tars.samples import Reason
 
 # Pillow guesses the format from the content. No other decoder may see untrusted bytes.
@@ -28,17 +33,25 @@ FIRST_BYTES = 1024
 # Brightest value of 12-bit colours among the upper 8 of 16 bits, plus one.
 LOW_BITS = 16
 ORIENTATION = 0x0112
-QUARTER_TURNS = range(5, 9)
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = [TURNS[orientation] for orientation in range(5, 9)]
+# Pixels that are converted together: conversions take many times the memory of their pixels.
+STRIP = 1 << 20
+# Pillow asks for memory in such blocks. glibc returns blocks above 32 MB to the system as soon as
+# they are free, but keeps smaller ones for the thread that used them.
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
+# Bytes that this process decodes at the same time; a larger image is decoded alone.
+DECODING = Budget(max(1 << 30, (os.cpu_count() or 1) << 26))
 # Memory addresses in Pillow's messages are not reproducible.
 ADDRESS = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
-
-
-class ImageError(Exception):
-    """An image that cannot be used, and the reason."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 @contextmanager
@@ -93,18 +106,24 @@ def decode_image(
     ImageError
         If the image cannot be used; `reason` is the reason.
     """
+    with decoded_image(
+        data, max_pixels=max_pixels, max_aspect_ratio=max_aspect_ratio, smallest=smallest
+    ) as found:
+        return found
+
+
+@contextmanager
+def decoded_image(
+    data: bytes, *, max_pixels: int, max_aspect_ratio: float, smallest: int | None = None
+) -> Iterator[DecodedImage]:
+    """Yield what `decode_image` returns; its memory counts as used until the context ends."""
     with _image_errors(data):
-        image = Image.open(io.BytesIO(data), formats=DECODERS)
-        width, height = image.size
-        _check_size(width, height, max_pixels, max_aspect_ratio)
-        if smallest is not None:
-            image.draft(image.mode, (smallest, smallest))
-        deep = image.format == "PNG" and ";16B" in str(image.tile)
-        image.load()
-        if deep and not image.mode.startswith("I"):
-            _check_depth(image)
-        upright, turned = _upright(_with_used_alpha(image))
-        return DecodedImage(_to_rgb(upright), *((height, width) if turned else (width, height)))
+        image = _opened(data)
+        nbytes = check_limits(image, data, max_pixels, max_aspect_ratio)
+    with DECODING.held(nbytes):
+        with _image_errors(data):
+            found = _decoded(image, smallest)
+        yield found
 
 
 def check_image(data: bytes, *, max_pixels: int, max_aspect_ratio: float) -> None:
@@ -115,56 +134,85 @@ def check_image(data: bytes, *, max_pixels: int, max_aspect_ratio: float) -> Non
     ImageError
         If the header alone shows that `decode_image` would raise it.
     """
-    with _image_errors(data), Image.open(io.BytesIO(data), formats=DECODERS) as image:
-        _check_size(image.width, image.height, max_pixels, max_aspect_ratio)
+    with _image_errors(data), _opened(data) as image:
+        check_limits(image, data, max_pixels, max_aspect_ratio)
 
 
-def _check_size(width: int, height: int, max_pixels: int, max_aspect_ratio: float) -> None:
-    if width * height > max_pixels:
-        message = f"{width} x {height} pixels, above the limit of {max_pixels}"
-        raise ImageError(Reason.IMAGE_TOO_LARGE, message)
-    if max(width, height) > max_aspect_ratio * min(width, height):
-        # Scaling the shorter side to the model's size would make the longer one enormous.
-        message = f"{width} x {height} pixels, above the aspect ratio of {max_aspect_ratio:g}"
-        raise ImageError(Reason.EXTREME_ASPECT_RATIO, message)
+def _opened(data: bytes) -> ImageFile:
+    return Image.open(io.BytesIO(data), formats=DECODERS)
 
 
-def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Return the image as it is meant to be seen, and whether it lay on its side."""
+def _decoded(image: ImageFile, smallest: int | None) -> DecodedImage:
+    width, height = image.size
+    if smallest is not None:
+        image.draft(image.mode, (smallest, smallest))
+    deep = image.format == "PNG" and ";16B" in str(image.tile)
+    image.load()
+    if deep and not image.mode.startswith("I"):
+        _check_depth(image)
+    turn = _turn(image)
+    rgb = _to_rgb(image)
+    if rgb is not image:
+        image.close()  # so that its pixels are not in memory during a turn
+    if turn is None:
+        return DecodedImage(rgb, width, height)
+    sideways = turn in SIDEWAYS
+    return DecodedImage(rgb.transpose(turn), *((height, width) if sideways else (width, height)))
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what makes the image upright."""
     try:
-        orientation = image.getexif().get(ORIENTATION, 1)
-        if orientation == 1:
-            return image, False
-        return ImageOps.exif_transpose(image), orientation in QUARTER_TURNS
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # the pixels are fine even if the EXIF block is broken
-        return image, False
+        return None
 
 
 def _check_depth(image: Image.Image) -> None:
     """Refuse 16-bit colours that use the low bits only: Pillow keeps the high eight."""
-    if 0 < max(_brightest(image, name) for name in image.getbands() if name != "A") < LOW_BITS:
+    colours = [image.getchannel(name) for name in image.getbands() if name != "A"]
+    if 0 < max(map(_brightest, colours)) < LOW_BITS:
         message = "its 16-bit colours use 12 bits or fewer, and only the upper 8 can be read"
         raise ImageError(Reason.UNREADABLE_IMAGE, message)
 
 
-def _brightest(image: Image.Image, band: str) -> int:
-    return int(np.asarray(image.getchannel(band)).max())
-
-
-def _with_used_alpha(image: Image.Image) -> Image.Image:
-    """Return the image without its alpha channel if that is a BMP's that nobody filled."""
-    if image.format == "BMP" and image.mode == "RGBA" and not _brightest(image, "A"):
-        return image.convert("RGB")
-    return image
+def _brightest(band: Image.Image) -> int:
+    return cast("tuple[int, int]", band.getextrema())[1]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip at 255 instead of scaling
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF)
-        used = max(8, int(values.max()).bit_length())  # 12 for many cameras and scanners
-        return Image.fromarray((values >> (used - 8)).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    convert = _conversion(image)
+    width, height = image.size
+    rows = max(1, STRIP // width)
+    if convert is None or rows >= height:
+        return image if convert is None else convert(image)
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        box = (0, top, width, min(top + rows, height))
+        rgb.paste(convert(image.crop(box)), box)
+    return rgb
+
+
+def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
+    """Return what converts any part of the image to RGB; None if nothing has to be done."""
+    if image.mode.startswith("I"):
+        return partial(_from_grey, brightest=_brightest(image))
+    unused = (
+        image.format == "BMP" and image.mode == "RGBA" and not _brightest(image.getchannel("A"))
+    )
+    if image.has_transparency_data and not unused:
+        return _on_white
+    return None if image.mode == "RGB" else partial(Image.Image.convert, mode="RGB")
+
+
+def _from_grey(image: Image.Image, brightest: int) -> Image.Image:
+    """Convert 16-bit grey: Pillow would clip at 255 instead of scaling."""
+    values = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF)
+    used = max(8, min(brightest, 0xFFFF).bit_length())  # 12 for many cameras and scanners
+    return Image.fromarray((values >> (used - 8)).astype(np.uint8)).convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    layer = image.convert("RGBA")
+    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, layer).convert("RGB")

@@ -10,6 +10,7 @@ from braceexpand import braceexpand
 
 from clipdre.config import ReadConfig
 from clipdre.errors import InputError
+from clipdre.formats.files.lines import split_lines
 from clipdre.formats.files.remote import is_remote
 from clipdre.formats.files.storage import open_source, unescaped_path
 from clipdre.formats.tars.captions import says_nothing
@@ -26,7 +27,7 @@ from clipdre.formats.tars.samples import (
     printable,
 )
 from clipdre.formats.tars.stated import stated_count
-from clipdre.formats.tars.tar import Member
+from clipdre.formats.tars.tar import SPARSE_FILE, Member
 from clipdre.words import count
 
 # Failures of an archive, not of one of its samples.
@@ -45,8 +46,8 @@ def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[s
     """Return the paths and URLs of the shards that `arguments` name, in order.
 
     Each argument is a folder (its tars, sorted by name), a tar, a glob, a brace pattern, a URL, or
-    ``-``, which stands for the lines of `stdin`. Bytes that are not UTF-8 are escaped, see
-    `clipdre.formats.files.storage.unescaped_path`.
+    ``-``, which stands for the lines of `stdin`, see `clipdre.formats.files.lines`. Bytes that are
+    not UTF-8 are escaped, see `clipdre.formats.files.storage.unescaped_path`.
 
     Raises
     ------
@@ -56,8 +57,8 @@ def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[s
     urls: list[str] = []
     for argument in arguments:
         if argument == "-":
-            lines = [line.strip() for line in stdin]
-            urls += [url for line in lines if line for url in _expand(line)]
+            lines = split_lines("".join(stdin))
+            urls += [url for line in lines for url in _expand(line.strip())]
         else:
             urls += _expand(argument)
     if not urls:
@@ -125,8 +126,10 @@ def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure | No
                 damage = isinstance(record, Failure) and record.reason in DAMAGE
                 found += not damage and not isinstance(record, Note)
                 yield record
-    except (InputError, OSError) as error:
-        yield Failure("", 0, Stage.READ, Reason.UNREADABLE_SHARD, str(error))
+    except Exception as error:  # whatever one shard does to the reader, the others are read
+        known = isinstance(error, InputError | OSError)
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        yield Failure("", 0, Stage.READ, Reason.UNREADABLE_SHARD, message)
         return
     stated = stated_count(url, shard_name(url))
     if stated is not None and found < stated.samples:
@@ -146,7 +149,10 @@ def iter_samples(file: BinaryIO, config: ReadConfig) -> Iterator[Sample | Failur
 
 def _add(group: Group, member: Member, config: ReadConfig) -> None:
     is_image = member.suffix in config.image_suffixes
-    if not is_image and member.suffix not in (config.caption_suffix, "json"):
+    is_caption = member.suffix == config.caption_suffix and config.caption_field is None
+    used = is_image or is_caption or member.suffix == "json"
+    # Whoever reads the kept sample would also read the map of a sparse file, however long.
+    if not used and member.odd != SPARSE_FILE:
         return
     if member.odd:
         message = f"its {member.suffix} member is {member.odd}, not a regular file"
@@ -157,11 +163,19 @@ def _add(group: Group, member: Member, config: ReadConfig) -> None:
         message = f"{member.suffix} member of {member.size} bytes, above the limit of {limit}"
         group.fail(Reason.MEMBER_TOO_LARGE, message)
         return
+    if is_caption and member.size > config.max_caption_bytes:
+        _fail_long_caption(group, member.size, config)
+        return
     slot = "image" if is_image else member.suffix
     if slot in group.content:
         group.fail(Reason.DUPLICATE_MEMBER, f"more than one {slot} member")
         return
     group.content[slot] = member.read()
+
+
+def _fail_long_caption(group: Group, size: int, config: ReadConfig) -> None:
+    message = f"caption of {size} bytes, above the limit of {config.max_caption_bytes}"
+    group.fail(Reason.CAPTION_TOO_LARGE, message)
 
 
 def _finish(group: Group, config: ReadConfig) -> Sample | Failure:
@@ -206,8 +220,7 @@ def _caption(group: Group, metadata: dict[str, object], config: ReadConfig) -> s
             return None
     size = len(text.encode("utf-8", "backslashreplace"))
     if size > config.max_caption_bytes:
-        message = f"caption of {size} bytes, above the limit of {config.max_caption_bytes}"
-        group.fail(Reason.CAPTION_TOO_LARGE, message)
+        _fail_long_caption(group, size, config)
         return None
     if says_nothing(text):
         group.fail(Reason.EMPTY_CAPTION, "caption is empty, blank or invisible")

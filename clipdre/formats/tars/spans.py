@@ -21,23 +21,18 @@ from clipdre.formats.files.storage import (
     is_compressed,
     open_source,
 )
+from clipdre.formats.tars.headers import BLOCK, parsed, plain_names
 from clipdre.formats.tars.samples import printable
 from clipdre.formats.tars.tar import (
     COMPRESSION_ERRORS,
+    SPARSE_FILE,
     BrokenTarError,
     Gap,
     Member,
     iter_members,
-    split_name,
 )
-from clipdre.words import count
 
-BLOCK = 512
 RECORD = 20 * BLOCK
-# Offsets of the size, the type and the name's prefix in a header; lengths of a name and a size.
-SIZE, TYPE, PREFIX, NAME, DIGITS = 124, 156, 345, 100, 11
-REGULAR = ord("0")
-OCTAL = b"01234567"
 # Bytes per read, and the largest gap that is read through instead of sending another request.
 CHUNK = 2 * 1024 * 1024
 REMOTE_CHUNK = 32 * 1024 * 1024
@@ -78,10 +73,10 @@ class Source:
         """
         now = identify(self.url)
         if now != SourceIdentity(self.nbytes, self.modified or now.modified):
-            sizes = f"{count(self.nbytes, 'byte')} then, {now.nbytes:,} now"
-            difference = sizes if now.nbytes != self.nbytes else "same size, another time of change"
             raise InputError(
-                f"{redacted(self.url)} has changed since it was scored ({difference})", SCORE_AGAIN
+                f"{redacted(self.url)} has changed since it was scored "
+                f"({now.difference(self.nbytes)})",
+                SCORE_AGAIN,
             )
 
     @contextmanager
@@ -223,8 +218,9 @@ def checked(span: memoryview, key: str, shard: str) -> memoryview:
     InputError
         If there is another header: the shard was replaced, although size and time of change agree.
     """
-    names, start = _plain_names(span), key.encode() + b"."
-    if names and all(name.startswith(start) for name in names):
+    # The fast path: a span of another kind is taken apart below.
+    names, end = plain_names(lambda at: bytes(span[at : at + BLOCK]))
+    if names and end == len(span) and all(name.startswith(f"{key}.") for name in names):
         return span
     members = _members(span)
     keys = [printable(member.key) for member in members]
@@ -236,29 +232,6 @@ def checked(span: memoryview, key: str, shard: str) -> memoryview:
         )
     kept = [span[member.offset : member.end] for member in members]
     return span if sum(map(len, kept)) == len(span) else memoryview(b"".join(kept))
-
-
-def member_suffixes(span: memoryview | bytes) -> set[str]:
-    """Return the suffixes of a sample's members, in lower case."""
-    names = _plain_names(span)
-    if names is None:
-        return {member.suffix for member in _members(span)}
-    return {split_name(name.decode("utf-8", "surrogateescape"))[1] for name in names}
-
-
-def _plain_names(span: memoryview | bytes) -> list[bytes] | None:
-    """Return the names of all members if they are regular files with short names, else None.
-
-    This is the fast path: it parses few fields of each header, and gives None if in doubt.
-    """
-    names, at = [], 0
-    while at + BLOCK <= len(span):
-        size = bytes(span[at + SIZE : at + SIZE + DIGITS])
-        if span[at + TYPE] != REGULAR or span[at + PREFIX] or size.strip(OCTAL):
-            return None
-        names.append(bytes(span[at : at + NAME]).partition(b"\0")[0])
-        at += BLOCK - int(size, 8) // -BLOCK * BLOCK
-    return names if at == len(span) else None
 
 
 def _members(span: memoryview | bytes) -> list[Member]:
@@ -281,21 +254,18 @@ def renamed(span: memoryview, key: str, shard: str) -> bytes:
         If a member cannot be rewritten because it is a sparse file.
     """
     out = bytearray()
-    with tarfile.open(fileobj=io.BytesIO(span), mode="r:", errors="surrogateescape") as tar:
-        for info in tar:
-            if info.issparse():
-                raise InputError(
-                    f"{info.name!r} in {shard} is a sparse file and cannot be renamed",
-                    "write the file itself into the tar",
-                )
-            _, dot, suffix = info.name[len(split_name(info.name)[0]) :].partition(".")
-            info.name = key + dot + suffix
-            headers = dict(info.pax_headers)
-            headers.pop("path", None)  # it would override the new name
-            info.pax_headers = headers
-            size = -(-info.size // BLOCK) * BLOCK if info.isreg() else 0
-            out += info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-            out += span[info.offset_data : info.offset_data + size]
+    for member in _members(span):
+        if member.odd == SPARSE_FILE:
+            raise InputError(
+                f"{member.name!r} in {shard} is a sparse file and cannot be renamed",
+                "write the file itself into the tar",
+            )
+        # Without its extension headers: they would override the new name.
+        info = parsed(bytes(span[member.data - BLOCK : member.data]))
+        info.name = key + member.name[len(member.key) :]
+        info.size = member.size
+        out += info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+        out += span[member.data : member.end]
     return bytes(out)
 
 

@@ -8,32 +8,29 @@ import tarfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from os import SEEK_END
-from typing import BinaryIO, Self
+from functools import partial
+from typing import BinaryIO, NamedTuple
 
+from clipdre.formats.tars.headers import BLOCK, GLOBAL, Header, parsed, read_header
 from clipdre.formats.tars.samples import Reason
 
-BLOCK = 512
 # Names that webdataset passes over at the top of an archive, such as ``__meta__``.
 META = re.compile(r"__[^/]*__($|/)")
+SPARSE_FILE, GLOBAL_HEADER = "a sparse file", "a global header"
+ODD = {
+    **dict.fromkeys(tarfile.REGULAR_TYPES, ""),
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.LNKTYPE: "a hard link",
+    GLOBAL: GLOBAL_HEADER,
+}
 MAGIC, MAGIC_AT = b"ustar", 257
-# tarfile reads extension headers into memory, and no real name needs more than this.
-MAX_EXTENSION = 64 * 1024
-EXTENSIONS = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
 # Bytes per step of the search for the next header.
 SEARCHED = 1 << 20
 COMPRESSION_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 COMPRESSIONS = {b"\x28\xb5\x2f\xfd": "zstd -d", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz"}
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One member of a tar.
 
     Attributes
@@ -41,8 +38,9 @@ class Member:
     name : str
     key, suffix : str
         Name up to the first dot of its last part, and the rest in lower case.
-    offset, end : int
-        Byte span, including extension headers (PAX, GNU long names) and padding.
+    offset, data, end : int
+        Byte span, including extension headers (PAX, GNU long names) and padding, and where in it
+        the content begins.
     size : int
         Size of the content in bytes.
     odd : str
@@ -55,6 +53,7 @@ class Member:
     key: str
     suffix: str
     offset: int
+    data: int
     end: int
     size: int
     odd: str
@@ -62,11 +61,12 @@ class Member:
 
     @property
     def passed_over(self) -> bool:
-        """Whether it belongs to no sample: hidden, or metadata of webdataset.
+        """Whether it belongs to no sample: hidden, metadata of webdataset, or a global header.
 
         macOS writes an AppleDouble member ``._NAME`` before each ``NAME``, and ``.DS_Store``.
         """
-        return self.name.rpartition("/")[2].startswith(".") or META.match(self.name) is not None
+        hidden = self.name.rpartition("/")[2].startswith(".")
+        return hidden or META.match(self.name) is not None or self.odd == GLOBAL_HEADER
 
 
 @dataclass(frozen=True)
@@ -92,34 +92,6 @@ class BrokenTarError(Exception):
         super().__init__(message)
         self.offset = offset
         self.reason = reason
-
-
-class _CheckedTarInfo(tarfile.TarInfo):
-    """A header reader that rejects hostile headers and records why reading stopped.
-
-    On its own, tarfile treats garbage as the end, follows negative sizes backwards, and reads
-    extension headers of any size into memory.
-    """
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        info = super().frombuf(buf, encoding, errors)
-        if info.size < 0:
-            raise tarfile.InvalidHeaderError("negative size")  # type: ignore[attr-defined]
-        if info.type in EXTENSIONS and info.size > MAX_EXTENSION:
-            message = f"extension header of {info.size} bytes"
-            raise tarfile.InvalidHeaderError(message)  # type: ignore[attr-defined]
-        return info
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tar)
-        except (tarfile.TarError, ValueError, RecursionError) as error:
-            tar.end_reason = error  # type: ignore[attr-defined]
-            if isinstance(error, tarfile.TarError):
-                raise
-            raise tarfile.SubsequentHeaderError(str(error)) from error  # type: ignore[attr-defined]
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -160,47 +132,43 @@ def iter_members(file: BinaryIO) -> Iterator[Member | Gap | NoEnd]:
         at = found
 
 
-def _members(file: BinaryIO, at: int) -> Generator[Member, None, tuple[int, Exception | None]]:
+def _members(
+    file: BinaryIO, at: int
+) -> Generator[Member | Gap, None, tuple[int, tarfile.HeaderError]]:
     """Yield the members from byte `at` on; return where they end, and why."""
-    start = end = at
-    try:
-        file.seek(at)
-        tar = tarfile.open(  # noqa: SIM115 (the file is the caller's)
-            fileobj=file, mode="r:", tarinfo=_CheckedTarInfo, errors="surrogateescape"
-        )
-        while (info := tar.next()) is not None:
-            # tarfile remembers every member, and a shard may hold millions.
-            tar.members.clear()  # type: ignore[attr-defined]
-            start, end = info.offset, tar.offset
-            if end <= start:
-                raise BrokenTarError(f"the header at byte {start} points backwards", start)
-            if not info.isdir():
-                name = split_name(info.name)
-                yield Member(
-                    info.name, *name, start, end, info.size, _odd(info), _reader(tar, info)
-                )
-    except tarfile.ReadError as error:
-        if _size(file, start) < end:  # the last member is the broken one: it is cut short
-            raise BrokenTarError(str(error), start) from error
-        return end, error
-    except COMPRESSION_ERRORS as error:
-        raise BrokenTarError(f"the compressed archive is damaged: {error}", start) from error
-    return end, getattr(tar, "end_reason", None)
+    start = at
+    file.seek(at)
+    while True:
+        try:
+            header = read_header(_first_block(file, at, start), at, file.read)
+        except tarfile.HeaderError as reason:
+            return at, reason
+        except COMPRESSION_ERRORS as error:
+            raise BrokenTarError(f"the compressed archive is damaged: {error}", start) from error
+        start, at = at, header.end
+        if header.problem:
+            yield Gap(start, at, header.problem)
+        elif header.type != tarfile.DIRTYPE:
+            key, suffix = split_name(header.name)
+            place = start, header.data, at, header.size
+            yield Member(
+                header.name, key, suffix, *place, _odd(header), partial(_content, file, header)
+            )
 
 
-def _size(file: BinaryIO, start: int) -> int:
-    try:
-        return file.seek(0, SEEK_END)
-    except COMPRESSION_ERRORS as error:
-        raise BrokenTarError(f"the compressed archive is damaged: {error}", start) from error
+def _first_block(file: BinaryIO, at: int, start: int) -> bytes:
+    """Return the block at `at`; `BrokenTarError` if the member at `start` is cut short."""
+    if file.tell() == at:
+        return file.read(BLOCK)
+    file.seek(at - 1)
+    block = file.read(1 + BLOCK)
+    if not block:
+        raise BrokenTarError("unexpected end of data", start)
+    return block[1:]
 
 
-def _odd(info: tarfile.TarInfo) -> str:
-    if info.issparse():
-        return "a sparse file"
-    if info.issym() or info.islnk():
-        return "a symbolic link" if info.issym() else "a hard link"
-    return "" if info.isreg() else "a special file"
+def _odd(header: Header) -> str:
+    return SPARSE_FILE if header.sparse else ODD.get(header.type, "a special file")
 
 
 def _no_header(file: BinaryIO, end: int, reason: str) -> BrokenTarError:
@@ -241,25 +209,19 @@ def _find_header(file: BinaryIO, start: int) -> tuple[int | None, bool]:
 
 def _is_header(block: bytes) -> bool:
     try:
-        _CheckedTarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except (tarfile.TarError, ValueError):
+        parsed(block)
+    except tarfile.HeaderError:
         return False
     return True
 
 
-def _reader(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[], bytes]:
-    def read() -> bytes:
-        file = tar.fileobj
-        assert file is not None  # open for reading
-        try:
-            file.seek(info.offset_data)
-            data = file.read(info.size)
-        except COMPRESSION_ERRORS as error:
-            message = f"the compressed archive is damaged within {info.name!r}: {error}"
-            raise BrokenTarError(message, info.offset) from error
-        if len(data) != info.size:
-            message = f"the archive ends within {info.name!r}"
-            raise BrokenTarError(message, info.offset)
-        return data
-
-    return read
+def _content(file: BinaryIO, header: Header) -> bytes:
+    try:
+        file.seek(header.data)
+        data = file.read(header.size)
+    except COMPRESSION_ERRORS as error:
+        message = f"the compressed archive is damaged within {header.name!r}: {error}"
+        raise BrokenTarError(message, header.start) from error
+    if len(data) != header.size:
+        raise BrokenTarError(f"the archive ends within {header.name!r}", header.start)
+    return data

@@ -1,3 +1,4 @@
+import errno
 import gzip
 import os
 import subprocess
@@ -19,6 +20,7 @@ from clipdre.formats.files.storage import (
     is_unfinished,
     open_source,
     remove_unfinished,
+    remove_unfinished_of,
     shared,
 )
 
@@ -179,12 +181,16 @@ class TestRemoveUnfinished:
             remove_unfinished(tmp_path)
             assert os.listdir(tmp_path) == []
 
-    def test_everyone_includes_live_writers_and_other_hosts(self, tmp_path):
+    def test_the_lock_includes_live_writers_and_other_hosts(self, tmp_path):
         with child(WRITING, tmp_path / "a.npy") as (_, name):
             (tmp_path / ELSEWHERE).write_text("half")
             remove_unfinished(tmp_path)
             assert sorted(os.listdir(tmp_path)) == sorted([name, ELSEWHERE])
-            remove_unfinished(tmp_path, everyone=True)
+            with shared(tmp_path):
+                remove_unfinished(tmp_path)
+            assert sorted(os.listdir(tmp_path)) == sorted([name, ELSEWHERE])
+            with exclusive(tmp_path):
+                remove_unfinished(tmp_path)
             assert os.listdir(tmp_path) == []
 
     def test_keeps_what_this_process_is_writing(self, tmp_path, monkeypatch):
@@ -192,7 +198,8 @@ class TestRemoveUnfinished:
         with committed(tmp_path / "a.npy") as temporary:
             temporary.write_text("whole")
             remove_unfinished(type(tmp_path)())
-            remove_unfinished(tmp_path, everyone=True)
+            with exclusive(tmp_path):
+                remove_unfinished(tmp_path)
         assert os.listdir(tmp_path) == ["a.npy"]
 
     def test_removes_files_of_an_earlier_process_with_the_same_id(self, tmp_path):
@@ -225,7 +232,8 @@ class TestRemoveUnfinished:
     )
     def test_keeps_files_under_other_names(self, tmp_path, name):
         (tmp_path / name).write_text("mine")
-        remove_unfinished(tmp_path, everyone=True)
+        with exclusive(tmp_path):
+            remove_unfinished(tmp_path)
         assert os.listdir(tmp_path) == [name]
 
     def test_keeps_folders_links_and_pipes(self, tmp_path):
@@ -234,7 +242,8 @@ class TestRemoveUnfinished:
         (tmp_path / "precious").write_text("x")
         (tmp_path / f"{ELSEWHERE}.link").symlink_to(tmp_path / "precious")
         before = sorted(os.listdir(tmp_path))
-        remove_unfinished(tmp_path, everyone=True)
+        with exclusive(tmp_path):
+            remove_unfinished(tmp_path)
         assert sorted(os.listdir(tmp_path)) == before
         assert (tmp_path / "precious").exists()
 
@@ -243,25 +252,75 @@ class TestRemoveUnfinished:
         for folder in folders:
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
             (tmp_path / folder / ELSEWHERE).write_text("half")
-        remove_unfinished(tmp_path, "scores", "columns/*", "none", "none/*", everyone=True)
+        with exclusive(tmp_path):
+            remove_unfinished(tmp_path, "scores", "columns/*", "none", "none/*")
         left = [folder for folder in folders if (tmp_path / folder / ELSEWHERE).exists()]
         assert left == ["scores/deep", "mine"]
 
     @pytest.mark.parametrize("pattern", ["scores", "*", "scores/*"])
-    def test_does_not_follow_linked_folders(self, tmp_path, pattern):
+    def test_does_not_follow_linked_folders(self, tmp_path, pattern, monkeypatch):
         outside = tmp_path / "outside"
         (outside / "deep").mkdir(parents=True)
         for folder in (outside, outside / "deep"):
             (folder / ELSEWHERE).write_text("half")
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "scores").symlink_to(outside)
-        remove_unfinished(tmp_path / "out", pattern, everyone=True)
+        monkeypatch.setattr(storage, "_exclusive", {tmp_path / "out"})  # it would be refused
+        remove_unfinished(tmp_path / "out", pattern)
         assert (outside / ELSEWHERE).exists()
         assert (outside / "deep" / ELSEWHERE).exists()
 
     def test_missing_folder_is_ignored(self, tmp_path):
-        remove_unfinished(tmp_path / "none", "scores", everyone=True)
+        remove_unfinished(tmp_path / "none", "scores")
+        remove_unfinished_of(tmp_path / "none" / "a.npy")
         assert not (tmp_path / "none").exists()
+
+    def test_leftovers_of_one_file_are_removed_with_their_dead_writers(self, tmp_path):
+        name = "x" * 60 + ".parquet"
+        others = [ELSEWHERE, f".unfinished-{HOST}-999999999-0123abcd-b.npy"]
+        for other in others:
+            (tmp_path / other).write_text("half")
+        with child(WRITING, tmp_path / name) as (process, leftover):
+            remove_unfinished_of(tmp_path / name)
+            assert (tmp_path / leftover).exists()
+            process.kill()
+            process.wait()
+            remove_unfinished_of(tmp_path / name)
+            assert sorted(os.listdir(tmp_path)) == sorted(others)
+
+
+@pytest.mark.parametrize("lock", [exclusive, shared])
+class TestWithoutLocks:
+    """File systems such as some mounts of Lustre and NFS."""
+
+    @pytest.fixture(params=["ENOSYS", "ENOLCK", "EOPNOTSUPP"], autouse=True)
+    def no_locks(self, request, monkeypatch):
+        def refuse(handle, operation):
+            code = getattr(errno, request.param)
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(storage.fcntl, "flock", refuse)
+        storage._warn_of_no_locks.cache_clear()
+
+    def test_a_run_continues_with_one_warning(self, tmp_path, lock):
+        with pytest.warns(UserWarning, match="has no locks"), lock(tmp_path / "a"):
+            (tmp_path / "a" / "file").write_text("x")
+        with lock(tmp_path / "b"):  # pytest turns a second warning into an error
+            pass
+        assert os.listdir(tmp_path / "a") == ["file"]
+
+    @pytest.mark.filterwarnings("ignore:the file system")
+    def test_nothing_shows_that_other_writers_are_gone(self, tmp_path, lock):
+        (tmp_path / ELSEWHERE).write_text("half")
+        with lock(tmp_path):
+            remove_unfinished(tmp_path)
+        assert os.listdir(tmp_path) == [ELSEWHERE]
+
+    @pytest.mark.filterwarnings("ignore:the file system")
+    def test_folder_is_removed_if_nothing_was_written(self, tmp_path, lock):
+        with lock(tmp_path / "out"):
+            pass
+        assert not (tmp_path / "out").exists()
 
 
 class TestLocks:
@@ -340,6 +399,14 @@ class TestLocks:
         link.parent.mkdir(parents=True)
         link.symlink_to(elsewhere)
         with pytest.raises(OutputError, match="is a symbolic link"), lock(tmp_path / "out"):
+            pass
+
+    def test_other_errors_are_output_errors(self, tmp_path, monkeypatch):
+        def refuse(handle, operation):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(storage.fcntl, "flock", refuse)
+        with pytest.raises(OutputError, match=r"cannot lock .*: Input/output"), exclusive(tmp_path):
             pass
 
     def test_file_in_place_of_the_folder_is_refused(self, tmp_path):

@@ -1,3 +1,6 @@
+import os
+import resource
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -5,6 +8,7 @@ import pytest
 import torch
 
 from clipdre.core.modality import Modality
+from clipdre.errors import ScoresError
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool, embedding_files
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA
 from tests.core.oracle import unit_rows
@@ -105,3 +109,45 @@ def test_empty_pools_and_ranges_have_no_rows(stored):
     empty = StoredPool(files[1:2])
     assert (len(empty), empty.dim) == (0, 16)
     assert list(empty.tiles(Modality.TEXT, 4)) == []
+
+
+def test_no_file_stays_open_or_mapped(stored):
+    files, vectors = stored
+    opened = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 3, hard))
+    try:
+        pool = StoredPool(files * 20)
+        tiles = torch.cat([tile for _, tile in pool.tiles(Modality.IMAGE, 7)])
+        taken = pool.take(Modality.TEXT, np.arange(0, len(pool), 5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert torch.equal(tiles, vectors.repeat(20, 1))
+    assert torch.equal(taken, -vectors.repeat(20, 1)[::5])
+    with open("/proc/self/maps") as maps:
+        assert ".npy" not in maps.read()
+
+
+@pytest.mark.parametrize("change", ["shorter", "longer", "other", "missing"])
+def test_damaged_vectors_are_refused(stored, change):
+    files, _ = stored
+    path = files[2].array(Modality.TEXT)
+    content = path.read_bytes()
+    path.unlink()
+    if change != "missing":
+        path.write_bytes({"shorter": content[:-1], "longer": content * 2, "other": b"x"}[change])
+    with pytest.raises(ScoresError, match=r"text_emb_2\.npy is damaged"):
+        StoredPool(files).read(Modality.TEXT, 0, 12)
+
+
+@pytest.mark.parametrize("array", [np.zeros((3, 16)), np.zeros(48, np.float16), b"", None])
+def test_other_arrays_in_the_place_of_vectors_are_refused(stored, array):
+    files, _ = stored
+    path = files[2].array(Modality.IMAGE)
+    path.unlink()
+    if isinstance(array, bytes):
+        path.write_bytes(array)
+    elif array is not None:
+        np.save(path, array)
+    with pytest.raises(ScoresError, match=r"img_emb_2\.npy is damaged"):
+        StoredPool(files)

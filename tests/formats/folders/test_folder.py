@@ -18,7 +18,7 @@ def test_a_run_finds_its_files(scored):
     assert len(found) == 6
     assert folder.embeddings.is_dir()
     assert folder.reference.is_dir()
-    assert not folder.columns.exists()
+    assert [path.name for path in folder.columns.iterdir()] == ["near-duplicates"]
 
 
 def test_counts_failures_by_reason(tmp_path):

@@ -71,6 +71,14 @@ def test_reads_datacomp_metadata(datacomp, architecture, first):
     }
 
 
+@pytest.mark.parametrize("name", ["Similarity", "KEY", "File_Index", "_clipdre_by_0"])
+def test_names_that_sql_would_take_for_ours_get_a_prefix(datacomp, name):
+    table = {"uid": ["a", "b", "c"], name: [1, 2, 3]}
+    pq.write_table(pa.table(table), datacomp / "b.parquet")
+    _, _, found = DataCompLayout(datacomp, "l14").read(datacomp / "b.parquet")
+    assert found.column_names == ["uid", f"source_{name}", "key"]
+
+
 @pytest.mark.parametrize("names", [("text", "caption"), ("caption", "text")])
 def test_the_layouts_own_column_wins_over_one_of_our_name(datacomp, names):
     table = {"uid": ["a", "b", "c"]} | {name: [name] * ROWS for name in names}

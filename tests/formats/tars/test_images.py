@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from clipdre.formats.tars.images import DECODERS, ORIENTATION, ImageError, decode_image
 from clipdre.formats.tars.samples import Reason
@@ -225,3 +225,30 @@ def test_fast_decoding_reports_the_upright_size_of_rotated_images():
     found = decode_image(data, max_pixels=10**7, max_aspect_ratio=9, smallest=64)
     assert (found.width, found.height) == (999, 1000)
     assert found.image.size == (125, 125)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_images_converted_in_strips_are_what_they_are_as_a_whole(mode, monkeypatch):
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(RAMP.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = Image.effect_noise((64, 48), 90).convert("RGBA").convert(mode)
+    if mode in ("LA", "RGBA"):
+        image.putalpha(RAMP.convert("L"))
+    options = {"transparency": 7} if mode == "P" else {}
+    data = encoded(image, "JPEG" if mode == "CMYK" else "PNG", **options)
+    whole = decode(data)
+    for strip in (1, 64, 64 * 7):
+        monkeypatch.setattr("clipdre.formats.tars.images.STRIP", strip)
+        assert decode(data).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_turns_are_those_of_pillow(orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encoded(RAMP, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    found = decode_image(data, max_pixels=10_000_000, max_aspect_ratio=200.0)
+    assert (found.width, found.height) == upright.size
+    assert found.image.tobytes() == upright.tobytes()

@@ -1,14 +1,19 @@
+import gzip
 import os
+import tarfile
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from clipdre.config import ReadConfig
+from clipdre.doctor import diagnose
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify
 from clipdre.formats.tars.samples import Failure, Reason, Sample
 from clipdre.formats.tars.shards import expand_shards, iter_samples, read_samples, shard_name
-from tests.helpers import pair, png, write_tar
+from tests.corpus import extension, padded, raw, signed, special
+from tests.helpers import pair, peak_memory, png, read_failures, tiny_score, write_tar
 
 
 def read(path, **options):
@@ -36,6 +41,12 @@ class TestExpandShards:
         assert expand_shards([f"{folder}/00001.tar"]) == [f"{folder}/00001.tar"]
         lines = [f"{folder}/00001.tar\n", "\n", f"{folder}/00010.tar\n"]
         assert [shard_name(url) for url in expand_shards(["-"], lines)] == ["00001", "00010"]
+
+    @pytest.mark.parametrize("text", ["{0}\0{1}\0", "\ufeff{0}\r\n\r\n{1}", " {0} \n{1}\n"])
+    def test_stdin_may_come_from_any_tool(self, folder, text):
+        text = text.format(f"{folder}/00001.tar", f"{folder}/00010.tar")
+        urls = expand_shards(["-"], text.splitlines(keepends=True))
+        assert [shard_name(url) for url in urls] == ["00001", "00010"]
 
     @pytest.mark.parametrize(
         ("argument", "message"),
@@ -174,3 +185,60 @@ class TestIterSamples:
         sample, failure = read(path)
         assert sample == good
         assert (failure.key, failure.reason, failure.offset) == ("", Reason.BROKEN_TAR, good.nbytes)
+
+
+READ = """
+import sys
+from clipdre.config import ReadConfig
+from clipdre.formats.tars.shards import read_samples
+before = peak()
+print(len(list(read_samples(sys.argv[1], ReadConfig()))), peak() - before)
+"""
+
+
+@pytest.mark.parametrize("version", ["1.0", "old"])
+def test_maps_of_sparse_files_take_no_memory(tmp_path, version):
+    """A few kB of gzip: 20 MB of map are 10 million numbers."""
+    nbytes = 20 << 20
+    if version == "1.0":
+        fields = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
+        content = b"99999999\n" + b"1\n" * (nbytes // 2)
+        header = extension(fields) + special("b.txt", tarfile.REGTYPE, size=len(content)).tobuf()
+        sparse = header + padded(content)
+    else:
+        header = special("b.txt", tarfile.GNUTYPE_SPARSE).tobuf()
+        number = b"0" * 10 + b"1\0"
+        block = number * 42 + b"\1" + b"\0" * 7
+        sparse = signed(header[:482] + b"\1" + header[483:]) + block * (nbytes // 512)
+        sparse += b"\0" * 512
+    parts = [raw(pair("a")), raw([("b.png", png())]), sparse, raw(pair("c")), b"\0" * 1024]
+    with gzip.open(tmp_path / "a.tar.gz", "wb") as file:
+        file.write(b"".join(parts))
+    samples, used = peak_memory(READ, tmp_path / "a.tar.gz")
+    assert samples == 3
+    assert used < 10 << 20
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError, ZeroDivisionError, InputError])
+def test_whatever_one_shard_raises_the_others_are_read(tmp_path, monkeypatch, error):
+    """In `score` and `doctor` alike; samples read before the error are kept."""
+    (tmp_path / "pool").mkdir()
+    for name in "abc":
+        path = tmp_path / "pool" / f"{name}.tar"
+        write_tar(path, [*pair(f"{name}0"), *pair(f"{name}1", seed=1)])
+
+    def raising(file, config):
+        yield from islice(iter_samples(file, config), 1 if file.name.endswith("b.tar") else 9)
+        if file.name.endswith("b.tar"):
+            raise error("no reader can foresee this")
+
+    monkeypatch.setattr("clipdre.formats.tars.shards.iter_samples", raising)
+    manifest = tiny_score(tmp_path / "pool", tmp_path / "s")
+    assert [shard.rows for shard in manifest.shards] == [2, 1, 2]
+    assert manifest.shards[1].failures == {"unreadable_shard": 1}
+    (failure,) = read_failures(tmp_path / "s", manifest)
+    assert "no reader can foresee this" in failure["message"]
+    found = diagnose(expand_shards([str(tmp_path / "pool")]), ReadConfig())
+    assert (found.samples, found.good, list(found.findings)) == (6, 5, ["unreadable_shard"])
+    monkeypatch.undo()
+    assert tiny_score(tmp_path / "pool", tmp_path / "s").rows == 6

@@ -18,6 +18,7 @@ from clipdre.formats.tars.spans import (
     end_archive,
     renamed,
 )
+from tests.corpus import extension, padded, raw, special
 from tests.helpers import write_tar
 
 
@@ -107,6 +108,18 @@ def test_members_that_are_passed_over_are_left_out(tmp_path, format, hidden):
             contents = [tar.extractfile(name).read() for name in names]
         assert [name[1:] for name in names] == [".png", ".txt"]
         assert contents == [b"png" * 300, b"red"]
+
+
+def test_renamed_members_keep_no_extension_header():
+    """Their fields may be anything: readers ignore most, but nobody could write them again."""
+    wild = {"mtime": "nan", "uid": "9" * 5000, "gid": "-1", "path": "k.png", "size": "3"}
+    odd = special("k.bin", b"Z", size=700).tobuf() + padded(b"z" * 700)
+    span = memoryview(extension(wild) + raw([("x", b"png")]) + odd + raw([("k.txt", b"red")]))
+    data = renamed(checked(span, "k", "a.tar"), "n", "a.tar")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert tar.getnames() == ["n.png", "n.bin", "n.txt"]
+        assert [tar.extractfile(name).read() for name in ("n.png", "n.txt")] == [b"png", b"red"]
+    assert b"PaxHeader" not in data
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 17, 18, 19, 20])

@@ -1,0 +1,52 @@
+"""Samples to the model's input, in any thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from clipdre.config import Decode, ReadConfig
+from clipdre.formats.tars.images import decoded_image
+from clipdre.formats.tars.limits import ImageError
+from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage
+from clipdre.models.encoder import Encoder
+
+# A JPEG is scaled down by its decoder to this multiple of the model's size or more: the pixels the
+# model sees then differ by less than 1 % of full scale (root mean square) from exact decoding.
+DETAIL = 2
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A sample whose image is ready for the model."""
+
+    sample: Sample
+    width: int
+    height: int
+    pixels: Tensor
+    tokens: Tensor
+
+
+def decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | Failure:
+    """Decode, preprocess and tokenize a sample; in any thread."""
+    try:
+        pixels, width, height = _pixels(sample, encoder, config)
+    except ImageError as error:
+        return Failure(sample.key, sample.offset, Stage.DECODE, error.reason, str(error))
+    tokens = encoder.tokenize(sample.caption)
+    if encoder.is_empty(tokens):
+        message = "the model's tokenizer finds no text in the caption"
+        return Failure(sample.key, sample.offset, Stage.DECODE, Reason.EMPTY_CAPTION, message)
+    return Decoded(replace(sample, image=b""), width, height, pixels, tokens)
+
+
+def _pixels(sample: Sample, encoder: Encoder, config: ReadConfig) -> tuple[Tensor, int, int]:
+    """Return the model's input, and the width and height of the image; `ImageError` if bad."""
+    with decoded_image(
+        sample.image,
+        max_pixels=config.max_pixels,
+        max_aspect_ratio=config.max_aspect_ratio,
+        smallest=DETAIL * encoder.image_size if config.decode is Decode.FAST else None,
+    ) as found:
+        return encoder.preprocess(found.image), found.width, found.height

@@ -1,0 +1,80 @@
+"""Groups of pairs that leave each other out of their references, numbered for a pool.
+
+A pair's own counterpart is always left out, so every pair has a group, most of them alone. Groups
+of several pairs are numbered from 0, those of a single pair follow: `lone(row, half)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from clipdre.core.stratified import HALVES
+
+Ints = npt.NDArray[np.int64]
+# A query that leaves nobody out: it is from another pool.
+NOBODY = -1
+
+
+def half_of(hashes: npt.NDArray[np.uint64]) -> Ints:
+    """Return the half of the pool that each key hash is in, 0 or 1.
+
+    The last bit decides. The order of hashes, which draws samples, is decided by the first ones.
+    """
+    return (hashes & np.uint64(1)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of a pool.
+
+    Attributes
+    ----------
+    of_rows : int64 array of shape (n,)
+        Group of each row.
+    counts : int64 array of shape (g, 2)
+        Size of each group of several pairs, by half of the pool.
+    """
+
+    of_rows: Ints
+    counts: Ints
+
+    @classmethod
+    def led_by(cls, leaders: Ints, halves: Ints) -> Groups:
+        """Number groups from the row that leads each row's group, and from each row's half."""
+        sizes = np.bincount(leaders, minlength=len(leaders))
+        several = sizes > 1
+        count = int(several.sum())
+        number = np.cumsum(several) - 1
+        alone = count + HALVES * np.arange(len(leaders)) + halves
+        of_rows = np.where(several[leaders], number[leaders], alone)
+        counts = np.zeros((count, HALVES), np.int64)
+        grouped = several[leaders]
+        np.add.at(counts, (of_rows[grouped], halves[grouped]), 1)
+        return cls(of_rows, counts)
+
+
+def left_out(groups: Tensor, counts: Tensor) -> Tensor:
+    """Return how many pairs each query leaves out, by half of the pool.
+
+    Parameters
+    ----------
+    groups : int64 Tensor of shape (n,)
+        Group of each query, or `NOBODY`.
+    counts : int64 Tensor of shape (g, 2)
+        See `Groups`.
+
+    Returns
+    -------
+    int64 Tensor of shape (n, 2)
+    """
+    half = torch.where(groups == NOBODY, NOBODY, (groups - len(counts)) % HALVES)
+    alone = torch.stack([(half == k).long() for k in range(HALVES)], dim=1)
+    if not len(counts):
+        return alone
+    several = (groups != NOBODY) & (groups < len(counts))
+    return torch.where(several[:, None], counts[groups.clamp(0, len(counts) - 1)], alone)

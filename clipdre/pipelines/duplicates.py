@@ -1,0 +1,100 @@
+"""Groups of alike pairs as columns: which pairs are copies, and which of them is the best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdre.formats.files.parquet import read_table
+from clipdre.formats.files.storage import exclusive, remove_unfinished
+from clipdre.formats.folders.columns import (
+    DUPLICATES,
+    GROUP,
+    RANK,
+    ColumnFolder,
+    row_digests,
+)
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.records import ColumnRecord, MeasureRecord
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Which pairs of a pool are alike.
+
+    Attributes
+    ----------
+    hashes : uint64 array of shape (n,)
+        Key hash of each row.
+    leaders : int64 array of shape (n,)
+        The row that leads each row's group, itself if it is alone.
+    alike : float
+        Cosine from which on pairs were alike on both sides.
+    """
+
+    hashes: npt.NDArray[np.uint64]
+    leaders: npt.NDArray[np.int64]
+    alike: float
+
+
+def write_duplicates(folder: ScoreFolder, manifest: Manifest, found: Duplicates) -> None:
+    """Write group and rank of each scored pair beside the scores, as measured columns are."""
+    written = ColumnFolder(folder.columns / DUPLICATES)
+    with exclusive(written.path):
+        remove_unfinished(written.path)
+        _write(written, folder, manifest, found)
+
+
+def _write(
+    written: ColumnFolder, folder: ScoreFolder, manifest: Manifest, found: Duplicates
+) -> None:
+    names = [shard.name for shard in manifest.shards]
+    scores = [
+        read_table(folder.scores(name), ["log_ratio"])["log_ratio"].to_numpy() for name in names
+    ]
+    columns: dict[str, npt.NDArray[Any]] = {
+        GROUP.name: found.hashes[found.leaders],
+        RANK.name: ranks_in_groups(found.leaders, np.concatenate(scores), found.hashes),
+    }
+    stamp = f"{DUPLICATES} {VERSION} {found.alike}"
+    start = 0
+    for name, rows, digest in zip(names, scores, row_digests(folder, names), strict=True):
+        part = slice(start, start + len(rows))
+        of_shard = {column: values[part] for column, values in columns.items()}
+        written.write(name, of_shard, written.stamp(stamp, digest))
+        start += len(rows)
+    several = np.bincount(found.leaders, minlength=1)
+    written.write_record(
+        MeasureRecord(
+            scorer=DUPLICATES,
+            version=VERSION,
+            settings={"alike": found.alike},
+            stamp=stamp,
+            columns=tuple(map(ColumnRecord.of, (GROUP, RANK))),
+            figures={
+                "groups": float((several > 1).sum()),
+                "grouped": float(several[several > 1].sum()),
+            },
+            rows=manifest.rows,
+        )
+    )
+
+
+def ranks_in_groups(
+    leaders: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.floating],
+    hashes: npt.NDArray[np.uint64],
+) -> npt.NDArray[np.int32]:
+    """Return the place of each row in its group by descending score, from 1; ties by key hash."""
+    order = np.lexsort((hashes, -scores, leaders))
+    starts = np.flatnonzero(np.diff(leaders[order], prepend=-1))
+    sizes = np.diff(starts, append=len(order))
+    ranks = np.empty(len(order), np.int32)
+    ranks[order] = np.arange(len(order)) - np.repeat(starts, sizes) + 1
+    return ranks
