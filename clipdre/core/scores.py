@@ -6,6 +6,7 @@ column, add a line here; a quantity that is not there yet becomes a property of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -149,11 +150,14 @@ ESTIMATED_COLUMNS = tuple(name.removesuffix(SE) for name in ERROR_COLUMNS)
 
 def score_columns(pairs: Pairs) -> dict[str, Tensor]:
     """Compute every column of a block of pairs: name to Tensor of shape (n,)."""
-    return {
+    columns = {
         score.column.name: score.formula(pairs)
         for score in SCORES
         if not score.needs_tau or pairs.tau is not None
     }
+    for name in ESTIMATED_COLUMNS:  # what could not be estimated has no error either
+        columns[name + SE] = columns[name + SE].masked_fill(columns[name].isnan(), math.nan)
+    return columns
 
 
 def half_columns(pairs: Pairs) -> dict[str, tuple[Tensor, ...]]:

@@ -39,15 +39,22 @@ def _mismatch(query: ScoreQuery) -> list[str]:
     at most half of the pairs do.
     """
     mean, spread, rows, positive = statistics.signs(query, "log_ratio")
-    if mean > CLEARLY * spread / math.sqrt(max(rows, 1)) and positive > 0.5:
-        return []
+    found = []
+    if missing := query.manifest.rows - rows:
+        found.append(
+            f"{missing:,} of {query.manifest.rows:,} pairs have no log ratio: the rest of the pool "
+            "is alike to each of them, so there is nothing to compare it with"
+        )
+    if not rows or (mean > CLEARLY * spread / math.sqrt(rows) and positive > 0.5):
+        return found
     what = "many pairs match worse than random ones"
     if positive <= 0.5:
         what = "most pairs match no better than random ones"
-    return [
+    found.append(
         f"{what}: the mean log ratio is {mean:.3f} nats, and it is positive for {positive:.0%} of "
         "them; are the captions shuffled, or is this the wrong checkpoint?"
-    ]
+    )
+    return found
 
 
 def _small_pool(query: ScoreQuery, pairs: int) -> list[str]:

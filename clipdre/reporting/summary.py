@@ -12,6 +12,7 @@ from clipdre.core.columns import Column
 from clipdre.core.scores import ESTIMATED_COLUMNS, MAIN_COLUMNS
 from clipdre.errors import ScoresError
 from clipdre.estimating.caveats import caveats
+from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.folders.columns import DUPLICATES, ColumnFolder
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -86,7 +87,7 @@ class Summary:
 def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
     """Read the summary of a finished score folder."""
     if manifest.reference is None:
-        raise ScoresError(f"{folder.path} records no reference", "score again with `overwrite`")
+        raise ScoresError(f"{folder.path} records no reference", SCORE_AGAIN)
     failures: Counter[str] = Counter()
     for shard in manifest.shards:
         failures.update(shard.failures)
@@ -110,8 +111,14 @@ def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
 
 
 def _duplicated(folder: ScoreFolder) -> Duplicated | None:
-    record = ColumnFolder(folder.columns / DUPLICATES).record()
+    written = ColumnFolder(folder.columns / DUPLICATES)
+    record = written.record()
     if record is None:
         return None
-    pairs, groups = (int(record.figures[name]) for name in ("grouped", "groups"))
-    return Duplicated(pairs, groups, record.settings["alike"])
+    figures = {**record.settings, **record.figures}
+    try:
+        pairs, groups, alike = (float(figures[n]) for n in ("grouped", "groups", "alike"))
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"the record in {written.path} does not tell how many pairs are alike"
+        raise ScoresError(problem, SCORE_AGAIN) from error
+    return Duplicated(int(pairs), int(groups), alike)

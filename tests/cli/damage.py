@@ -144,6 +144,24 @@ VALUES: dict[tuple[str | int, ...], tuple[object, ...]] = {
 }
 
 
+def in_record(**fields: object) -> Damage:
+    """Change fields of the record of near-duplicates."""
+    path = GROUPS / "record.json"
+    return lambda: path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+RECORDS: dict[str, dict[str, object]] = {
+    "no figures": {"figures": {}},
+    "a negative figure": {"figures": {"grouped": -1, "groups": 1e300}},
+    "no settings": {"settings": {}},
+    "a setting of another type": {"settings": {"alike": [1]}},
+    "no columns": {"columns": []},
+    "other columns": {"columns": [{"name": "key", "unit": "", "meaning": "", "better": None}]},
+    "other rows": {"rows": 5},
+    "another version": {"version": 99},
+}
+
+
 def column(name: str, value: object, kind: pa.DataType | None = None) -> Damage:
     """Set a column of the first score file to one value; without a kind, to its own type."""
 

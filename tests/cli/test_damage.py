@@ -134,6 +134,12 @@ def test_values_in_the_manifest(outcome, place, value):
     outcome(world.in_manifest(*place, value=value), lines)
 
 
+@pytest.mark.parametrize("name", world.RECORDS)
+def test_records_of_columns(outcome, name):
+    lines = (INFO, TARS.replace("scores", "scores --distinct"), *lines_of(("measure",)))
+    outcome(world.in_record(**world.RECORDS[name]), lines)
+
+
 @pytest.mark.parametrize("name", world.COLUMNS)
 def test_columns_of_the_scores(outcome, name):
     outcome(world.COLUMNS[name], (INFO, TARS, STREAM, EMIT))

@@ -13,12 +13,13 @@ from tests.helpers import MADE_UP_REFERENCE, tiny_score, write_score_folder
 ROWS = 1000
 LARGE = 1_000_000
 LOG_N = math.log(LARGE - 1)
-MISMATCH, SATURATED, SMALL = (
+MISSING, MISMATCH, SATURATED, SMALL = (
+    "pairs have no log ratio",
     "are the captions shuffled",
     "of log N, its limit",
     "a larger pool: below",
 )
-KNOWN = (MISMATCH, SATURATED, SMALL)
+KNOWN = (MISSING, MISMATCH, SATURATED, SMALL)
 
 
 def found(folder, pairs=LARGE, **columns):
@@ -47,12 +48,10 @@ def test_plausible_scores_have_none(tmp_path):
     [
         (np.full(ROWS, -1.0), True),
         (np.zeros(ROWS), True),
-        (np.full(ROWS, np.nan), True),
         (np.random.default_rng(1).normal(0, 3, ROWS), True),
         (np.where(np.arange(ROWS) < 400, 30.0, -1.0), True),  # the mean alone looks well
         (np.where(np.arange(ROWS) < 600, 1.0, -5.0), True),  # and so does the share
         (np.where(np.arange(ROWS) < 600, 5.0, -5.0), False),
-        (np.where(np.arange(ROWS) < 900, 5.0, np.nan), False),
     ],
 )
 def test_pairs_that_do_not_match(tmp_path, values, warned):
@@ -63,6 +62,15 @@ def test_pairs_that_do_not_match(tmp_path, values, warned):
         share = (finite > 0).mean() if len(finite) else 0
         assert f"positive for {share:.0%} of them" in texts[0]
         assert texts[0].endswith("are the captions shuffled, or is this the wrong checkpoint?")
+
+
+def test_pairs_without_a_log_ratio(tmp_path):
+    few = np.where(np.arange(ROWS) < 900, 5.0, np.nan)
+    names, (text,) = found(tmp_path / "few", log_ratio=few)
+    assert names == [MISSING]
+    assert text.startswith("100 of 1,000 pairs have no log ratio: ")
+    names, _ = found(tmp_path / "all", log_ratio=np.full(ROWS, np.nan))
+    assert names == [MISSING]
 
 
 @pytest.mark.parametrize(("share", "warned"), [(0.4, False), (0.6, True)])
