@@ -142,7 +142,7 @@ class EstimateConfig:
     saved : str or None
         Path of another run's score folder, whose reference is used instead.
     tau : int or None
-        Negatives per positive in the model's training: adds `log_ratio_tau`.
+        Negatives per positive in the model's training: adds `log_ratio_tau` and the like.
     alike : float
         Pairs whose images and whose captions have a cosine above this leave each other out of
         their references. Copies always do. A saved reference brings its own.

@@ -191,8 +191,8 @@ OwnWay = Annotated[
 Normalize = Annotated[
     Normalization,
     typer.Option(
-        help="reference, or tau, which also writes log_ratio_tau = logit + log tau, as SigLIP was "
-        "trained.",
+        help="reference, or tau, which adds columns that read tau exp(logit) as the density ratio, "
+        "as SigLIP was trained.",
         metavar="BY",
         rich_help_panel=REFERENCE,
     ),

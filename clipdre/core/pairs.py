@@ -10,7 +10,14 @@ from functools import cached_property
 from torch import Tensor
 
 from clipdre.core.density_ratio import log_ratio, pointwise_mutual_information, similarity
-from clipdre.core.divergence import effective_sample_size, kl, reverse_kl
+from clipdre.core.divergence import (
+    effective_sample_size,
+    kl,
+    kl_tau,
+    kl_tau_all,
+    reverse_kl,
+    reverse_kl_tau,
+)
 from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments, centred_norm, covariance_norm
 from clipdre.core.partition import RunningPartition
@@ -100,6 +107,18 @@ class Side:
         """KL of the marginal from the conditional, in nats."""
         return reverse_kl(self.whole, self.mean_logit)
 
+    def kl_tau(self, log_tau: float) -> Tensor:
+        """`kl` with -log tau in place of log Z, in nats."""
+        return kl_tau(self.whole, log_tau)
+
+    def kl_tau_all(self, log_tau: float) -> Tensor:
+        """`kl` with ``tau exp(s)`` in place of every density ratio, in nats."""
+        return kl_tau_all(self.whole, log_tau)
+
+    def reverse_kl_tau(self, log_tau: float) -> Tensor:
+        """`reverse_kl` with -log tau in place of log Z, in nats."""
+        return reverse_kl_tau(self.mean_logit, log_tau)
+
     @property
     def covariance_norm(self) -> Tensor:
         """D_W in nats: see `moments.covariance_norm`."""
@@ -187,7 +206,12 @@ class Pairs:
         )
 
     @property
+    def log_tau(self) -> float:
+        """Log of `tau`, which has to be given."""
+        assert self.tau is not None
+        return math.log(self.tau)
+
+    @property
     def log_ratio_tau(self) -> Tensor:
         """``s + log tau``: the unnormalised reading of a noise-contrastive model (SigLIP)."""
-        assert self.tau is not None
-        return self.logits + math.log(self.tau)
+        return self.logits + self.log_tau

@@ -17,7 +17,7 @@ from clipdre.core.modality import Modality
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clipdre.core.pairs import Pairs
+    from clipdre.core.pairs import Pairs, Side
 
 NATS = "nats"
 SE = "_se"
@@ -102,6 +102,30 @@ def _divergences(m: Modality) -> tuple[Score, ...]:
     )
 
 
+def _with_tau(m: Modality) -> tuple[Score, ...]:
+    def score(name: str, meaning: str, formula: Callable[[Side, float], Tensor]) -> Score:
+        column = Column(name, NATS, meaning, "high")
+        return Score(column, lambda p: formula(p.sides[m], p.log_tau), needs_tau=True)
+
+    return (
+        score(
+            f"kl_{m}_tau",
+            f"kl_{m} with -log tau in place of log Z",
+            lambda side, log_tau: side.kl_tau(log_tau),
+        ),
+        score(
+            f"kl_{m}_tau_all",
+            f"kl_{m} with tau exp(logit) in place of every density ratio",
+            lambda side, log_tau: side.kl_tau_all(log_tau),
+        ),
+        score(
+            f"klr_{m}_tau",
+            f"klr_{m} with -log tau in place of log Z",
+            lambda side, log_tau: side.reverse_kl_tau(log_tau),
+        ),
+    )
+
+
 SCORES: tuple[Score, ...] = (
     Score(
         Column("similarity", "cosine", "cosine of image and caption: the CLIP score", "high"),
@@ -140,6 +164,8 @@ SCORES: tuple[Score, ...] = (
         lambda p: p.log_ratio_tau,
         needs_tau=True,
     ),
+    *_with_tau(Modality.IMAGE),
+    *_with_tau(Modality.TEXT),
 )
 SCORE_COLUMNS = tuple(score.column.name for score in SCORES if not score.needs_tau)
 MAIN_COLUMNS = tuple(score.column.name for score in SCORES if score.main)

@@ -96,7 +96,7 @@ class Estimator:
     pool : StoredPool, optional
         Needed to evaluate every counterpart of a `sample` reference.
     tau : int, optional
-        Negatives per positive in the model's training: adds `log_ratio_tau`.
+        Negatives per positive in the model's training: adds `log_ratio_tau` and the like.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ class EstimateWork:
     reference : Path
         Of a complete reference, of this run or another one.
     tau : int or None
-        Negatives per positive in the model's training: adds `log_ratio_tau`.
+        Negatives per positive in the model's training: adds `log_ratio_tau` and the like.
     """
 
     folder: ScoreFolder

@@ -17,10 +17,11 @@ def scores(
     scale: float,
     bias: float = 0.0,
     groups: npt.NDArray[np.int64] | None = None,
+    tau: int | None = None,
 ) -> dict[str, Floats]:
     """Compute all columns of n pairs against the whole pool without those of a pair's own group.
 
-    By default, each pair is a group of its own.
+    By default, each pair is a group of its own, and there are no columns that need `tau`.
     """
     logits = scale * images @ texts.T + bias
     groups = np.arange(len(images)) if groups is None else groups
@@ -51,6 +52,26 @@ def scores(
         columns[f"dc_{modality}"] = np.array([scale**2 * row @ row for row in centred])
         columns |= {f"{name}_{modality}_se": np.zeros(n) for name in ("log_ratio", "kl", "klr")}
     columns |= dict.fromkeys(("log_ratio_se", "negcliploss_se"), np.zeros(n))
+    return columns if tau is None else columns | _with_tau(logits, others, tau)
+
+
+def _with_tau(logits: Floats, others: npt.NDArray[np.bool_], tau: int) -> dict[str, Floats]:
+    columns = {"log_ratio_tau": np.diag(logits) + np.log(tau)}
+    for modality, rows, kept in (("image", logits, others), ("text", logits.T, others.T)):
+        found = []
+        for row, own in zip(rows, kept, strict=True):
+            s, ratios = row[own], tau * np.exp(row[own])
+            weights = ratios / ratios.sum()
+            published = np.log(tau) + (ratios * s).mean()
+            found.append(
+                [
+                    (weights * np.log(ratios)).sum(),
+                    published + (ratios.mean() - 1) * np.log(tau),
+                    -np.log(ratios).mean(),
+                ]
+            )
+        names = (f"kl_{modality}_tau", f"kl_{modality}_tau_all", f"klr_{modality}_tau")
+        columns |= dict(zip(names, np.array(found).T, strict=True))
     return columns
 
 

@@ -100,9 +100,3 @@ def test_error_of_the_log_ratio_includes_the_covariance_of_its_sides(sampled):
     np.testing.assert_allclose(pairs.log_ratio_se, errors, rtol=1e-6)
     independent = sum((d[:, :, 0] ** 2).sum(axis=1) for _, d in expected.values()) / 4
     assert (np.abs(errors**2 - independent) > 0.01 * independent).any()
-
-
-def test_log_ratio_with_tau_is_unnormalised():
-    images, texts = small_pool()
-    expected = SCALE * (images * texts).sum(axis=1) + BIAS + np.log(1000)
-    np.testing.assert_allclose(exact_pairs(images, texts, tau=1000).log_ratio_tau, expected)

@@ -38,14 +38,22 @@ UNITS = {
     "dw_text": "nats",
     "dc_text": "nats",
     "ess_text": "pairs",
+}
+WITH_TAU = {
     "log_ratio_tau": "nats",
+    "kl_image_tau": "nats",
+    "kl_image_tau_all": "nats",
+    "klr_image_tau": "nats",
+    "kl_text_tau": "nats",
+    "kl_text_tau_all": "nats",
+    "klr_text_tau": "nats",
 }
 
 
 def test_columns_come_in_a_fixed_order_with_their_units():
-    assert {score.column.name: score.column.unit for score in SCORES} == UNITS
-    assert [score.column.name for score in SCORES] == list(UNITS)
-    assert list(SCORE_COLUMNS) == [name for name in UNITS if name != "log_ratio_tau"]
+    found = [(score.column.name, score.column.unit) for score in SCORES]
+    assert found == list((UNITS | WITH_TAU).items())
+    assert list(SCORE_COLUMNS) == list(UNITS)
     assert list(ERROR_COLUMNS) == [name for name in UNITS if name.endswith("_se")]
 
 
@@ -59,19 +67,16 @@ def test_each_column_has_one_line_of_meaning(column: Column):
         assert column.meaning.startswith(f"standard error of {column.name.removesuffix('_se')} ")
 
 
-def test_only_the_column_that_needs_tau_depends_on_it():
-    assert [score.column.name for score in SCORES if score.needs_tau] == ["log_ratio_tau"]
+def test_only_columns_that_need_tau_depend_on_it():
+    assert [score.column.name for score in SCORES if score.needs_tau] == list(WITH_TAU)
 
 
 @pytest.mark.parametrize("tau", [None, 32_768])
 def test_all_columns_match_the_oracle(tau):
     images, texts = small_pool()
-    expected = oracle.scores(images, texts, SCALE, BIAS)
-    if tau is not None:
-        logits = SCALE * expected["similarity"] + BIAS
-        expected["log_ratio_tau"] = logits + np.log(tau)
+    expected = oracle.scores(images, texts, SCALE, BIAS, tau=tau)
     found = score_columns(exact_pairs(images, texts, tau))
-    assert list(found) == [name for name in UNITS if name in expected]
+    assert list(found) == [name for name in UNITS | WITH_TAU if name in expected]
     for name, values in found.items():
         assert values.shape == (N,)
         np.testing.assert_allclose(values, expected[name], rtol=1e-9, atol=1e-12, err_msg=name)
