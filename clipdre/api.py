@@ -49,6 +49,8 @@ from clipdre.selecting.select import select as _select
 from clipdre.sql.query import ScoreQuery
 
 Choice = TypeVar("Choice", bound=Enum)
+Place = str | Path
+Places = Place | Sequence[Place]
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Scores:
 
     def query(
         self,
-        joined: Sequence[str | Path] = (),
+        joined: Places = (),
         time_limit: float = TIME_LIMIT,
         on: JoinKey | str | None = None,
     ) -> ScoreQuery:
@@ -91,7 +93,7 @@ class Scores:
         Its `joins` say how many pairs found a row; see `select` for `joined` and `on`.
         """
         key = None if on is None else _chosen(JoinKey, on, "on")
-        return ScoreQuery(self.folder, self.manifest, joined, time_limit, key)
+        return ScoreQuery(self.folder, self.manifest, _listed(joined), time_limit, key)
 
 
 def open_scores(folder: str | Path) -> Scores:
@@ -109,7 +111,7 @@ def open_scores(folder: str | Path) -> Scores:
 
 
 def score(
-    shards: Sequence[str],
+    shards: Places,
     output: str | Path,
     *,
     read: ReadConfig | None = None,
@@ -139,7 +141,7 @@ def score(
         read or ReadConfig(), encode or EncodeConfig(), estimate or EstimateConfig()
     )
     manifest = _score.score(
-        expand_shards(list(shards)),
+        expand_shards(_listed(shards)),
         Path(output),
         config,
         RunConfig(overwrite, discard_embeddings, max_bad_fraction),
@@ -264,7 +266,7 @@ def select(
     budget: Quantity | None = None,
     settings: Mapping[str, str | int | float] | None = None,
     seed: int = 0,
-    joined: Sequence[str | Path] = (),
+    joined: Places = (),
     on: JoinKey | str | None = None,
     time_limit: float = TIME_LIMIT,
 ) -> Selection:
@@ -274,7 +276,7 @@ def select(
     ----------
     top, bottom, sample, budget : int, float or str
         A count (int), or a share (float).
-    joined : sequence of paths
+    joined : path or sequence of paths
         Parquet files, folders of them or glob patterns, whose columns are joined to the rows. Files
         that have the same columns are one table.
     on : {"key_hash", "shard,key", "uid", "key"} or None
@@ -343,7 +345,7 @@ def emit(
     shuffle_seed: int | None = None,
     writers: int = EmitConfig.writers,
     card: bool = False,
-    shards: Sequence[str] | None = None,
+    shards: Places | None = None,
     overwrite: bool = False,
 ) -> Written:
     """Write the selected samples; see `clipdre.emitting.write.write_subset`.
@@ -361,13 +363,13 @@ def emit(
         output,
         format=None if format is None else _chosen(SubsetFormat, format, "format"),
         config=EmitConfig(shard_size, max_bytes, shuffle_seed, writers, card),
-        shards=None if shards is None else expand_shards(list(shards)),
+        shards=None if shards is None else expand_shards(_listed(shards)),
         overwrite=overwrite,
     )
 
 
 def diagnose(
-    shards: Sequence[str],
+    shards: Places,
     *,
     read: ReadConfig | None = None,
     decode: bool = False,
@@ -381,8 +383,13 @@ def diagnose(
     >>> list(clipdre.diagnose(["demo/pool"], decode=True).findings)
     ['unreadable_image']
     """
-    urls = expand_shards(list(shards))
+    urls = expand_shards(_listed(shards))
     return _diagnose(urls, read or ReadConfig(), decode=decode, workers=workers)
+
+
+def _listed(places: Places) -> list[str]:
+    """Return one place or several as a list: a string is not a sequence of letters here."""
+    return [str(place) for place in ([places] if isinstance(places, str | Path) else places)]
 
 
 def _chosen(choices: type[Choice], value: str, name: str) -> Choice:

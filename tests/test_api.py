@@ -169,6 +169,17 @@ def test_a_dataset_reads_the_requested_columns(scored):
         clipdre.open_scores(scored[0] / "scores")
 
 
+def test_a_single_place_is_a_list_of_one(scored, pool, tmp_path):
+    one = clipdre.diagnose(pool).samples
+    assert one == clipdre.diagnose(str(pool)).samples == clipdre.diagnose([str(pool)]).samples > 0
+    scores = clipdre.open_scores(scored[0])
+    path = tmp_path / "ages.parquet"
+    pq.write_table(pa.table({"key_hash": pa.array([1], pa.uint64()), "age": [3]}), path)
+    for joined in (path, str(path), [path]):
+        with pytest.raises(SelectionError, match="names none of the pairs"):
+            scores.query(joined)
+
+
 def test_a_query_joins_files(scored, tmp_path):
     table = read_scores(*scored)
     extra = pa.table({"key_hash": table["key_hash"], "extra": range(300)})

@@ -72,3 +72,56 @@ class EmbeddingWorld:
 def _unit(vectors: Floats) -> Floats:
     unit: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit
+
+
+@dataclass(frozen=True)
+class MismatchedPool:
+    """A pool in which some captions belong to another image.
+
+    Attributes
+    ----------
+    images, texts : float32 arrays of shape (N, d), unit rows
+    judged : int
+        The first rows, of which some are mismatched.
+    mismatched : bool array of shape (judged,)
+    """
+
+    images: Floats
+    texts: Floats
+    judged: int
+    mismatched: npt.NDArray[np.bool_]
+
+
+def draw_mismatched(
+    world: EmbeddingWorld, n: int, share: float, rng: np.random.Generator
+) -> tuple[MismatchedPool, MismatchedPool]:
+    """Draw pairs, and give some the caption of the most similar image among as many other pairs.
+
+    Returns
+    -------
+    owner_kept, owner_absent : MismatchedPool
+        The same `n` pairs, together with the pairs that the captions were taken from, or with as
+        many others. Pools on the web are like the second: a wrong caption's own image is elsewhere.
+    """
+    (images, texts), (owners, captions), (fill_images, fill_texts) = (
+        world.draw(n, rng) for _ in range(3)
+    )
+    mismatched = np.zeros(n, np.bool_)
+    mismatched[rng.permutation(n)[: round(share * n)]] = True
+    nearest = (images[mismatched] @ owners.T).argmax(axis=1)
+    texts[mismatched] = captions[nearest]
+    taken = np.unique(nearest)
+    return (
+        MismatchedPool(
+            np.concatenate([images, owners[taken]]),
+            np.concatenate([texts, captions[taken]]),
+            n,
+            mismatched,
+        ),
+        MismatchedPool(
+            np.concatenate([images, fill_images[: len(taken)]]),
+            np.concatenate([texts, fill_texts[: len(taken)]]),
+            n,
+            mismatched,
+        ),
+    )

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from clipdre.truth.embeddings import EmbeddingWorld
+from clipdre.truth.embeddings import EmbeddingWorld, draw_mismatched
+from tests.core import oracle
 
 
 def draw(n=2000, seed=0, **settings):
@@ -50,3 +51,55 @@ def test_law_depends_on_the_world_and_not_on_the_draw():
 def test_same_generator_draws_the_same_pairs(seed):
     for first, second in zip(draw(50, seed), draw(50, seed), strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+@pytest.fixture(scope="module")
+def pools():
+    return draw_mismatched(EmbeddingWorld(d=64), 1000, 0.3, np.random.default_rng(0))
+
+
+class TestMismatched:
+    """The same wrong captions, with the pairs that they belong to in the pool or not."""
+
+    def test_differ_only_in_the_rest_of_the_pool(self, pools):
+        kept, absent = pools
+        assert kept.images.shape == absent.images.shape == kept.texts.shape == absent.texts.shape
+        assert kept.mismatched.sum() == absent.mismatched.sum() == 300
+        for name in ("images", "texts"):
+            first, second = (getattr(pool, name) for pool in pools)
+            np.testing.assert_array_equal(first[:1000], second[:1000])
+            assert (first[1000:] != second[1000:]).any(axis=1).all()
+
+    def test_captions_are_those_of_the_most_similar_image(self, pools):
+        kept, _ = pools
+        owners, captions = kept.images[1000:], kept.texts[1000:]
+        for row in np.flatnonzero(kept.mismatched):
+            nearest = (owners @ kept.images[row]).argmax()
+            np.testing.assert_array_equal(kept.texts[row], captions[nearest])
+
+    def test_owners_are_kept_or_absent(self, pools):
+        for pool, expected in zip(pools, (True, False), strict=True):
+            wrong = pool.texts[:1000][pool.mismatched]
+            found = (wrong[:, None] == pool.texts[None, 1000:]).all(axis=2).any(axis=1)
+            assert (found == expected).all()
+
+    def test_what_the_documents_claim(self, pools):
+        """The ratio finds wrong captions in both, better if the owner is there; a KL never does."""
+        areas = []
+        for pool in pools:
+            vectors = (pool.images.astype(np.float64), pool.texts.astype(np.float64))
+            columns = oracle.scores(*vectors, 100.0)
+            wrong = pool.mismatched
+            areas.append(
+                {
+                    name: (values[:1000][~wrong][:, None] > values[:1000][wrong]).mean()
+                    for name, values in columns.items()
+                }
+            )
+        kept, absent = areas
+        assert kept["similarity"] == absent["similarity"]
+        assert kept["log_ratio"] > absent["log_ratio"] > absent["similarity"] + 0.05
+        assert absent["negcliploss"] == pytest.approx(absent["log_ratio"], abs=0.02)
+        assert kept["kl_text"] < 0.4
+        for name in ("kl_image", "kl_text"):
+            assert absent[name] < 0.6
