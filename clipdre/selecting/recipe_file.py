@@ -80,7 +80,7 @@ def check_known(name: str, known: Sequence[str], place: str, what: str) -> None:
     """Raise `SelectionError`, with a suggestion, unless `name` is one of `known`."""
     if name in known:
         return
-    cure = closest(name, known, most=1) or f"choose from {', '.join(known) or 'none'}"
+    cure = closest(name, known) or f"choose from {', '.join(known) or 'none'}"
     raise SelectionError(f"{place} has no {what} {name!r}", cure)
 
 

@@ -60,6 +60,7 @@ TYPES = {
     **dict.fromkeys(("key", "uid", "shard", "caption"), "VARCHAR"),
     **dict.fromkeys(("offset", "nbytes"), "BIGINT"),
 }
+NO_VALUES = '"NULL"'
 # Score files that are looked at together.
 THREADS = 8
 WINDOW = re.compile(r"\b(rank|over)\b", re.IGNORECASE)
@@ -146,7 +147,7 @@ class ScoreQuery(Database):
         """Refuse sample columns of another type, which only other programs write."""
         view = self.connection.view(SCORED)
         for name, kind in zip(view.columns, map(str, view.types), strict=True):
-            if TYPES.get(name, kind) != kind:
+            if kind not in (TYPES.get(name, kind), NO_VALUES):
                 problem = f"column {name} of the scores in {self.folder.path} is {kind}"
                 raise ScoresError(f"{problem} instead of {TYPES[name]}", SCORE_AGAIN)
 

@@ -192,7 +192,7 @@ class TestRecipes:
     [
         (
             "--where 'random() < 0.5'",
-            "cannot use --where 'random() < 0.5': random() has another value in each pass over the "
+            "cannot use --where 'random() < 0.5': random has another value in each pass over the "
             "scores: write a fixed value, or draw rows with --sample and --seed",
         ),
         ("--where 'simlarity > 1'", "did you mean similarity?"),
