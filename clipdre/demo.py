@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from clipdre.config import TINY_MODEL, EmitConfig, EncodeConfig, RunConfig
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.place import UNFINISHED
 from clipdre.emitting.subset import Subset
-from clipdre.errors import OutputError
+from clipdre.errors import OutputError, UnreliableEstimateWarning
 from clipdre.formats.files.outputs import output_folder, read_json, write_json
 from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.folder import ScoreFolder
@@ -119,7 +120,9 @@ def _run(folder: Path, pairs: int, seed: int, encode: EncodeConfig) -> DemoRepor
     clean = _scored_pool(folder, clean_plan, config)
     pool = _scored_pool(folder, _Plan("pool", pairs, seed + 1, NOISE), config)
     everything = _columns(select(pool, Rule()), ["kind"])["kind"].to_numpy()
-    kept = {name: select(pool, rule) for name, rule in _rules(pool, seed).items()}
+    with warnings.catch_warnings():  # the rules that lose are there to be seen
+        warnings.simplefilter("ignore", UnreliableEstimateWarning)
+        kept = {name: select(pool, rule) for name, rule in _rules(pool, seed).items()}
     kinds, true = {}, {}
     for name, selection in kept.items():
         columns = _columns(selection, ["kind", TRUTHS["log_ratio"]])

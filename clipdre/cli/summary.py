@@ -44,12 +44,11 @@ def show_summary(found: Summary, folder: Path, *, stdout: bool = False) -> None:
         stdout=stdout,
     )
     if found.information is not None:
-        note(
-            f"mutual information of images and captions: at least {found.information:.2f} nats, "
-            f"where this pool can show at most log N = {math.log(max(manifest.rows, 1)):.2f} "
-            "(InfoNCE)",
-            stdout=stdout,
-        )
+        limit = f"where this pool can show at most log N = {math.log(max(manifest.rows, 1)):.2f}"
+        shown = f"at least {found.information:.2f} nats, {limit} (InfoNCE)"
+        if not found.information > 0:
+            shown = f"not shown by this pool (InfoNCE's bound is {found.information:.2f} nats)"
+        note(f"mutual information of images and captions: {shown}", stdout=stdout)
     warnings = [f"warning: {text}" for text in found.caveats]
     for line in [*_reliability(found, folder), *_duplicates(found), *warnings]:
         note(line, stdout=stdout)

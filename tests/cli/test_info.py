@@ -1,9 +1,11 @@
 import json
+import re
 
 import numpy as np
 import pytest
 
 from clipdre.core.scores import SCORES
+from clipdre.truth.pool import write_pool
 from tests.cli.running import TINY, error_of, printed, rows_of
 from tests.helpers import pair, read_scores, write_tar
 
@@ -54,11 +56,28 @@ def test_json_is_for_machines(run, scored):
     assert found["model"]["name"] == "clipdre-tiny"
     assert found["reference"]["method"] == "exact"
     assert found["least_reliable"]["reliability"] == 1
+    bound = table["negcliploss"].to_numpy().astype(float).mean()
+    assert found["mutual_information"]["at_least"] == pytest.approx(bound, rel=1e-5)
+    assert found["mutual_information"]["at_most_shown"] == pytest.approx(np.log(300))
+    assert found["duplicates"]["alike"] == 0.95
+    assert 0 < found["duplicates"]["groups"] < found["duplicates"]["pairs"]
     names = [*table.column_names, "duplicate_group", "duplicate_rank"]
     assert [column["name"] for column in found["columns"]] == names
     middle = found["probabilities"].index(0.5)
     expected = np.median(table["log_ratio"].to_numpy())
     assert found["quantiles"]["log_ratio"][middle] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_pool_of_wrong_captions_shows_no_mutual_information(run, tmp_path):
+    write_pool(tmp_path / "pool", 40, seed=3, noise={"mismatched": 1.0})
+    printed(run(f"score pool -o s {TINY}"))
+    lines = printed(run("info s")).splitlines()
+    (line,) = [line for line in lines if line.startswith("mutual information")]
+    assert re.search(r": not shown by this pool \(InfoNCE's bound is -\d+\.\d\d nats\)$", line)
+    assert any("are the captions shuffled" in line for line in lines)
+    found = json.loads(printed(run("info s --json")))
+    assert found["mutual_information"]["at_least"] < 0
+    assert found["pool_reliability"].keys() > {"log_ratio", "kl_text"}
 
 
 def test_a_measured_column_is_described(run, scores):
