@@ -1,7 +1,7 @@
 """Growth of time and peak memory of score, filter and reference with the pool.
 
 python scripts/bench_growth.py                                # small pools: three minutes
-python scripts/bench_growth.py --large 100000 --large 500000  # score's stratified reference only
+python scripts/bench_growth.py --large 100000 --large 500000 --large 2000000
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from clipdre.truth.pool import write_pool
 SHARD = 500
 ROWS = 10_000  # rows of a score file, as in shards written by img2dataset
 DIM = 64
+NEAR = 256  # of each pair, where time would grow faster than memory
 CLIPDRE = str(Path(sys.executable).parent / "clipdre")
 Command = Callable[[int], list[str]]
 
@@ -75,9 +76,11 @@ def print_large(sizes: list[int]) -> None:
         embeddings = {size: write_embeddings(folder, size) for size in sizes}
 
         def score(size: int) -> list[str]:
-            return score_command(embeddings[size], folder / f"scores-{size}", "stratified")
+            command = score_command(embeddings[size], folder / f"scores-{size}", "stratified")
+            return [*command, "--neighbors", str(NEAR), "--bulk", str(NEAR)]
 
-        print_growth(f"clipdre score --embeddings, pairs (d {DIM}, stratified)", sizes, score, 1)
+        title = f"clipdre score --embeddings, pairs (d {DIM}, stratified, {NEAR} near, {NEAR} bulk)"
+        print_growth(title, sizes, score, 1)
 
 
 def main(
