@@ -49,8 +49,7 @@ from clipdre.selecting.select import select as _select
 from clipdre.sql.query import ScoreQuery
 
 Choice = TypeVar("Choice", bound=Enum)
-Place = str | Path
-Places = Place | Sequence[Place]
+Places = str | Path | Sequence[str | Path]
 
 
 @dataclass(frozen=True)

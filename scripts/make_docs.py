@@ -18,6 +18,7 @@ import typer
 from clipdre.cli.main import app
 from clipdre.core.columns import Column
 from clipdre.core.scores import SCORES, SE
+from clipdre.formats.folders.columns import GROUP, RANK
 from clipdre.formats.folders.tables import SAMPLE_FIELDS
 from clipdre.scorers.registry import scorers
 from clipdre.sql.allowed import BY_KIND
@@ -103,6 +104,9 @@ def columns_reference() -> str:
         "\n## Of `clipdre score`\n",
         TABLE,
         *rows(scores),
+        "\nThe search for near-duplicates, part of every `clipdre score`, adds:\n",
+        TABLE,
+        *rows((GROUP, RANK)),
         "\n## Of scorers\n",
         "`clipdre measure SCORES NAME` adds them; `clipdre scorers` lists the scorers.\n",
         f"| scorer {TABLE.replace('|---|', '|---|---|', 1)}",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clipdre.doctor import Diagnosis
 
 EXAMPLE = "Example:  clipdre doctor pool && clipdre score pool -o scores"
-SHOWN = 70
+SHOWN = 200
 
 
 def doctor(

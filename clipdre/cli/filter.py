@@ -156,6 +156,8 @@ def _note_selection(selection: Selection, dry_run: bool) -> None:
     note(f"{name}{verb} {len(selection):,} of {count(selection.pool, 'pair')} ({share:.1%})")
     for counted in selection.steps:
         step = counted.step
+        if len(selection.steps) > 1:
+            note(f"    {step}: {counted.kept:,} of {counted.before:,}")
         if counted.unranked:
             what = " or ".join(text for text in (step.by, step.balance) if text)
             note(f"not kept: {count(counted.unranked, 'row')} without a value of {what}")

@@ -117,7 +117,7 @@ def _show(found: ReferenceCheck) -> None:
     )
     note(f"cost: {found.cost:.1%} of the products that an exact reference takes{bulk}", stdout=True)
     log_n = math.log(max(record.pairs - 1, 1))
-    note(f"log N = {log_n:.2f} nats: the largest KL in this pool", stdout=True)
+    note(f"log N = {log_n:.2f} nats: the largest KL over this reference", stdout=True)
     note(as_options(found.advice, None), stdout=True)
     for text in found.caveats:
         note(f"warning: {text}", stdout=True)

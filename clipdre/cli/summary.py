@@ -85,7 +85,8 @@ def _reliability(found: Summary, folder: Path) -> list[str]:
             "together"
         )
     if found.is_exact:
-        return ["error of the reference: none, every score is exact for this pool", *lines]
+        whose = "this pool" if found.saved is None else f"the pool of {found.saved}"
+        return [f"error of the reference: none, every score is exact for {whose}", *lines]
     name, reliability = found.least_reliable
     if math.isfinite(reliability):
         least = f"at least {math.floor(1000 * reliability) / 1000:.3f} ({name})"

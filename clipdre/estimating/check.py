@@ -159,6 +159,8 @@ def _advice(record: ReferenceRecord, columns: list[ColumnCheck]) -> str:
             "are not reliable: score with `reference` stratified or exact."
         )
     weak = [c.column for c in columns if c.reliability < TRUSTED]
+    if _cost(record) >= 1:
+        return "An exact reference takes no longer and has no error: score with `reference` exact."
     if weak:
         return (
             f"Do not select by {', '.join(weak)} yet: score with twice the `neighbors` and `bulk`, "

@@ -118,7 +118,8 @@ def usable_devices(name: str) -> list[str]:
     for part in names:
         reason = _reason_unusable(part)
         if reason is not None:
-            raise ModelError(f"`device` {part} cannot be used ({reason})", "try `device` cpu")
+            cure = "use `device` auto, cpu, or cuda:0 and the like"
+            raise ModelError(f"`device` {part} cannot be used ({reason})", cure)
     return names
 
 
@@ -127,7 +128,7 @@ def _reason_unusable(device: str) -> str | None:
     try:
         torch.empty(1, device=torch.device(device))
     except (RuntimeError, AssertionError) as error:
-        return str(error).splitlines()[0]
+        return "no such kind" if "device type" in str(error) else str(error).splitlines()[0]
     return None
 
 
@@ -142,12 +143,17 @@ def _open_clip_names(config: EncodeConfig) -> tuple[str, str | None]:
     """Return open_clip's names for the model and its weights."""
     if config.model == TINY_MODEL:
         folder = resources.files("clipdre") / "tiny"
+        if config.pretrained not in (None, EncodeConfig.pretrained):
+            raise ModelError(f"model {TINY_MODEL} has its own weights", "drop `pretrained`")
         return f"local-dir:{folder}", None
     if config.model.startswith(SCHEMAS):
         return config.model, None
     known = open_clip.list_models()
     if config.model not in known:
-        hint = closest(config.model, known) or "see open_clip.list_models()"
+        hint = (
+            closest(config.model, [TINY_MODEL, *known])
+            or "use one of open_clip's, such as ViT-L-14"
+        )
         raise ModelError(f"unknown model {config.model}", hint)
     tags = open_clip.list_pretrained_tags_by_model(config.model)
     shown = ", ".join(tags[:SHOWN_TAGS]) + (", ..." if len(tags) > SHOWN_TAGS else "")

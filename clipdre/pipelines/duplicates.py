@@ -69,7 +69,8 @@ def _write(
         of_shard = {column: values[part] for column, values in columns.items()}
         written.write(name, of_shard, written.stamp(stamp, digest))
         start += len(rows)
-    several = np.bincount(found.leaders, minlength=1)
+    sizes = np.bincount(found.leaders, minlength=1)
+    several = sizes[sizes > 1].astype(np.float64)
     written.write_record(
         MeasureRecord(
             scorer=DUPLICATES,
@@ -78,8 +79,9 @@ def _write(
             stamp=stamp,
             columns=tuple(map(ColumnRecord.of, (GROUP, RANK))),
             figures={
-                "groups": float((several > 1).sum()),
-                "grouped": float(several[several > 1].sum()),
+                "groups": float(len(several)),
+                "grouped": float(several.sum()),
+                "mean_log_size": float((several * np.log(several)).sum() / max(sizes.sum(), 1)),
             },
             rows=manifest.rows,
         )

@@ -29,7 +29,7 @@ from clipdre.pipelines.fit import FitPool, digest_of
 from clipdre.pipelines.rows import PoolReader
 from clipdre.progress import Progress
 from clipdre.scorers.base import Arrays, Scorer
-from clipdre.words import count
+from clipdre.words import changed, count
 
 SUFFIX = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 FIT = ".fit"
@@ -189,14 +189,12 @@ def _is_replaced(final: ColumnFolder, scorer: Scorer, overwrite: bool) -> bool:
         return True
     if record is None:
         return False
-    same = (record.scorer, record.version, record.settings) == (
-        scorer.name,
-        scorer.version,
-        builtins(scorer),
-    )
+    before = {"scorer": record.scorer, "version": record.version, **record.settings}
+    now = {"scorer": scorer.name, "version": scorer.version, **builtins(scorer)}
+    same = before == now
     if not same and not overwrite:
         raise ScoresError(
-            f"{final.path} was measured with other settings",
+            f"{final.path} was measured with other settings ({changed(before, now)})",
             "pass `overwrite` to replace it, or a `suffix` to keep both",
         )
     return not same

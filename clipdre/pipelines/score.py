@@ -31,7 +31,7 @@ from clipdre.errors import InputError, OutputError, ScoresError
 from clipdre.estimating.estimate import usable_reference
 from clipdre.estimating.jobs import EstimateWork, pool_reliability, shard_ranges
 from clipdre.estimating.reference import build_reference, leaders_of
-from clipdre.formats.files.parquet import count_rows
+from clipdre.formats.files.parquet import count_rows, read_table
 from clipdre.formats.files.storage import exclusive, identify, real, real_paths, remove_unfinished
 from clipdre.formats.folders.columns import DUPLICATES, column_folders
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool, embedding_files
@@ -201,6 +201,7 @@ class _Stages:
             shards = self._encoded(planned)
             encoded = msgspec.structs.replace(planned, shards=shards)
             _warn_of_shards(encoded)
+            _check_usable(folder, encoded)
             _check_share(folder, encoded, run.max_bad_fraction)
             found = self._estimated(encoded)
             found.write(folder.path)
@@ -297,6 +298,22 @@ def _warn_of_shards(manifest: Manifest) -> None:
     if len(warned) > WARNED:
         more = count(len(warned) - WARNED, "more warning")
         warnings.warn(f"the manifest has {more} about shards", stacklevel=2)
+
+
+def _check_usable(folder: ScoreFolder, manifest: Manifest) -> None:
+    """Stop before the estimates if no sample is usable, and say why."""
+    if manifest.rows or not manifest.failures:
+        return
+    reason, samples = next(iter(manifest.failures.items()))
+    shard = next(shard for shard in manifest.shards if reason in shard.failures)
+    table = read_table(folder.failures(shard.name), ["reason", "message"])
+    example = table["message"][table["reason"].to_pylist().index(reason)].as_py()
+    raise InputError(
+        f"no pair is usable: {samples:,} of {count(manifest.samples, 'sample')} failed for "
+        f"{reason} ({example})",
+        "'clipdre doctor' explains each reason; if `text_key` or `image_key` is wrong, correct it "
+        "and pass `overwrite`",
+    )
 
 
 def _check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from clipdre.config import ReferenceMethod
+from clipdre.config import Own, ReferenceMethod
 from clipdre.core.columns import Column
 from clipdre.core.scores import ESTIMATED_COLUMNS, MAIN_COLUMNS
 from clipdre.errors import ScoresError
@@ -33,11 +32,14 @@ class Duplicated:
         Pairs that are alike to another one, and their groups.
     alike : float
         Cosine from which on they are.
+    mean_log_size : float
+        Mean over all pairs of the log of the size of their group, in nats.
     """
 
     pairs: int
     groups: int
     alike: float
+    mean_log_size: float
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Summary:
         The main column with the largest error of the reference, and its reliability.
     information : float or None
         InfoNCE's lower bound on the mutual information of image and caption, in nats: the mean
-        negcliploss. None if the scores do not have that column.
+        negcliploss, less log k for pairs of k that left each other out. None if the scores do not
+        have that column, or are relative to another pool.
     duplicates : Duplicated or None
         How much of the pool is alike; None if that was not measured.
     columns : list of Column
@@ -83,28 +86,33 @@ class Summary:
         """Whether the reference leaves no error."""
         return self.reference.method == ReferenceMethod.EXACT.value
 
+    @property
+    def saved(self) -> str | None:
+        """Score folder of another pool that the scores are relative to, if they are."""
+        return _saved(self.manifest)
+
 
 def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
     """Read the summary of a finished score folder."""
     if manifest.reference is None:
         raise ScoresError(f"{folder.path} records no reference", SCORE_AGAIN)
-    failures: Counter[str] = Counter()
-    for shard in manifest.shards:
-        failures.update(shard.failures)
     query = ScoreQuery(folder, manifest)
     with_errors = [name for name in MAIN_COLUMNS if name in ESTIMATED_COLUMNS]
-    counts_own = [name for name in ("negcliploss",) if name in query.columns]
-    errors = statistics.errors(query, [*with_errors, *counts_own])
+    duplicates = _duplicated(folder)
+    bound = "negcliploss" if "negcliploss" in query.columns and not _saved(manifest) else None
+    errors = statistics.errors(query, [*with_errors, *([bound] if bound else [])])
+    left_out = manifest.reference.own != Own.COUNTED.value
+    repeated = duplicates.mean_log_size if duplicates is not None and left_out else 0.0
     worst = min(with_errors, key=lambda name: np.nan_to_num(errors[name].reliability, nan=1.0))
     return Summary(
         manifest=manifest,
         reference=manifest.reference,
-        failures=dict(failures.most_common()),
+        failures=manifest.failures,
         quantiles=statistics.quantiles(query, MAIN_COLUMNS, PROBABILITIES),
         mean_log_ratio=errors["log_ratio"].mean,
         least_reliable=(worst, errors[worst].reliability),
-        information=errors["negcliploss"].mean if counts_own else None,
-        duplicates=_duplicated(folder),
+        information=None if bound is None else errors[bound].mean - repeated,
+        duplicates=duplicates,
         columns=query.described(),
         caveats=caveats(query, manifest.reference),
     )
@@ -117,8 +125,15 @@ def _duplicated(folder: ScoreFolder) -> Duplicated | None:
         return None
     figures = {**record.settings, **record.figures}
     try:
-        pairs, groups, alike = (float(figures[n]) for n in ("grouped", "groups", "alike"))
+        pairs, groups, alike, mean_log_size = (
+            float(figures[n]) for n in ("grouped", "groups", "alike", "mean_log_size")
+        )
     except (KeyError, TypeError, ValueError) as error:
         problem = f"the record in {written.path} does not tell how many pairs are alike"
         raise ScoresError(problem, SCORE_AGAIN) from error
-    return Duplicated(int(pairs), int(groups), alike)
+    return Duplicated(int(pairs), int(groups), alike, mean_log_size)
+
+
+def _saved(manifest: Manifest) -> str | None:
+    saved = manifest.settings.get("estimate", {}).get("saved")
+    return None if saved is None else str(saved)

@@ -214,7 +214,7 @@ class _Runner:
             raise SelectionError(
                 f"the weight `by` {self.step.by!r} is negative or infinite in "
                 f"{count(wrong, 'row')}",
-                "use weights that are finite and at least 0",
+                "use weights that are finite and at least 0, such as exp of a log ratio",
             )
 
     def chosen(self, rows: RowSet, asked: int, available: int) -> RowSet:
@@ -253,8 +253,8 @@ def _warn_if_unreliable(query: ScoreQuery, column: str) -> None:
     if reliability < TRUSTED:
         warnings.warn(
             f"{column} has a reliability of {reliability:.2f}, so another draw of the reference "
-            "would select other rows: score with larger `neighbors` and `bulk`, or with an exact "
-            "reference",
+            "would select other rows: score with `reference` exact, or stratified with larger "
+            "`neighbors` and `bulk`",
             UnreliableEstimateWarning,
             stacklevel=3,
         )

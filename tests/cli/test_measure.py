@@ -162,7 +162,8 @@ class TestAgain:
         before = column(scores, "prompt-weight", "prompt_weight")
         other = PROMPT.replace("red", "blue")
         assert error_of(run(other), 1) == (
-            "scores/columns/prompt-weight was measured with other settings: "
+            "scores/columns/prompt-weight was measured with other settings "
+            "(prompt a red circle then, prompt a blue circle now): "
             "pass --overwrite to replace it, or a --suffix to keep both"
         )
         assert (column(scores, "prompt-weight", "prompt_weight") == before).all()

@@ -17,7 +17,7 @@ def test_shows_how_reliable_each_column_is_on_stdout(run, scored):
     columns, *_ = [line.split() for line in text.splitlines() if line.startswith(" log_ratio ")]
     assert columns[1] == f"{mean:.3f}"
     assert columns[3:] == ["0.0000", "1.0000"]
-    assert f"log N = {math.log(299):.2f} nats: the largest KL in this pool" in text
+    assert f"log N = {math.log(299):.2f} nats: the largest KL over this reference" in text
     assert "Every score is exact for this pool" in text
 
 

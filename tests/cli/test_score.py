@@ -60,6 +60,8 @@ def test_scores_against_another_pool(run, pool, scored, tmp_path):
     found = run(f"score {pool}/00000.tar -o s {TINY} --reference {scored[0]}")
     assert printed(found) == "s\n"
     assert "exact reference of 300 pairs" in found.stderr
+    assert f"every score is exact for the pool of {scored[0]}" in found.stderr
+    assert "mutual information" not in found.stderr  # a bound holds for the pool's own pairs
 
 
 def test_tau_adds_its_column(run, pool, tmp_path):
@@ -110,6 +112,10 @@ def test_runs_again_only_with_the_same_settings_or_overwrite(run, pool, tmp_path
         ("--embeddings {pool}", "holds no embeddings in a known layout: expected "),
         ("--embeddings {scores}/embeddings", "pass --logit-scale (100 for most CLIP models)"),
         ("{bad} {tiny} --max-bad-fraction 0.4", "--max-bad-fraction"),
+        (
+            "{pool}/00000.tar {tiny} --text-key json:title",
+            "no pair is usable: 100 of 100 samples failed for missing_caption (",
+        ),
     ],
 )
 def test_input_that_cannot_be_scored_is_refused(run, pool, scored, tmp_path, options, message):

@@ -113,10 +113,15 @@ def test_code_in_a_pickle_does_not_run(tmp_path):
         (EncodeConfig(model="ViT-B-32", pretrained=None), "needs weights: set `pretrained` to"),
         (EncodeConfig(model="ViT-B-32", pretrained="nosuchtag"), "no pretrained tag nosuchtag"),
         (EncodeConfig(model="ViT-B-32", pretrained="a/b.pt"), "no checkpoint a/b.pt"),
+        (
+            EncodeConfig(model="clipdre-tiny", pretrained="openai"),
+            "model clipdre-tiny has its own weights: drop `pretrained`",
+        ),
+        (EncodeConfig(model="clipdre-tinny"), "did you mean clipdre-tiny"),
         (EncodeConfig(model="local-dir:/nowhere", pretrained=None), "cannot load model"),
         (
             dataclasses.replace(TINY, device="nosuch"),
-            "`device` nosuch cannot be used .*: try `device` cpu",
+            "`device` nosuch cannot be used .no such kind.: use `device` auto, cpu",
         ),
     ],
 )

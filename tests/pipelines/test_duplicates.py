@@ -1,3 +1,4 @@
+import math
 from itertools import chain
 
 import numpy as np
@@ -68,7 +69,8 @@ def test_the_record_counts_what_is_grouped(copies):
     folder, _ = copies
     record = ColumnFolder(ScoreFolder(folder / "scores").columns / DUPLICATES).record()
     assert record.settings == {"alike": 0.95}
-    assert record.figures == {"groups": 2, "grouped": 5}
+    mean = (2 * math.log(2) + 3 * math.log(3)) / record.rows
+    assert record.figures == {"groups": 2, "grouped": 5, "mean_log_size": pytest.approx(mean)}
 
 
 def test_a_second_run_changes_nothing(copies):

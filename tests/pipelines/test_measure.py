@@ -138,7 +138,9 @@ def folders(scores):
 
 def test_other_settings_are_refused_kept_apart_or_replaced(scores):
     measure(*scores, toys.Constant(1.0), device="cpu")
-    with pytest.raises(ScoresError, match=r"other settings: pass `overwrite`.*`suffix`"):
+    with pytest.raises(
+        ScoresError, match=r"settings \(value 1.0 then, value 2.0 now\): pass `overwrite`.*`suffix`"
+    ):
         measure(*scores, toys.Constant(2.0), device="cpu")
     measure(*scores, toys.Constant(3.0), suffix="b", device="cpu")
     measure(*scores, toys.Constant(2.0), overwrite=True, device="cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,14 @@ class Manifest(Record, frozen=True, kw_only=True):
         return sum(shard.rows for shard in self.shards)
 
     @property
+    def failures(self) -> dict[str, int]:
+        """Reasons to how many samples failed for them, the most frequent first."""
+        found: Counter[str] = Counter()
+        for shard in self.shards:
+            found.update(shard.failures)
+        return dict(found.most_common())
+
+    @property
     def samples(self) -> int:
         """All samples found, failed ones included."""
         return sum(shard.samples for shard in self.shards)
@@ -95,6 +104,10 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not is_utf8(folder):
         raise ScoresError(f"the path of {folder} is not UTF-8", "rename it")
+    if folder.is_file():
+        raise ScoresError(
+            f"{folder} is a file, not a score folder", "make one with 'clipdre score'"
+        )
     try:
         raw = json.loads(regular(path).read_bytes())
     except FileNotFoundError:

@@ -22,8 +22,8 @@ def refuse_loose(path: Path) -> None:
     found = output_format(path)
     if found is not None:
         raise InputError(
-            f"{path} is what img2dataset writes with --output_format {found}, not tars",
-            "run img2dataset with --output_format webdataset",
+            f"{path} is not made of tars, but as img2dataset writes with --output_format {found}",
+            "use --output_format webdataset, or pack images and captions into tars",
         )
 
 

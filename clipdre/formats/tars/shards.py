@@ -43,9 +43,9 @@ GLOB_CHARACTERS = frozenset("*?[")
 
 
 def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[str]:
-    """Return the paths and URLs of the shards that `arguments` name, in order.
+    """Return the paths and URLs of the shards that `arguments` name, each once, sorted by name.
 
-    Each argument is a folder (its tars, sorted by name), a tar, a glob, a brace pattern, a URL, or
+    Each argument is a folder (its tars), a tar, a glob, a brace pattern, a URL, or
     ``-``, which stands for the lines of `stdin`, see `clipdre.formats.files.lines`. Bytes that are
     not UTF-8 are escaped, see `clipdre.formats.files.storage.unescaped_path`.
 
@@ -63,7 +63,8 @@ def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[s
             urls += _expand(argument)
     if not urls:
         raise InputError("no shards were given", "pass folders, tars, globs, or '-' with a list")
-    urls = [printable(url) for url in urls]
+    # Sorted, so that a run resumes in whatever order the same shards are given.
+    urls = sorted(map(printable, dict.fromkeys(urls)), key=shard_name)
     by_name: dict[str, str] = {}
     for url in urls:
         name = shard_name(url)

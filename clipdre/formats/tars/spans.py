@@ -41,6 +41,7 @@ MAGIC_SPAN = (0, len(GZIP_MAGIC))
 MAX_VECTORS = 1024  # what POSIX systems accept in one vectored call
 LARGEST = 2**32  # bytes of a sample
 SCORE_AGAIN = "score it again"
+MOVED = "check the path; if the pool has moved, or the path was relative, name it with `shards`"
 COPY_AGAIN = "copy or download the shard again"
 Span = tuple[int, int]
 T = TypeVar("T")
@@ -71,7 +72,10 @@ class Source:
         InputError
             If it is missing, or its size or time of change differs.
         """
-        now = identify(self.url)
+        try:
+            now = identify(self.url)
+        except InputError as error:
+            raise InputError(error.problem, MOVED) from error
         if now != SourceIdentity(self.nbytes, self.modified or now.modified):
             raise InputError(
                 f"{redacted(self.url)} has changed since it was scored "

@@ -37,10 +37,14 @@ class TestExpandShards:
     def test_globs_braces_files_and_stdin_expand(self, folder):
         assert len(expand_shards([f"{folder}/0000*.tar"])) == 2
         braces = expand_shards([f"{folder}/{{00001,00000}}.tar"])
-        assert [shard_name(url) for url in braces] == ["00001", "00000"]
+        assert [shard_name(url) for url in braces] == ["00000", "00001"]
         assert expand_shards([f"{folder}/00001.tar"]) == [f"{folder}/00001.tar"]
         lines = [f"{folder}/00001.tar\n", "\n", f"{folder}/00010.tar\n"]
         assert [shard_name(url) for url in expand_shards(["-"], lines)] == ["00001", "00010"]
+
+    def test_shards_count_once_in_any_order(self, folder):
+        places = [f"{folder}/00010.tar", str(folder), f"{folder}/00000.tar"]
+        assert expand_shards(places) == expand_shards([str(folder)])
 
     @pytest.mark.parametrize("text", ["{0}\0{1}\0", "\ufeff{0}\r\n\r\n{1}", " {0} \n{1}\n"])
     def test_stdin_may_come_from_any_tool(self, folder, text):
