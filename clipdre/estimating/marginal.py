@@ -133,8 +133,8 @@ class Marginal:
     @cached_property
     def cells(self) -> Cells:
         """Cells of a stratified reference."""
-        dim = self._record.embedding_dim
-        return self._folder.cells(self._modality, dim).to(self._device)
+        dim, pairs = self._record.embedding_dim, self._record.pairs
+        return self._folder.cells(self._modality, dim, pairs).to(self._device)
 
     @cached_property
     def bulk(self) -> Bulk | None:

@@ -60,7 +60,7 @@ def read_names(file: BinaryIO, label: str) -> NameList:
     data = file.read()
     try:
         return NameList(_names(data))
-    except (ValueError, OSError, EOFError, RecursionError, pa.ArrowException) as error:
+    except Exception as error:  # of numpy, pyarrow and json, which have no common base class
         reason = str(error).partition("\n")[0]
         raise SelectionError(
             f"{label} cannot be read as a list of samples: {reason}",
@@ -115,7 +115,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def _from_numpy(array: npt.NDArray[Any]) -> pa.Table:
     if array.dtype == UID_DTYPE:
         return pa.table({"uid": uid_digits(array)})
-    if array.ndim != 1 or array.dtype.kind not in "iuUS":
+    if array.ndim != 1 or array.dtype.kind not in "iuUS" or not array.dtype.itemsize:
         raise ValueError(f"dtype {array.dtype} is not DataComp's {UID_DTYPE}, and not that of keys")
     if array.dtype.kind in "iu":
         return pa.table({"key": array})

@@ -125,13 +125,12 @@ def _duplicated(folder: ScoreFolder) -> Duplicated | None:
         return None
     figures = {**record.settings, **record.figures}
     try:
-        pairs, groups, alike, mean_log_size = (
-            float(figures[n]) for n in ("grouped", "groups", "alike", "mean_log_size")
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        pairs, groups = (int(figures[name]) for name in ("grouped", "groups"))
+        alike, mean_log_size = (float(figures[name]) for name in ("alike", "mean_log_size"))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         problem = f"the record in {written.path} does not tell how many pairs are alike"
         raise ScoresError(problem, SCORE_AGAIN) from error
-    return Duplicated(int(pairs), int(groups), alike, mean_log_size)
+    return Duplicated(pairs, groups, alike, mean_log_size)
 
 
 def _saved(manifest: Manifest) -> str | None:

@@ -14,7 +14,7 @@ import difflib
 from collections.abc import Container, Sequence
 
 from clipdre.errors import SelectionError
-from clipdre.sql.expressions import Expression
+from clipdre.sql.expressions import Expression, folded
 from clipdre.sql.syntax import Part
 
 
@@ -64,6 +64,8 @@ FUNCTIONS = frozenset[str]().union(*map(_words, BY_KIND.values()))
 # These make a text, no longer than the one they are given. A block of rows is held for each.
 TEXTS = _words(BY_KIND["parts of texts"])
 MOST_TEXTS = 16
+# A list holds all its values for a block of rows, and as text each of them again.
+MOST_LISTED = 100
 TYPES = _words(
     """
     bigint bool boolean date decimal double float float4 float8 hugeint int int1 int16 int2 int32
@@ -118,7 +120,7 @@ def check_allowed(expression: Expression, parts: Sequence[Part], columns: Contai
     SelectionError
     """
     for part in parts:
-        name = part.name.lower()
+        name = folded(part.name)
         is_clock = part.is_column and name in CHANGING and name not in columns
         refused = name if is_clock else _refused(part)
         if refused in CHANGING:
@@ -128,6 +130,10 @@ def check_allowed(expression: Expression, parts: Sequence[Part], columns: Contai
             meant = difflib.get_close_matches(refused, FUNCTIONS, n=1, cutoff=0.8)
             cure = f"did you mean {meant[0]}?" if meant else OTHERWISE
             raise _not_allowed(expression, refused, cure)
+    columns_read = sum(part.is_column for part in parts)
+    if columns_read > MOST_LISTED and any(part.name == "list_value" for part in parts):
+        what = f"a list beside {columns_read} columns"
+        raise _not_allowed(expression, what, f"use at most {MOST_LISTED}")
     texts = [part for part in parts if _is_text(part)]
     if len(texts) > MOST_TEXTS:
         raise _not_allowed(expression, f"making {len(texts)} texts", f"make at most {MOST_TEXTS}")

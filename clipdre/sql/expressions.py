@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from string import ascii_lowercase, ascii_uppercase
 
 from clipdre.errors import SelectionError
 from clipdre.formats.folders.tables import PLACE_COLUMNS, PRIVATE, is_private
@@ -13,6 +14,7 @@ FILE, ROW = PLACE_COLUMNS
 # Views: the score files alone, and all columns of the pool.
 SCORED, POOL = "scored", "pool"
 
+LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 SHOWN = 300  # characters of an expression in messages
 
 
@@ -46,6 +48,11 @@ class Expression:
     def __str__(self) -> str:
         text = repr(self.text)
         return f"{self.option} {text if len(text) <= SHOWN else text[:SHOWN] + '...'}"
+
+
+def folded(name: str) -> str:
+    """Return a name in the lower case of SQL, which is that of ASCII: É and é are two columns."""
+    return name.translate(LOWER)
 
 
 def private(name: str) -> str:

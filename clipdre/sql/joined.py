@@ -14,7 +14,7 @@ from clipdre.errors import SelectionError
 from clipdre.formats.tars.shards import shard_name
 from clipdre.only_with import OnlyWith, check
 from clipdre.sql.database import Database
-from clipdre.sql.expressions import FILE, check_names, literal, private, quoted
+from clipdre.sql.expressions import FILE, check_names, folded, literal, private, quoted
 from clipdre.sql.names import spelled
 from clipdre.words import one_line
 
@@ -111,7 +111,7 @@ def join_files(
         same name, or a table has several rows for a pair, or no row for any pair.
     """
     check({"on": on, "joined": files}, PAIRINGS)
-    own = {name.lower() for name in database.connection.view(source).columns}
+    own = {folded(name) for name in database.connection.view(source).columns}
     owners = dict.fromkeys(own, "the scores")
     joins = []
     for table in _tables(database, files, shards):
@@ -121,7 +121,7 @@ def join_files(
         pool, matched = _matches(database, source, table, view)
         columns = "".join(f", {FILE_SIDE}.{quoted(c)} AS {quoted(n)}" for c, n in names.items())
         joined = database.new_name()
-        database.connection.execute(
+        database.fetchall(
             f"CREATE VIEW {joined} AS SELECT {POOL_SIDE}.*{columns} "
             f"FROM {source} AS {POOL_SIDE} LEFT JOIN {view.name} AS {FILE_SIDE} ON {view.condition}"
         )
@@ -135,7 +135,7 @@ def _tables(database: Database, files: Sequence[Path], shards: Sequence[str]) ->
     """Put files together that have the same columns."""
     groups: dict[frozenset[str], _Table] = {}
     for file in map(str, files):
-        columns = {name.lower(): name for name in _scan(database, [file]).columns}
+        columns = {folded(name): name for name in _scan(database, [file]).columns}
         table = groups.setdefault(frozenset(columns), _Table([], columns, beside_shards=False))
         table.files.append(file)
     names = frozenset(shards)
@@ -176,15 +176,15 @@ def _new_names(
     first = Path(table.files[0])
     prefix = first.stem if len(table.files) == 1 else first.parent.name
     taken = [column for name, column in table.columns.items() if name not in by]
-    names = {c: f"{prefix}_{c}" if c.lower() in own else c for c in taken}
+    names = {c: f"{prefix}_{c}" if folded(c) in own else c for c in taken}
     check_names([*table.columns.values(), *names.values()], str(table))
     for name in names.values():
-        if owner := owners.get(name.lower()):
+        if owner := owners.get(folded(name)):
             raise SelectionError(
                 f"{table} has a column {name}, and so has {owner}",
                 "rename one of them, or give both files the same columns",
             )
-        owners[name.lower()] = str(table)
+        owners[folded(name)] = str(table)
     return names
 
 
@@ -204,7 +204,7 @@ def _file_view(database: Database, table: _Table, by: tuple[str, ...]) -> _View:
         columns += f", {spelled(name, column, kind)} AS {names[-1]}"
         ours = spelled(name, f"{POOL_SIDE}.{quoted(name)}", kind)
         conditions.append(f"{ours} = {FILE_SIDE}.{names[-1]}")
-    database.connection.execute(f"CREATE VIEW {view} AS SELECT *{columns} FROM {rows}")
+    database.fetchall(f"CREATE VIEW {view} AS SELECT *{columns} FROM {rows}")
     return _View(view, by, names, " AND ".join(conditions))
 
 

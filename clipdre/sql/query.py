@@ -34,6 +34,7 @@ from clipdre.sql.expressions import (
     Expression,
     Kind,
     check_names,
+    folded,
     private,
     quoted,
 )
@@ -43,14 +44,24 @@ from clipdre.sql.syntax import as_sql, parse
 from clipdre.words import one_line
 
 # These look at the whole pool, before any filter. A macro's parameters must not be named like a
-# column it meets.
+# column it meets. Sums of floats depend on their order, which differs from run to run, so that sums
+# are of integers: each value in units of 2^-60 of the largest.
 X, Q = private("x"), private("q")
+LARGEST, MEAN = private("largest"), private("mean")
+UNITS = float(2**60)
 MACROS = f"""
 CREATE MACRO quantile({X}, {Q}) AS (
     SELECT quantile_cont({X}, {Q}) FILTER (NOT isnan({X}::DOUBLE)) FROM {POOL});
+CREATE MACRO {LARGEST}({X}) AS (
+    SELECT nullif(max(abs({X}::DOUBLE)) FILTER (isfinite({X}::DOUBLE)), 0) FROM {POOL});
+CREATE MACRO {MEAN}({X}) AS (
+    SELECT coalesce(
+        sum(CASE WHEN isfinite({X}::DOUBLE)
+            THEN round({X}::DOUBLE / {LARGEST}({X}) * {UNITS})::HUGEINT END)::DOUBLE
+        / count(*) FILTER (isfinite({X}::DOUBLE)) / {UNITS} * {LARGEST}({X}), 0)
+    FROM {POOL});
 CREATE MACRO zscore({X}) AS (
-    ({X} - (SELECT avg({X}) FILTER (NOT isnan({X}::DOUBLE)) FROM {POOL}))
-    / (SELECT stddev_pop({X}) FILTER (NOT isnan({X}::DOUBLE)) FROM {POOL}));
+    ({X} - {MEAN}({X})) / nullif(sqrt({MEAN}(({X} - {MEAN}({X})) ** 2)), 0));
 CREATE MACRO rank({X}) AS (
     CASE WHEN NOT isnan({X}::DOUBLE) THEN count({X}) OVER (ORDER BY {X}) END);
 """
@@ -63,7 +74,7 @@ TYPES = {
 NO_VALUES = '"NULL"'
 # Score files that are looked at together.
 THREADS = 8
-WINDOW = re.compile(r"\b(rank|over)\b", re.IGNORECASE)
+WINDOW = re.compile(r"\b(rank|zscore|over)\b", re.IGNORECASE)
 
 
 class ScoreQuery(Database):
@@ -183,14 +194,14 @@ class ScoreQuery(Database):
 
     def _expression(self, pool: Any, expression: Expression) -> Any:
         check_parsable(expression)
-        known = {name.lower(): name for name in pool.columns}
+        known = {folded(name): name for name in pool.columns}
         with self.guarded([expression]):
             sql = as_sql(expression.text, known)
             parts = parse(self.connection, sql)
             check_allowed(expression, parts, known)
             column = duckdb.SQLExpression(sql)
             kind = str(pool.select(duckdb.ColumnExpression(ROW), column).types[1])
-        self._warn_of_namesakes(expression, {p.name.lower() for p in parts if p.is_column})
+        self._warn_of_namesakes(expression, {folded(p.name) for p in parts if p.is_column})
         wrong = (expression.kind is Kind.CONDITION and kind != "BOOLEAN") or (
             expression.kind is Kind.NUMBER and not NUMERIC.match(kind)
         )
@@ -207,7 +218,7 @@ class ScoreQuery(Database):
         """Warn if a column that an expression reads is also in a joined file, under a new name."""
         for join in self.joins:
             for old, new in join.renamed.items():
-                if old.lower() in names and new.lower() not in names:
+                if folded(old) in names and folded(new) not in names:
                     warnings.warn(
                         f"{expression.option} reads {old} of the scores; that of {join} is "
                         f"{quoted(new)}",

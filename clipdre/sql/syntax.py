@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from clipdre.sql.expressions import quoted
+from clipdre.sql.expressions import folded, quoted
 
 WORD, KEYWORD = re.compile(r"[^\W\d]\w*"), re.compile(rb"\w+")
 ERROR = "ERROR"
@@ -54,8 +54,8 @@ def as_sql(text: str, columns: Mapping[str, str]) -> str:
         Columns by their names in lower case.
     """
     name = text.strip()
-    if WORD.fullmatch(name) and name.lower() in columns:
-        return quoted(columns[name.lower()])
+    if WORD.fullmatch(name) and folded(name) in columns:
+        return quoted(columns[folded(name)])
     try:
         duckdb.SQLExpression(text)
     except duckdb.ParserException:  # a column may have the name of a keyword
@@ -68,7 +68,7 @@ def _with_quoted_keywords(text: str, columns: Mapping[str, str]) -> str:
     parts = []
     for start, kind in duckdb.tokenize(text):  # places are those of bytes
         word = KEYWORD.match(data, start)
-        if kind == duckdb.token_type.keyword and word and word[0].decode().lower() in columns:
+        if kind == duckdb.token_type.keyword and word and folded(word[0].decode()) in columns:
             parts += [data[end:start], b'"', word[0], b'"']
             end = word.end()
     return b"".join([*parts, data[end:]]).decode()

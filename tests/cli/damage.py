@@ -150,11 +150,14 @@ def in_record(**fields: object) -> Damage:
     return lambda: path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
+FIGURES = ("groups", "grouped", "alike", "mean_log_size")
 RECORDS: dict[str, dict[str, object]] = {
     "no figures": {"figures": {}},
     "a negative figure": {"figures": {"grouped": -1, "groups": 1e300}},
     "no settings": {"settings": {}},
     "a setting of another type": {"settings": {"alike": [1]}},
+    "settings for figures": {"figures": {}, "settings": dict.fromkeys(FIGURES, "inf")},
+    "no number": {"figures": {}, "settings": dict.fromkeys(FIGURES, "nan")},
     "no columns": {"columns": []},
     "other columns": {"columns": [{"name": "key", "unit": "", "meaning": "", "better": None}]},
     "other rows": {"rows": 5},

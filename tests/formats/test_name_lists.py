@@ -167,3 +167,19 @@ def test_pickled_arrays_are_refused():
     np.save(out, np.array([{"uid": "1"}]), allow_pickle=True)
     with pytest.raises(SelectionError, match="allow_pickle=False"):
         read(out.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("header", "data"),
+    [
+        ("{'descr': '<U0', 'fortran_order': False, 'shape': (300000000,), }", b""),
+        ("{'descr': (", b""),
+        ("{'descr': '''", b""),
+        ("{'descr': '<U1', 'fortran_order': False, 'shape': (1,), }", b"\xff" * 4),
+    ],
+)
+def test_arrays_of_nothing_and_odd_headers_are_refused(header, data):
+    line = header.ljust(117).encode() + b"\n"
+    array = b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line + data
+    with pytest.raises(SelectionError, match="cannot be read as a list of samples"):
+        read_names(io.BytesIO(array), "list.npy")

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from clipdre.errors import SelectionError
-from clipdre.sql.allowed import CHANGING, FUNCTIONS, MOST_TEXTS
+from clipdre.sql.allowed import CHANGING, FUNCTIONS, MOST_LISTED, MOST_TEXTS
 from tests.sql.made_up import row_set
 
 
@@ -135,6 +135,14 @@ def test_brackets_without_an_end_do_not_keep_the_parser_busy(query, start):
     with pytest.raises(SelectionError, match=r"Parser Error: syntax error"):
         row_set(query, start * 300)
     assert time.monotonic() - started < 20
+
+
+def test_lists_do_not_hold_many_columns(query):
+    listed = ", ".join(["caption"] * (MOST_LISTED + 1))
+    with pytest.raises(SelectionError, match="a list beside 101 columns is not allowed"):
+        row_set(query, f"len([{listed}]::VARCHAR) > 0")
+    values = ", ".join(f"'{n}'" for n in range(500))
+    assert row_set(query, f"list_contains([{values}], caption)").count("where_0") == 0
 
 
 def test_a_long_list_of_words_is_allowed(query):

@@ -269,3 +269,10 @@ class TestOwnNames:
         write_measured(*pool, "one", {name: np.zeros(6)})
         with pytest.raises(SelectionError, match=problem):
             query_of(*pool)
+
+
+def test_only_ascii_letters_have_two_cases(joined, pool, files):
+    table = joined({"uid": POOL["uid"], "\u00c9": [1] * 6, "\u00e9": [2] * 6})
+    assert (table["\u00c9"].to_pylist(), table["\u00e9"].to_pylist()) == ([1] * 6, [2] * 6)
+    with pytest.raises(SelectionError, match="has no column to join by"):
+        query_of(*pool, files({"\u212aey": POOL["key"]}))  # the sign of kelvin

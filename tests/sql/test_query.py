@@ -9,7 +9,7 @@ from clipdre.sql.expressions import Expression, Kind
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet
 from tests.formats.folders.measured import STALE, write_measured
-from tests.helpers import chosen, read_scores
+from tests.helpers import chosen, read_scores, write_score_folder
 from tests.sql.made_up import query_of, random_hashes, row_set, table_of, write_pool
 
 SIZES = (5, 3, 4)
@@ -65,6 +65,20 @@ class TestExpressions:
             found = row_set(query, by=by).arrays("file_index", "file_row_number", "by_0")
             order = np.lexsort(found[1::-1])
             np.testing.assert_allclose(found[2][order], values, err_msg=by)
+
+    def test_zscores_do_not_depend_on_the_order_of_rows(self, tmp_path):
+        x = np.random.default_rng(0).normal(size=5000) * 1e3 + 0.1
+        found = []
+        for n, order in enumerate((np.arange(5000), np.arange(5000)[::-1])):
+            hashes = np.arange(5000, dtype=np.uint64)
+            halves = np.array_split(order, 3 - n)
+            parts = [{"key_hash": hashes[half], "log_ratio": x[half]} for half in halves]
+            manifest = write_score_folder(tmp_path / str(n), parts)
+            rows = row_set(query_of(tmp_path / str(n), manifest), by="zscore(log_ratio)")
+            key, values = rows.arrays("key_hash", "by_0")
+            found.append(values[np.argsort(key)])
+        np.testing.assert_array_equal(*found)
+        np.testing.assert_allclose(found[0], (x - x.mean()) / x.std(), atol=1e-12)
 
     def test_booleans_and_integers_can_be_ranked(self, query, scored):
         (values,) = row_set(query, by="width > 3").arrays("by_0")

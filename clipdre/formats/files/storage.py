@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import gzip
 import hashlib
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from clipdre.errors import InputError, OutputError
+from clipdre.formats.files.gunzip import Gunzipped
 from clipdre.formats.files.remote import LOCAL, RemoteFile, identify_remote, is_remote
 from clipdre.words import count, one_line
 
@@ -89,24 +89,12 @@ def open_source(url: str) -> BinaryIO:
         file.seek(0)
     except OSError as error:
         raise InputError(f"cannot open {url}: {one_line(error)}", CHECK_PATH) from error
-    return cast("BinaryIO", _Gunzipped(file) if compressed else file)
+    return cast("BinaryIO", Gunzipped(file) if compressed else file)
 
 
 def is_compressed(file: BinaryIO) -> bool:
     """Return whether a file from `open_source` is decompressed as it is read."""
-    return isinstance(file, _Gunzipped)
-
-
-class _Gunzipped(gzip.GzipFile):
-    """A gzip file that closes the compressed file together with itself."""
-
-    def __init__(self, compressed: BinaryIO) -> None:
-        super().__init__(fileobj=compressed, mode="rb")
-        self._compressed = compressed
-
-    def close(self) -> None:
-        super().close()
-        self._compressed.close()
+    return isinstance(file, Gunzipped)
 
 
 def unescaped_path(url: str) -> Path:
@@ -387,9 +375,10 @@ def _is_same(handle: int, folder: Path) -> bool:
 
 
 def _refuse_links(folder: Path) -> None:
-    for pattern in ("*", "*/*"):
-        for path in folder.glob(pattern):
-            if path.is_symlink() and path.is_dir():
+    for place, folders, _ in os.walk(folder):
+        for name in folders:
+            path = Path(place, name)
+            if path.is_symlink():
                 raise OutputError(
                     f"{path} is a symbolic link, which clipdre does not follow",
                     "remove it, or choose another `output`",

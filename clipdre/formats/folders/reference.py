@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED
 
 import msgspec
 import numpy as np
@@ -39,6 +40,7 @@ from clipdre.words import one_line
 
 RECORD = "reference.json"
 CURE = "score that pool again with `overwrite`"
+MOST_PAIRS = 2**48
 Hashes = npt.NDArray[np.uint64]
 
 
@@ -93,7 +95,7 @@ class ReferenceFolder:
         """Return what `write_leaders` wrote of `rows` with this digest; None if there is none."""
         with suppress(ScoresError), self._archive("alike.npz") as found:
             if str(found.get("digest")) == digest:
-                return _checked(found["leaders"], np.int64, rows)
+                return _are_leaders(_checked(found["leaders"], np.int64, rows))
         return None
 
     def write_moments(self, moments: dict[Modality, Moments]) -> None:
@@ -109,11 +111,12 @@ class ReferenceFolder:
     def moments(self, modality: Modality, dim: int) -> Moments:
         """Read the moments of one modality, of vectors with `dim` dimensions."""
         with self._archive("moments.npz") as arrays:
-            return Moments(
-                int(arrays[f"{modality}_count"]),
-                torch.from_numpy(_checked(arrays[f"{modality}_mean"], np.float64, dim)),
-                torch.from_numpy(_checked(arrays[f"{modality}_covariance"], np.float64, dim, dim)),
-            )
+            count = float(arrays[f"{modality}_count"])
+            mean = _checked(arrays[f"{modality}_mean"], np.float64, dim)
+            covariance = _checked(arrays[f"{modality}_covariance"], np.float64, dim, dim)
+            if not 0 <= count <= MOST_PAIRS or not np.isfinite(mean).all():
+                raise ValueError("these are not the moments of a pool")
+            return Moments(int(count), torch.from_numpy(mean), torch.from_numpy(covariance))
 
     def write_cells(self, modality: Modality, cells: Cells) -> None:
         """Write the cells of one modality."""
@@ -122,13 +125,16 @@ class ReferenceFolder:
         with committed(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
-    def cells(self, modality: Modality, dim: int) -> Cells:
-        """Read the cells of one modality, of vectors with `dim` dimensions."""
+    def cells(self, modality: Modality, dim: int, pairs: int) -> Cells:
+        """Read the cells of one modality, of vectors with `dim` dimensions, for so many pairs."""
         with self._archive(f"cells_{modality}.npz") as arrays:
-            count = len(arrays["counts"])
+            counts = _checked(arrays["counts"], np.int64, None)
+            count = len(counts)
+            if ((counts < 0) | (counts > pairs)).any() or counts.sum() != pairs:
+                raise ValueError(f"the cells do not hold {pairs:,} pairs")
             return Cells(
                 torch.from_numpy(_checked(arrays["centroids"], np.float32, count, dim)),
-                torch.from_numpy(_checked(arrays["counts"], np.int64, count)),
+                torch.from_numpy(counts),
                 torch.from_numpy(_checked(arrays["variances"], np.float32, count)),
             )
 
@@ -140,6 +146,9 @@ class ReferenceFolder:
             open(path, "rb") as file,
             np.load(file, allow_pickle=False) as archive,
         ):
+            # Our own are not compressed, so that they are no larger than their file.
+            if any(member.compress_type != ZIP_STORED for member in archive.zip.infolist()):
+                raise ValueError("it is compressed")
             yield {key.replace("img_", "image_"): archive[key] for key in archive.files}
 
     @contextmanager
@@ -155,6 +164,14 @@ class ReferenceFolder:
         """Return the path of a file, which schema 1 may have named otherwise."""
         path, older = self.path / name, self.path / name.replace("image", "img")
         return older if older.exists() and not path.exists() else path
+
+
+def _are_leaders(leaders: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return rows that lead the groups of rows, if each leads its own group."""
+    inside = (leaders >= 0) & (leaders < len(leaders))
+    if not inside.all() or (leaders[leaders] != leaders).any():
+        raise ValueError("these rows do not lead groups")
+    return leaders
 
 
 def _checked(array: npt.NDArray[Any], kind: npt.DTypeLike, *shape: int | None) -> npt.NDArray[Any]:

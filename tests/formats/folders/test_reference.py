@@ -1,5 +1,6 @@
 import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_moments_and_cells_are_read_back_exactly(folder):
     folder.write_cells(Modality.TEXT, cells)
     for modality in Modality:
         assert_equal_fields(moments[modality], folder.moments(modality, 4))
-    assert_equal_fields(cells, folder.cells(Modality.TEXT, 4))
+    assert_equal_fields(cells, folder.cells(Modality.TEXT, 4, int(cells.counts.sum())))
 
 
 def test_arrays_are_mapped_not_read(folder):
@@ -120,7 +121,7 @@ def test_damaged_files_are_named_with_a_cure(folder, name, damage):
         path.write_bytes(data[: len(data) // 2 if damage == "truncated" else 0])
     reads = {
         "moments.npz": lambda: folder.moments(Modality.TEXT, 4),
-        "cells_image.npz": lambda: folder.cells(Modality.IMAGE, 4),
+        "cells_image.npz": lambda: folder.cells(Modality.IMAGE, 4, 10),
         "pool_image.npy": lambda: folder.array("pool_image", np.float16, 100, 4),
     }
     with pytest.raises(ScoresError, match=f"{name} is damaged") as caught:
@@ -147,7 +148,33 @@ def test_references_of_schema_1_can_be_read(folder):
     assert folder.record() == RECORD
     for modality in Modality:
         assert_equal_fields(moments[modality], folder.moments(modality, 4))
-    assert_equal_fields(cells, folder.cells(Modality.IMAGE, 4))
+    assert_equal_fields(cells, folder.cells(Modality.IMAGE, 4, 10))
     assert folder.array("pool_hash_image", np.uint64, 3).tolist() == [0, 1, 2]
     folder.write("pool_hash_image", np.arange(5, dtype=np.uint64))  # new files come first
     assert folder.array("pool_hash_image", np.uint64, 5).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("counts", [[], [100], [-5, 15], [2**62, 2**62], [5, 4]])
+def test_cells_that_do_not_hold_the_pool_are_refused(folder, counts):
+    counts = torch.tensor(counts, dtype=torch.int64)
+    size = len(counts)
+    folder.write_cells(Modality.IMAGE, Cells(torch.randn(size, 4), counts, torch.rand(size)))
+    with pytest.raises(ScoresError, match="do not hold 10 pairs"):
+        folder.cells(Modality.IMAGE, 4, 10)
+
+
+@pytest.mark.parametrize("leaders", [[-1, 0, 0], [10**6, 1, 2], [2**62, 1, 2], [1, 2, 0]])
+def test_rows_that_lead_no_groups_are_sought_again(folder, leaders):
+    folder.write_leaders(np.array(leaders), "digest")
+    assert folder.leaders("digest", 3) is None
+    folder.write_leaders(np.array([0, 0, 2]), "digest")
+    assert folder.leaders("digest", 3).tolist() == [0, 0, 2]
+
+
+def test_archives_are_not_compressed(folder):
+    """They could be much larger than their files."""
+    folder.write_moments({modality: random_moments(1) for modality in Modality})
+    with zipfile.ZipFile(folder.path / "moments.npz", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("image_x.npy", bytes(10**6))
+    with pytest.raises(ScoresError, match=r"moments\.npz is damaged \(it is compressed\)"):
+        folder.moments(Modality.IMAGE, 4)
