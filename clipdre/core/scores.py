@@ -17,7 +17,7 @@ from clipdre.core.modality import Modality
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clipdre.core.pairs import Pairs, Side
+    from clipdre.core.pairs import Pairs
 
 NATS = "nats"
 SE = "_se"
@@ -103,25 +103,23 @@ def _divergences(m: Modality) -> tuple[Score, ...]:
 
 
 def _with_tau(m: Modality) -> tuple[Score, ...]:
-    def score(name: str, meaning: str, formula: Callable[[Side, float], Tensor]) -> Score:
-        column = Column(name, NATS, meaning, "high")
-        return Score(column, lambda p: formula(p.sides[m], p.log_tau), needs_tau=True)
-
+    no_log_z = "with -log tau in place of log Z"
+    every = "with tau exp(logit) in place of every density ratio"
     return (
-        score(
-            f"kl_{m}_tau",
-            f"kl_{m} with -log tau in place of log Z",
-            lambda side, log_tau: side.kl_tau(log_tau),
+        Score(
+            Column(f"kl_{m}_tau", NATS, f"kl_{m} {no_log_z}", "high"),
+            lambda p: p.sides[m].kl_tau(p.log_tau),
+            needs_tau=True,
         ),
-        score(
-            f"kl_{m}_tau_all",
-            f"kl_{m} with tau exp(logit) in place of every density ratio",
-            lambda side, log_tau: side.kl_tau_all(log_tau),
+        Score(
+            Column(f"kl_{m}_tau_all", NATS, f"kl_{m} {every}", "high"),
+            lambda p: p.sides[m].kl_tau_all(p.log_tau),
+            needs_tau=True,
         ),
-        score(
-            f"klr_{m}_tau",
-            f"klr_{m} with -log tau in place of log Z",
-            lambda side, log_tau: side.reverse_kl_tau(log_tau),
+        Score(
+            Column(f"klr_{m}_tau", NATS, f"klr_{m} {no_log_z}", "high"),
+            lambda p: p.sides[m].reverse_kl_tau(p.log_tau),
+            needs_tau=True,
         ),
     )
 

@@ -21,6 +21,7 @@ from clipdre.estimating.estimate import Estimator
 from clipdre.estimating.groups import half_of
 from clipdre.estimating.marginal import Bulk, Marginal, Reading
 from clipdre.estimating.reference import MARGINS, bulk_rows
+from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -95,7 +96,7 @@ def check_reference(folder: ScoreFolder, manifest: Manifest) -> ReferenceCheck:
     query = ScoreQuery(folder, manifest)
     record = manifest.reference
     if record is None:
-        raise ScoresError(f"{folder.path} records no reference", "score again with `overwrite`")
+        raise ScoresError(f"{folder.path} records no reference", SCORE_AGAIN)
     # A saved reference belongs to another pool, whose embeddings are not here.
     own = ReferenceFolder(folder.reference)
     same = own.record() == record and record.version == VERSION

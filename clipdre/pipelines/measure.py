@@ -189,12 +189,14 @@ def _is_replaced(final: ColumnFolder, scorer: Scorer, overwrite: bool) -> bool:
         return True
     if record is None:
         return False
-    before = {"scorer": record.scorer, "version": record.version, **record.settings}
-    now = {"scorer": scorer.name, "version": scorer.version, **builtins(scorer)}
-    same = before == now
+    before = {"scorer": record.scorer, "version": record.version}
+    now = {"scorer": scorer.name, "version": scorer.version}
+    settings = builtins(scorer)
+    same = (before, record.settings) == (now, settings)
     if not same and not overwrite:
+        difference = changed(before | record.settings, now | settings)
         raise ScoresError(
-            f"{final.path} was measured with other settings ({changed(before, now)})",
+            f"{final.path} was measured with other settings ({difference})",
             "pass `overwrite` to replace it, or a `suffix` to keep both",
         )
     return not same

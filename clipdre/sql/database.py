@@ -21,6 +21,7 @@ import pyarrow as pa
 from clipdre.cpus import usable_cpus
 from clipdre.errors import OutputError, ScoresError, SelectionError, UsageError
 from clipdre.formats.files.parquet import SCORE_AGAIN
+from clipdre.formats.files.storage import is_utf8
 from clipdre.formats.tars.samples import printable
 from clipdre.sql.expressions import Expression
 from clipdre.words import closest, one_line
@@ -56,7 +57,7 @@ class Database:
     def __init__(self, files: Sequence[str], time_limit: float) -> None:
         if not time_limit > 0:
             raise UsageError(f"`time_limit` {time_limit:g} is no time", "use seconds above 0")
-        odd = next((file for file in files if file != printable(file)), None)
+        odd = next((file for file in files if not is_utf8(file)), None)
         if odd is not None:
             raise SelectionError(f"the path {printable(odd)} is not UTF-8", "rename it")
         self.time_limit = time_limit

@@ -44,24 +44,29 @@ from clipdre.sql.syntax import as_sql, parse
 from clipdre.words import one_line
 
 # These look at the whole pool, before any filter. A macro's parameters must not be named like a
-# column it meets. Sums of floats depend on their order, which differs from run to run, so that sums
-# are of integers: each value in units of 2^-60 of the largest.
+# column it meets.
 X, Q = private("x"), private("q")
-LARGEST, MEAN = private("largest"), private("mean")
 UNITS = float(2**60)
+# Mean and deviation of the finite values. Sums of floats depend on their order, which differs from
+# run to run, so the sums are of integers: each value in units of 2^-60 of the largest.
+MOMENTS = f"""
+    WITH finite AS (SELECT {X}::DOUBLE AS x FROM {POOL} WHERE isfinite({X}::DOUBLE)),
+    scale AS (SELECT count(*) AS n, max(abs(x)) AS top FROM finite),
+    centre AS (
+        SELECT coalesce(sum(round(x / nullif(top, 0) * {UNITS})::HUGEINT)::DOUBLE, 0)
+            / {UNITS} * any_value(top) / any_value(n) AS mean
+        FROM finite, scale),
+    far AS (SELECT max((x - mean) ** 2) AS top FROM finite, centre),
+    spread AS (
+        SELECT sqrt(sum(round((x - mean) ** 2 / nullif(far.top, 0) * {UNITS})::HUGEINT)::DOUBLE
+            / {UNITS} * any_value(far.top) / any_value(n)) AS deviation
+        FROM finite, centre, far, scale)
+"""
 MACROS = f"""
 CREATE MACRO quantile({X}, {Q}) AS (
     SELECT quantile_cont({X}, {Q}) FILTER (NOT isnan({X}::DOUBLE)) FROM {POOL});
-CREATE MACRO {LARGEST}({X}) AS (
-    SELECT nullif(max(abs({X}::DOUBLE)) FILTER (isfinite({X}::DOUBLE)), 0) FROM {POOL});
-CREATE MACRO {MEAN}({X}) AS (
-    SELECT coalesce(
-        sum(CASE WHEN isfinite({X}::DOUBLE)
-            THEN round({X}::DOUBLE / {LARGEST}({X}) * {UNITS})::HUGEINT END)::DOUBLE
-        / count(*) FILTER (isfinite({X}::DOUBLE)) / {UNITS} * {LARGEST}({X}), 0)
-    FROM {POOL});
 CREATE MACRO zscore({X}) AS (
-    ({X} - {MEAN}({X})) / nullif(sqrt({MEAN}(({X} - {MEAN}({X})) ** 2)), 0));
+    ({X} - ({MOMENTS} SELECT mean FROM centre)) / ({MOMENTS} SELECT deviation FROM spread));
 CREATE MACRO rank({X}) AS (
     CASE WHEN NOT isnan({X}::DOUBLE) THEN count({X}) OVER (ORDER BY {X}) END);
 """

@@ -43,13 +43,19 @@ class Gunzipped:
         if size < 0 or len(data) < size:
             more = self._file.read(size - len(data) if size >= 0 else -1)
             data += more
-            self._held += more
-            if len(self._held) > 2 * KEPT:
-                dropped = len(self._held) - KEPT
-                del self._held[:dropped]
-                self._start += dropped
+            self._hold(more)
         self._at += len(data)
         return data
+
+    def _hold(self, more: bytes) -> None:
+        end = self._start + len(self._held) + len(more)
+        if len(more) >= KEPT:
+            self._held = bytearray(more[-KEPT:])
+        else:
+            self._held += more
+            if len(self._held) > 2 * KEPT:  # rarely, since it moves what is left
+                del self._held[:-KEPT]
+        self._start = end - len(self._held)
 
     def close(self) -> None:
         """Close both files."""

@@ -131,7 +131,7 @@ def regular(path: Path) -> Path:
     return path
 
 
-def is_utf8(path: Path) -> bool:
+def is_utf8(path: str | Path) -> bool:
     """Whether Arrow and DuckDB can open a path."""
     try:
         str(path).encode()

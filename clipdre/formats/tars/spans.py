@@ -224,7 +224,8 @@ def checked(span: memoryview, key: str, shard: str) -> memoryview:
     """
     # The fast path: a span of another kind is taken apart below.
     names, end = plain_names(lambda at: bytes(span[at : at + BLOCK]))
-    if names and end == len(span) and all(name.startswith(f"{key}.") for name in names):
+    start = f"{key}."
+    if names and end == len(span) and all(name.startswith(start) for name in names):
         return span
     members = _members(span)
     keys = [printable(member.key) for member in members]
