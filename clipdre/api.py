@@ -35,7 +35,7 @@ from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest, read_complete_manifest
 from clipdre.formats.folders.records import MeasureRecord
 from clipdre.formats.name_lists import read_names
-from clipdre.formats.tars.shards import expand_shards
+from clipdre.formats.tars.places import expand_shards
 from clipdre.pipelines import measure as _measure
 from clipdre.pipelines import score as _score
 from clipdre.reporting import summary as _summary

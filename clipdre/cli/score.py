@@ -149,7 +149,7 @@ def _score_shards(
     run_config: RunConfig,
 ) -> Manifest:
     from clipdre.cli.terminal import note
-    from clipdre.formats.tars.shards import expand_shards
+    from clipdre.formats.tars.places import expand_shards
     from clipdre.pipelines.score import ScoreConfig
     from clipdre.pipelines.score import score as run
 

@@ -36,7 +36,8 @@ Output = Annotated[
 Shards = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Folders, tars, globs, {00..99} patterns, URLs, or '-' for a list on stdin.",
+        help="Folders (with their subfolders), tars, globs (** for any depth), {00..99} patterns, "
+        "URLs, or '-' for a list on stdin.",
         metavar="SHARDS",
         show_default=False,
     ),

@@ -43,8 +43,8 @@ from clipdre.formats.folders.manifest import (
 )
 from clipdre.formats.folders.records import ModelRecord, ShardRecord, builtins
 from clipdre.formats.folders.reference import ReferenceFolder
+from clipdre.formats.tars.places import shard_names
 from clipdre.formats.tars.samples import Reason
-from clipdre.formats.tars.shards import shard_name
 from clipdre.models.load import load_encoder, usable_device, usable_devices
 from clipdre.pipelines.duplicates import Duplicates, write_duplicates
 from clipdre.pipelines.same_run import identity_of, same_run
@@ -52,7 +52,7 @@ from clipdre.progress import Progress
 from clipdre.words import changed, count
 
 # Subfolders that a run writes into.
-WRITTEN = ("scores", "failures", "reference", "embeddings/*")
+WRITTEN = ("scores/**", "failures/**", "reference", "embeddings/*")
 # Warnings about shards that are printed.
 WARNED = 10
 # Failures that another try may cure.
@@ -93,7 +93,7 @@ def score(
     """
     folder = ScoreFolder(output)
     _check_output(folder, urls, config.estimate)
-    shards = tuple(_shard_record(url) for url in urls)
+    shards = _shard_records(urls)
     devices = usable_devices(config.encode.device)
     encoder = load_encoder(config.encode)
     encode = workers_per_device(config.encode, devices)
@@ -120,7 +120,7 @@ def score_embeddings(
     folder = ScoreFolder(output)
     urls = source.files()
     _check_output(folder, urls, config)
-    shards = tuple(_shard_record(url) for url in urls)
+    shards = _shard_records(urls)
     planned = _planned(source.model, {"embeddings": source.layout}, config, shards)
     engine = InProcess(str(usable_device(device)))
     stages = _Stages(folder, config, engine, IngestWork(source))
@@ -357,10 +357,11 @@ def _check_saved(config: EstimateConfig, model: ModelRecord) -> None:
         )
 
 
-def _shard_record(url: str) -> ShardRecord:
-    identity = identify(url)
-    return ShardRecord(
-        name=shard_name(url), url=url, nbytes=identity.nbytes, modified=identity.modified
+def _shard_records(urls: Sequence[str]) -> tuple[ShardRecord, ...]:
+    found = zip(shard_names(urls), urls, map(identify, urls), strict=True)
+    return tuple(
+        ShardRecord(name=name, url=url, nbytes=identity.nbytes, modified=identity.modified)
+        for name, url, identity in found
     )
 
 

@@ -104,7 +104,10 @@ def test_runs_again_only_with_the_same_settings_or_overwrite(run, pool, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("{empty}", "no .tar files in {empty}: pass the folder that holds the shards"),
+        (
+            "{empty}",
+            "no .tar files in {empty} and its subfolders: pass the folder that holds the shards",
+        ),
         ("nowhere.tar", "no such shard or folder: nowhere.tar: check the path"),
         ("{pool} --model ViT-B-33", "unknown model ViT-B-33: did you mean ViT-B-32"),
         ("{pool} --model ViT-B-32 --pretrained a/b.pt", "a/b.pt"),

@@ -19,6 +19,7 @@ from clipdre.formats.folders.records import (
     ShardRecord,
     upgraded,
 )
+from clipdre.formats.tars.places import is_harmless
 from clipdre.words import one_line
 
 SCHEMA_VERSION = 3
@@ -136,7 +137,7 @@ def _checked(manifest: Manifest) -> Manifest:
         raise ValueError("no settings `read`")
     assert manifest.reading
     names = [shard.name for shard in manifest.shards]
-    if not names or len(set(names)) < len(names) or any({"/", "\0"} & set(name) for name in names):
+    if not names or len(set(names)) < len(names) or not all(map(is_harmless, names)):
         raise ValueError("the shards do not have a name each")
     return manifest
 
