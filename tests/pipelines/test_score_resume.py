@@ -35,6 +35,7 @@ from tests.formats.folders.schema_1 import downgrade
 from tests.helpers import TINY, all_files, pair, read_scores, tiny_score, write_tar
 from tests.pipelines.scoring import assert_same_scores, with_method
 
+JSON_TITLES = dataclasses.replace(TINY, read=ReadConfig(caption_field="title"))
 # A temporary file of another machine.
 LEFTOVER = ".unfinished-host-1-0123abcd-x.parquet"
 
@@ -137,19 +138,15 @@ class TestAgain:
         shutil.copytree(pool, tmp_path / "pool")
         tiny_score(tmp_path / "pool", tmp_path / "s")
         change(tmp_path / "pool" / "00001.tar")
-        with pytest.raises(ScoresError, match=rf"differs in shard 00001 \({difference}\): choose"):
+        with pytest.raises(ScoresError, match=rf"hold: 00001 \(changed: {difference}\): give"):
             tiny_score(tmp_path / "pool", tmp_path / "s")
 
     @pytest.mark.parametrize(
         ("config", "difference"),
         [
             (
-                dataclasses.replace(TINY, read=ReadConfig(caption_field="title")),
+                JSON_TITLES,
                 "read caption_field",
-            ),
-            (
-                dataclasses.replace(TINY, estimate=EstimateConfig(ReferenceMethod.EXACT)),
-                "estimate method",
             ),
             (
                 dataclasses.replace(
@@ -170,7 +167,7 @@ class TestAgain:
         shutil.copytree(scored[0], tmp_path / "s")
         (tmp_path / "s" / "scores" / LEFTOVER).write_text("half")
         with pytest.raises(ScoresError, match="holds a run that differs"):
-            tiny_score(pool, tmp_path / "s", with_method(ReferenceMethod.EXACT))
+            tiny_score(pool, tmp_path / "s", JSON_TITLES)
         assert (tmp_path / "s" / "scores" / LEFTOVER).exists()
         tiny_score(pool, tmp_path / "s")
         assert not (tmp_path / "s" / "scores" / LEFTOVER).exists()
@@ -194,7 +191,7 @@ class TestAgain:
         write_pool(tmp_path / "p", 60, seed=1, noise={}, shard_size=30)
         tiny_score(tmp_path / "p", tmp_path / "s")
         write_pool(tmp_path / "p", 60, seed=2, noise=NOISE, shard_size=30)
-        with pytest.raises(ScoresError, match="shard 00000"):
+        with pytest.raises(ScoresError, match="hold: 00000"):
             tiny_score(tmp_path / "p", tmp_path / "s")
         (tmp_path / "s" / "notes.txt").write_text("mine")
         manifest = tiny_score(tmp_path / "p", tmp_path / "s", overwrite=True)
@@ -265,7 +262,7 @@ class TestReplacing:
         found = all_files(folder.path)
         assert {name: found[name] for name in before} == before
         assert read_complete_manifest(folder.path).samples == 60
-        with pytest.raises(ScoresError, match="number of shards"):
+        with pytest.raises(ScoresError, match="2 shards that these `shards` do not hold"):
             tiny_score(pool, folder.path)
         with monkeypatch.context() as patched:
             calls = stop_at_the_second(patched, encoding_jobs, "commit_shard")
@@ -418,11 +415,12 @@ class TestSchema1:
         assert tiny_score(pool, tmp_path / "old", config) == manifest
         assert all_files(tmp_path / "old") == before
 
-    def test_other_settings_are_refused(self, finished, pool, tmp_path):
+    def test_other_estimates_need_no_encoding(self, finished, pool, tmp_path):
         shutil.copytree(finished[0], tmp_path / "old")
         downgrade(tmp_path / "old")
-        with pytest.raises(ScoresError, match="differs in estimate"):
-            tiny_score(pool, tmp_path / "old", with_method(ReferenceMethod.SAMPLE, bulk=64))
+        manifest = tiny_score(pool, tmp_path / "old", with_method(ReferenceMethod.SAMPLE, bulk=64))
+        assert manifest.reference.method == "sample"
+        assert read_manifest(tmp_path / "old") == manifest
 
     def test_an_unfinished_folder_resumes_without_encoding(self, finished, pool, tmp_path):
         folder, manifest, config = finished

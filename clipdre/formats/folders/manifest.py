@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from clipdre.config import ReadConfig
+from clipdre.config import EstimateConfig, ReadConfig
 from clipdre.errors import ScoresError
 from clipdre.formats.files.storage import committed, is_utf8, regular
 from clipdre.formats.folders.records import (
@@ -22,7 +22,7 @@ from clipdre.formats.folders.records import (
 from clipdre.formats.tars.places import is_harmless
 from clipdre.words import one_line
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST = "manifest.json"
 # Without it, `score` would read this manifest again.
 CURE = "score again with `overwrite`"
@@ -46,6 +46,8 @@ class Manifest(Record, frozen=True, kw_only=True):
         size and the like do not.
     reference : ReferenceRecord or None
         How the marginals were computed; None until they are.
+    keeps_reference : bool
+        Whether the reference is that of the pool before shards were added or dropped.
     pool_reliability : dict
         Column to its correlation between two halves of the pool; empty if a clipdre that did not
         measure it made the scores. Columns that do not vary have none.
@@ -56,6 +58,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     settings: dict[str, dict[str, Any]]
     shards: tuple[ShardRecord, ...]
     reference: ReferenceRecord | None = None
+    keeps_reference: bool = False
     pool_reliability: dict[str, float] = msgspec.field(default_factory=dict)
     complete: bool = False
     schema_version: int = SCHEMA_VERSION
@@ -64,6 +67,16 @@ class Manifest(Record, frozen=True, kw_only=True):
     def reading(self) -> ReadConfig:
         """Settings that the shards were read with."""
         return msgspec.convert(self.settings["read"], ReadConfig)
+
+    @property
+    def estimating(self) -> EstimateConfig:
+        """Settings that the marginals are computed with."""
+        return msgspec.convert(self.settings.get("estimate", {}), EstimateConfig)
+
+    @property
+    def after_reference(self) -> int:
+        """Pairs that came after the reference, which was kept: they are not in it."""
+        return sum(shard.rows for shard in self.shards if shard.after_reference)
 
     @property
     def rows(self) -> int:
@@ -136,6 +149,7 @@ def _checked(manifest: Manifest) -> Manifest:
     if "read" not in manifest.settings:
         raise ValueError("no settings `read`")
     assert manifest.reading
+    assert manifest.estimating
     names = [shard.name for shard in manifest.shards]
     if not names or len(set(names)) < len(names) or not all(map(is_harmless, names)):
         raise ValueError("the shards do not have a name each")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 
 from clipdre.formats.folders.records import ShardRecord
@@ -16,20 +16,28 @@ def find_moved(
     """Return the URL of each shard that is found among `urls`, by the shard's name.
 
     It has the file name of the shard and is the same by `is_same`. If several are, it is the one
-    whose folders are called as before; a shard that could be several of them is not found.
+    whose folders are called as before. A shard that could be several of them is not found, nor is
+    one whose file is rather that of another shard.
     """
     named = defaultdict[str, list[str]](list)
     for url in urls:
         named[parts_of(url)[-1]].append(url)
-    found = {}
+    of_shards, of_urls = (defaultdict[str, dict[str, int]](dict) for _ in range(2))
     for shard in shards:
         before = parts_of(shard.url)
-        same = [url for url in named[before[-1]] if is_same(shard, url)]
-        close = {url: _in_common(before, parts_of(url)) for url in same}
-        best = [url for url in same if close[url] == max(close.values())]
-        if len(best) == 1:
-            found[shard.name] = best[0]
-    return found
+        for url in named[before[-1]]:
+            if is_same(shard, url):
+                common = _in_common(before, parts_of(url))
+                of_shards[shard.name][url] = of_urls[url][shard.name] = common
+    best = {name: _best(found) for name, found in of_shards.items()}
+    return {name: url for name, url in best.items() if url and _best(of_urls[url]) == name}
+
+
+def _best(found: Mapping[str, int]) -> str | None:
+    """Return what has most in common; None if several have."""
+    most = max(found.values())
+    best = [name for name, common in found.items() if common == most]
+    return best[0] if len(best) == 1 else None
 
 
 def _in_common(before: Sequence[str], now: Sequence[str]) -> int:

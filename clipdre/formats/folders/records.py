@@ -95,6 +95,9 @@ class ShardRecord(Record, frozen=True, kw_only=True):
     warnings : tuple of str
         Why the shard may lack samples that it once had (no end of the archive, or fewer samples
         than are stated beside it), or how rows of embeddings without a key are named.
+    after_reference : bool
+        Whether the shard came after the reference, which was kept: its pairs are scored against
+        those of the other shards, and are not in the reference themselves.
     """
 
     name: str
@@ -104,6 +107,7 @@ class ShardRecord(Record, frozen=True, kw_only=True):
     rows: Count = 0
     failures: dict[str, Count] = {}
     warnings: tuple[str, ...] = ()
+    after_reference: bool = False
 
     @property
     def samples(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -148,11 +148,16 @@ def shard_name(url: str) -> str:
     return name.removesuffix(suffix)
 
 
-def shard_names(urls: Sequence[str], taken: Collection[str] = ()) -> list[str]:
+def shard_names(urls: Sequence[str], kept: Mapping[str, str] | None = None) -> list[str]:
     """Return the names of the shards of a pool, by which their files are named too.
 
     If they lie in several folders, a name is the path without suffix from the folder that has all
-    of them: ``cc3m/00000``. It begins further up if it is `taken`.
+    of them: ``cc3m/00000``. It begins further up if another shard has this name in `kept`.
+
+    Parameters
+    ----------
+    kept : mapping of str to str, optional
+        URL to name, of shards that are named already.
 
     Raises
     ------
@@ -162,19 +167,21 @@ def shard_names(urls: Sequence[str], taken: Collection[str] = ()) -> list[str]:
     places = [parts_of(url) for url in urls]
     folders = {parts[:-1] for parts in places}
     shared = len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))))
-    by_name: dict[str, str] = {}
+    names = dict(kept or {})
+    by_name = {name: url for url, name in names.items()}
     for url, parts in zip(urls, places, strict=True):
-        longer = (_joined(parts[start:]) for start in range(shared, -1, -1))
-        name = next((name for name in longer if name not in taken), None)
-        if name is None or name in by_name:
-            name = name or _joined(parts[shared:])
-            other = by_name.get(name, "one that is scored already")
+        if url in names:
+            continue
+        longer = [_joined(parts[start:]) for start in range(shared, -1, -1)]
+        name = next((name for name in longer if by_name.get(name) not in names), longer[0])
+        if name in by_name:
             raise InputError(
-                f"two shards are named {name!r}: {other} and {url}",
+                f"two shards are named {name!r}: {by_name[name]} and {url}",
                 "rename one of them, or score them into different folders",
             )
         by_name[name] = url
-    return list(by_name)
+    named = names | {url: name for name, url in by_name.items()}
+    return [named[url] for url in urls]
 
 
 def parts_of(url: str) -> tuple[str, ...]:

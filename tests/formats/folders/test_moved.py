@@ -15,7 +15,7 @@ TWO = records("/old/cc3m/0.tar", "/old/cc12m/0.tar")
     ("urls", "found"),
     [
         (["/b/cc12m/0.tar", "/b/cc3m/0.tar"], {"n0": "/b/cc3m/0.tar", "n1": "/b/cc12m/0.tar"}),
-        (["s3://b/cc3m/0.tar"], {"n0": "s3://b/cc3m/0.tar", "n1": "s3://b/cc3m/0.tar"}),
+        (["s3://b/cc3m/0.tar"], {"n0": "s3://b/cc3m/0.tar"}),
         (["/x/0.tar", "/y/0.tar"], {}),
         (["/old/cc3m/1.tar", "/old/cc12m/00.tar"], {}),
         ([], {}),

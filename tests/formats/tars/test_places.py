@@ -188,11 +188,12 @@ class TestNames:
         mixed = shard_names(["s3://b/x/0.tar", f"{sources}/cc3m/00000.tar"])
         assert mixed == ["s3/b/x/0", f"{str(sources)[1:]}/cc3m/00000"]
 
-    def test_that_are_taken_begin_further_up(self):
-        assert shard_names(["/pool/a/0.tar"], taken={"0"}) == ["a/0"]
-        assert shard_names(["/pool/a/0.tar", "/pool/a/1.tar"], {"0", "a/0"}) == ["pool/a/0", "1"]
-        with pytest.raises(InputError, match="two shards are named '0': one that is scored"):
-            shard_names(["/a/0.tar"], {"0", "a/0"})
+    def test_that_others_have_kept_begin_further_up(self):
+        urls = ["/pool/0.tar", "/pool/a/0.tar", "/pool/a/1.tar"]
+        assert shard_names(urls, {urls[1]: "0"}) == ["pool/0", "0", "a/1"]
+        assert shard_names(urls, {urls[0]: "a/0"}) == ["a/0", "pool/a/0", "a/1"]
+        with pytest.raises(InputError, match=r"two shards are named '0': /b/0.tar and /0.tar"):
+            shard_names(["/b/0.tar", "/0.tar"], {"/b/0.tar": "0"})
 
     @pytest.mark.parametrize("folder", ["..", ".", "", ".fit", "x.parquet"])
     def test_never_lead_out_of_the_score_folder(self, folder):

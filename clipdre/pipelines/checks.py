@@ -1,0 +1,93 @@
+"""What a run checks before and after the estimates: bad shards, bad samples, foreign files."""
+
+from __future__ import annotations
+
+import warnings
+
+from clipdre.errors import InputError, ScoresError
+from clipdre.formats.files.parquet import count_rows, read_table
+from clipdre.formats.folders.columns import DUPLICATES, column_folders
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import Manifest
+from clipdre.words import count
+
+# Warnings about shards that are printed.
+WARNED = 10
+
+
+def note_columns(folder: ScoreFolder, planned: Manifest | None = None) -> None:
+    """Warn about measured columns that are removed with old scores, or lack shards of new ones.
+
+    Parameters
+    ----------
+    planned : Manifest, optional
+        Of the scores that take the columns over; by default none do.
+    """
+    measured = [columns for columns in column_folders(folder) if columns.name != DUPLICATES]
+    if planned is not None:
+        names = [shard.name for shard in planned.shards]
+        measured = [c for c in measured if not all(c.file(name).exists() for name in names)]
+    listed = ", ".join(columns.name for columns in measured)
+    if listed and planned is None:
+        warnings.warn(
+            f"columns measured for the old scores will be removed with them: {listed}; measure "
+            "them again afterwards",
+            stacklevel=2,
+        )
+    elif listed:
+        warnings.warn(
+            f"columns that were measured do not cover the new shards: {listed}; run the same "
+            "'clipdre measure' again afterwards",
+            stacklevel=2,
+        )
+
+
+def warn_of_shards(manifest: Manifest) -> None:
+    """Warn of shards that may lack samples."""
+    warned = [(shard.name, text) for shard in manifest.shards for text in shard.warnings]
+    for name, text in warned[:WARNED]:
+        warnings.warn(f"shard {name}: {text}", stacklevel=2)
+    if len(warned) > WARNED:
+        more = count(len(warned) - WARNED, "more warning")
+        warnings.warn(f"the manifest has {more} about shards", stacklevel=2)
+
+
+def check_usable(folder: ScoreFolder, manifest: Manifest) -> None:
+    """Stop before the estimates if no sample is usable, and say why."""
+    if manifest.rows or not manifest.failures:
+        return
+    reason, samples = next(iter(manifest.failures.items()))
+    shard = next(shard for shard in manifest.shards if reason in shard.failures)
+    table = read_table(folder.failures(shard.name), ["reason", "message"])
+    example = table["message"][table["reason"].to_pylist().index(reason)].as_py()
+    raise InputError(
+        f"no pair is usable: {samples:,} of {count(manifest.samples, 'sample')} failed for "
+        f"{reason} ({example})",
+        "'clipdre doctor' explains each reason; if `text_key` or `image_key` is wrong, correct it "
+        "and pass `overwrite`",
+    )
+
+
+def check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
+    """Stop before the estimates if too much of the pool is bad."""
+    bad = manifest.samples - manifest.rows
+    if bad > most * manifest.samples:
+        raise InputError(
+            f"{bad:,} of {count(manifest.samples, 'sample')} failed "
+            f"({bad / manifest.samples:.1%}), more than `max_bad_fraction` {most:g}",
+            f"see {folder.path}/failures for the reasons, or raise it to continue",
+        )
+
+
+def check_whole(folder: ScoreFolder, manifest: Manifest) -> None:
+    """Check that rows and failures, as the files hold them, are the samples of each shard."""
+    for shard in manifest.shards:
+        rows = count_rows(folder.scores(shard.name))
+        failures = count_rows(folder.failures(shard.name))
+        if (rows, failures) != (shard.rows, sum(shard.failures.values())):
+            raise ScoresError(
+                f"{shard.name}: its files hold {count(rows, 'row')} and "
+                f"{count(failures, 'failure')} of {count(shard.samples, 'sample')}, "
+                f"so something else wrote to {folder.path}",
+                "pass `overwrite`",
+            )
