@@ -11,7 +11,7 @@ import pyarrow as pa
 from clipdre.emitting.subset import Subset
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify, open_source
-from clipdre.formats.folders.moved import find_moved
+from clipdre.formats.folders.moved import find_moved, has_content_of
 from clipdre.formats.tars.locate import Located, locate
 from clipdre.formats.tars.places import shard_names
 from clipdre.formats.tars.spans import Source
@@ -35,7 +35,9 @@ def relocated(selection: Selection, urls: Sequence[str]) -> Subset:
     sources = {url: Source(url, identify(url).nbytes, None) for url in urls}
     manifest = selection.query.manifest
     if manifest.has_tars:
-        found = find_moved(manifest.shards, urls, lambda s, url: sources[url].nbytes == s.nbytes)
+        found = find_moved(
+            manifest.shards, urls, lambda s, url: has_content_of(s, url, sources[url].nbytes)
+        )
         subset = Subset(selection, {name: sources[url] for name, url in found.items()})
         if all(manifest.shards[index].name in found for index in subset.files):
             return subset

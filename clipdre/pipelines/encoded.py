@@ -16,7 +16,7 @@ from clipdre.errors import ScoresError
 from clipdre.formats.files.parquet import count_rows
 from clipdre.formats.files.storage import committed
 from clipdre.formats.folders.columns import DUPLICATES, RECORD, ColumnFolder, column_folders
-from clipdre.formats.folders.embeddings import EmbeddingFiles, embedding_files
+from clipdre.formats.folders.embeddings import SAMPLE, EmbeddingFiles, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest, read_manifest
 from clipdre.formats.folders.records import ShardRecord, builtins
@@ -63,8 +63,13 @@ def encoding_stamp(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
 def recounted(folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles) -> ShardRecord:
     """Return the record of an encoded shard with its counts."""
     rows = count_rows(files.metadata)
-    failures = folder.failure_counts(shard.name)
-    return msgspec.structs.replace(shard, rows=rows, failures=failures, warnings=files.warnings())
+    return msgspec.structs.replace(
+        shard,
+        rows=rows,
+        failures=folder.failure_counts(shard.name),
+        warnings=files.warnings(),
+        sample=files.stamp().get(SAMPLE, ""),
+    )
 
 
 def take_over(source: ScoreFolder, target: ScoreFolder, planned: Manifest, *, retry: bool) -> None:

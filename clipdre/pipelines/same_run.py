@@ -12,7 +12,7 @@ from clipdre.errors import ScoresError
 from clipdre.formats.files.storage import SourceIdentity, absolute
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest, read_manifest
-from clipdre.formats.folders.moved import find_moved
+from clipdre.formats.folders.moved import find_moved, has_content_of
 from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.tars.places import shard_names
 from clipdre.words import changed, count
@@ -145,7 +145,10 @@ def _matched(
 
 
 def _is_same(before: ShardRecord, now: ShardRecord) -> bool:
-    return (before.nbytes, before.modified) == (now.nbytes, now.modified)
+    """Whether a file is the shard that was scored; one that was copied or touched is."""
+    if before.nbytes == now.nbytes and before.modified == now.modified:
+        return True
+    return bool(before.sample) and has_content_of(before, now.url, now.nbytes)
 
 
 def _check_whole(

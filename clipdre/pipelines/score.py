@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from clipdre.encoding.ingest import EmbeddingSource, open_embeddings
 from clipdre.encoding.jobs import EncodeWork, IngestWork, workers_per_device
 from clipdre.engines.local import InProcess, local_engine
 from clipdre.errors import OutputError, ScoresError, UsageError
-from clipdre.formats.files.storage import identify, real, real_paths
-from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.files.storage import REPLACEMENT, absolute, identify, real, real_paths
+from clipdre.formats.folders.folder import ABANDONED, PARTS, ScoreFolder
 from clipdre.formats.folders.manifest import (
     MANIFEST,
     Manifest,
@@ -23,6 +23,7 @@ from clipdre.formats.folders.manifest import (
 )
 from clipdre.formats.folders.records import ModelRecord, ShardRecord, builtins
 from clipdre.formats.tars.places import shard_names
+from clipdre.formats.tars.samples import printable
 from clipdre.models.load import load_encoder, usable_device, usable_devices
 from clipdre.pipelines.stages import Stages
 
@@ -116,7 +117,7 @@ def rescore(
     folder = ScoreFolder(output)
     _check_output(folder, [shard.url for shard in found.shards], config)
     shards = (
-        ShardRecord(name=s.name, url=s.url, nbytes=s.nbytes, modified=s.modified)
+        ShardRecord(name=s.name, url=s.url, nbytes=s.nbytes, modified=s.modified, sample=s.sample)
         for s in found.shards
     )
     planned = _planned(found.model, found.settings["read"], config, tuple(shards))
@@ -161,12 +162,14 @@ def _check_output(folder: ScoreFolder, urls: Sequence[str], config: EstimateConf
             f"{folder.path} exists and is not a score folder{damaged}", "choose another `output`"
         )
     here = real(folder.path)
-    paths = {"the input": [path for _, path in real_paths(urls)]}
-    if config.saved is not None:
-        paths["`reference`"] = [real(Path(config.saved))]
-    for what, found in paths.items():
-        if any(path.is_relative_to(here) for path in found):
-            raise OutputError(f"{what} is in `output` {folder.path}", "choose another `output`")
+    written = {here / part for part in (*PARTS, REPLACEMENT, ABANDONED)}
+    refused = []
+    if any(not written.isdisjoint(path.parents) for _, path in real_paths(urls)):
+        refused.append("the input")
+    if config.saved is not None and real(Path(config.saved)).is_relative_to(here):
+        refused.append("`reference`")
+    if refused:
+        raise OutputError(f"{refused[0]} is in `output` {folder.path}", "choose another `output`")
 
 
 def _planned(
@@ -175,6 +178,8 @@ def _planned(
     config: EstimateConfig,
     shards: tuple[ShardRecord, ...],
 ) -> Manifest:
+    if config.saved is not None:
+        config = replace(config, saved=printable(absolute(config.saved)))
     return Manifest(
         clipdre_version=__version__,
         model=model,
@@ -184,6 +189,7 @@ def _planned(
 
 
 def _shard_records(urls: Sequence[str]) -> tuple[ShardRecord, ...]:
+    urls = [printable(absolute(url)) for url in urls]
     found = zip(shard_names(urls), urls, map(identify, urls), strict=True)
     return tuple(
         ShardRecord(name=name, url=url, nbytes=identity.nbytes, modified=identity.modified)

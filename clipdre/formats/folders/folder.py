@@ -145,7 +145,8 @@ class ScoreFolder:
                     shutil.rmtree(self.path / part, ignore_errors=True)
                     (new / part).rename(self.path / part)
             if (new / MANIFEST).exists():
-                (new / MANIFEST).replace(self.path / MANIFEST)
+                read_manifest(new).write(self.path)  # paths of shards may be from there
+                (new / MANIFEST).unlink()
             shutil.rmtree(new, ignore_errors=True)
         except OSError as error:
             raise OutputError(

@@ -11,7 +11,8 @@ import msgspec
 
 from clipdre.config import EstimateConfig, ReadConfig
 from clipdre.errors import ScoresError
-from clipdre.formats.files.storage import committed, is_utf8, regular
+from clipdre.formats.files.remote import is_remote
+from clipdre.formats.files.storage import absolute, committed, is_utf8, regular, unescaped_path
 from clipdre.formats.folders.records import (
     ModelRecord,
     Record,
@@ -102,9 +103,16 @@ class Manifest(Record, frozen=True, kw_only=True):
         return "embeddings" not in self.settings["read"]
 
     def write(self, folder: Path) -> None:
-        """Write atomically to `folder`."""
+        """Write atomically to `folder`; shards inside it are written by their path from there."""
+        here = Path(absolute(str(folder)))
+        shards = (
+            msgspec.structs.replace(shard, url=str(Path(shard.url).relative_to(here)))
+            if not is_remote(shard.url) and Path(shard.url).is_relative_to(here)
+            else shard
+            for shard in self.shards
+        )
         with committed(folder / MANIFEST) as temporary:
-            temporary.write_bytes(self.encoded())
+            temporary.write_bytes(msgspec.structs.replace(self, shards=tuple(shards)).encoded())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -139,9 +147,26 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         raw = _upgraded(raw) if version == 1 else raw
-        return _checked(msgspec.convert({**raw, "schema_version": SCHEMA_VERSION}, type=Manifest))
+        found = msgspec.convert({**raw, "schema_version": SCHEMA_VERSION}, type=Manifest)
+        return _checked(_found_inside(found, Path(absolute(str(folder)))))
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ScoresError(f"{path} is damaged ({error})", CURE) from error
+
+
+def _found_inside(manifest: Manifest, folder: Path) -> Manifest:
+    """Return a manifest with the absolute paths of shards that are named by their path from it.
+
+    Those that are not there are from an older clipdre, whose paths were as they were given.
+    """
+    if all(is_remote(s.url) or s.url.startswith("/") for s in manifest.shards):
+        return manifest  # as a rule, and nothing is looked up
+    shards = (
+        msgspec.structs.replace(shard, url=str(folder / shard.url))
+        if not is_remote(shard.url) and unescaped_path(str(folder / shard.url)).is_file()
+        else shard
+        for shard in manifest.shards
+    )
+    return msgspec.structs.replace(manifest, shards=tuple(shards))
 
 
 def _checked(manifest: Manifest) -> Manifest:

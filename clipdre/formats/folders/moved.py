@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 
+from clipdre.formats.files.content import content_sample
+from clipdre.formats.files.remote import is_remote
 from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.tars.places import parts_of
 
@@ -31,6 +33,13 @@ def find_moved(
                 of_shards[shard.name][url] = of_urls[url][shard.name] = common
     best = {name: _best(found) for name, found in of_shards.items()}
     return {name: url for name, url in best.items() if url and _best(of_urls[url]) == name}
+
+
+def has_content_of(shard: ShardRecord, url: str, nbytes: int) -> bool:
+    """Return whether a file of `nbytes` has the size of a shard, and its content if it is known."""
+    if nbytes != shard.nbytes:
+        return False
+    return not shard.sample or is_remote(url) or content_sample(url) == shard.sample
 
 
 def _best(found: Mapping[str, int]) -> str | None:

@@ -98,6 +98,8 @@ class ShardRecord(Record, frozen=True, kw_only=True):
     after_reference : bool
         Whether the shard came after the reference, which was kept: its pairs are scored against
         those of the other shards, and are not in the reference themselves.
+    sample : str
+        Of its content, see `clipdre.formats.files.content`; empty if it was not taken.
     """
 
     name: str
@@ -108,6 +110,7 @@ class ShardRecord(Record, frozen=True, kw_only=True):
     failures: dict[str, Count] = {}
     warnings: tuple[str, ...] = ()
     after_reference: bool = False
+    sample: str = ""
 
     @property
     def samples(self) -> int:
