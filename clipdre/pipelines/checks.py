@@ -7,39 +7,51 @@ import warnings
 from clipdre.errors import InputError, ScoresError
 from clipdre.formats.files.parquet import count_rows, read_table
 from clipdre.formats.folders.columns import DUPLICATES, column_folders
+from clipdre.formats.folders.embeddings import embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.manifest import Manifest, read_manifest
+from clipdre.formats.tars.samples import Reason
+from clipdre.formats.tars.seen import members_seen
+from clipdre.pipelines.same_run import identity_of
 from clipdre.words import count
 
+# Pairs of which ratios can be estimated.
+FEWEST = 2
+# Failures of samples that lack what an option names.
+NAMED_WRONG = {
+    Reason.MISSING_CAPTION.value: "text_key",
+    Reason.MISSING_IMAGE.value: "image_key",
+}
 # Warnings about shards that are printed.
 WARNED = 10
 
 
 def note_columns(folder: ScoreFolder, planned: Manifest | None = None) -> None:
-    """Warn about measured columns that are removed with old scores, or lack shards of new ones.
+    """Warn about measured columns that are removed with old scores, or are of other shards.
 
     Parameters
     ----------
     planned : Manifest, optional
         Of the scores that take the columns over; by default none do.
     """
-    measured = [columns for columns in column_folders(folder) if columns.name != DUPLICATES]
-    if planned is not None:
-        names = [shard.name for shard in planned.shards]
-        measured = [c for c in measured if not all(c.file(name).exists() for name in names)]
-    listed = ", ".join(columns.name for columns in measured)
+    names = [columns.name for columns in column_folders(folder) if columns.name != DUPLICATES]
+    listed = ", ".join(names)
     if listed and planned is None:
         warnings.warn(
             f"columns measured for the old scores will be removed with them: {listed}; measure "
             "them again afterwards",
             stacklevel=2,
         )
-    elif listed:
+    elif listed and planned is not None and _shards(planned) != _shards(read_manifest(folder.path)):
         warnings.warn(
-            f"columns that were measured do not cover the new shards: {listed}; run the same "
-            "'clipdre measure' again afterwards",
+            f"columns were measured for the shards as they were: {listed}; run the same "
+            "'clipdre measure' again afterwards, which keeps what is still valid",
             stacklevel=2,
         )
+
+
+def _shards(manifest: Manifest) -> set[tuple[str, int, str]]:
+    return set(map(identity_of, manifest.shards))
 
 
 def warn_of_shards(manifest: Manifest) -> None:
@@ -60,12 +72,24 @@ def check_usable(folder: ScoreFolder, manifest: Manifest) -> None:
     shard = next(shard for shard in manifest.shards if reason in shard.failures)
     table = read_table(folder.failures(shard.name), ["reason", "message"])
     example = table["message"][table["reason"].to_pylist().index(reason)].as_py()
-    raise InputError(
+    problem = (
         f"no pair is usable: {samples:,} of {count(manifest.samples, 'sample')} failed for "
-        f"{reason} ({example})",
-        "'clipdre doctor' explains each reason; if `text_key` or `image_key` is wrong, correct it "
-        "and pass `overwrite`",
+        f"{reason} ({example})"
     )
+    cure = "'clipdre doctor' explains each reason; run again with other shards or options"
+    if reason in NAMED_WRONG:
+        option = NAMED_WRONG[reason]
+        seen = members_seen(shard.url) if manifest.has_tars else ""
+        problem += f"; samples of {shard.name} have {seen}" if seen else ""
+        cure = f"if `{option}` is wrong, correct it and run again; or see 'clipdre doctor'"
+    raise InputError(problem, cure)
+
+
+def is_failed_try(folder: ScoreFolder, manifest: Manifest) -> bool:
+    """Whether an unfinished run encoded so few pairs that nothing is lost with them."""
+    files = embedding_files(folder.embeddings, len(manifest.shards))
+    metadata = (own.metadata for own in files if own.metadata.exists())
+    return not manifest.complete and sum(map(count_rows, metadata)) < FEWEST
 
 
 def check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:

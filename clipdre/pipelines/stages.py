@@ -28,6 +28,7 @@ from clipdre.pipelines.checks import (
     check_share,
     check_usable,
     check_whole,
+    is_failed_try,
     note_columns,
     warn_of_shards,
 )
@@ -69,7 +70,13 @@ class Stages:
             if folder.is_new():
                 return self._finished(planned, run, None)
             found = read_manifest(folder.path)
-            planned = continued(folder, found, planned, run)
+            try:
+                planned = continued(folder, found, planned, run)
+            except ScoresError:
+                if not is_failed_try(folder, found):
+                    raise
+                folder.clear()
+                return self._finished(planned, run, None)
             if is_same_run(found, planned):
                 return self._finished(planned, run, found)
             if not folder.embeddings.exists() and found.complete:

@@ -208,11 +208,19 @@ class TestMeasuredColumns:
         manifest = tiny_score(pool, measured.path, with_method(ReferenceMethod.SAMPLE, bulk=32))
         assert "normsim" in ScoreQuery(measured, manifest).columns
 
+    def test_are_measured_again_after_pruning_at_no_cost(self, measured, scorer, pool, monkeypatch):
+        (pool / "00001.tar").unlink()
+        with pytest.warns(UserWarning, match="as they were: normsim"):
+            manifest = tiny_score(pool, measured.path, prune=True)
+        monkeypatch.setattr(measuring.ColumnFolder, "write", None)
+        measure(measured, manifest, scorer)
+        assert "normsim" in ScoreQuery(measured, manifest).columns
+
     def test_of_old_shards_are_not_measured_again(
         self, measured, scorer, shards, pool, monkeypatch
     ):
         add(shards, pool, 0, 2)
-        with pytest.warns(UserWarning, match="do not cover the new shards: normsim"):
+        with pytest.warns(UserWarning, match="measured for the shards as they were: normsim"):
             manifest = tiny_score(pool, measured.path)
         query = ScoreQuery(measured, manifest)
         assert "normsim" not in query.columns
