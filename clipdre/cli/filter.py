@@ -157,7 +157,10 @@ def _note_selection(selection: Selection, dry_run: bool) -> None:
     for counted in selection.steps:
         step = counted.step
         if len(selection.steps) > 1:
-            note(f"    {step}: {counted.kept:,} of {counted.before:,}")
+            cut = f" ({counted.cut})" if counted.cut else ""
+            note(f"    {step}: {counted.kept:,} of {counted.before:,}{cut}")
+        elif counted.cut:
+            note(f"cut: {counted.cut}")
         if counted.unranked:
             what = " or ".join(text for text in (step.by, step.balance) if text)
             note(f"not kept: {count(counted.unranked, 'row')} without a value of {what}")

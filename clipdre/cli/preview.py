@@ -49,11 +49,12 @@ def _print_preview(found: Preview) -> None:
     name = f"{found.name}: " if found.name else ""
     table(
         f"{name}what each step keeps",
-        ("step", "before", "after where", "no value", "asked", "kept"),
+        ("step", "before", "after where", "no value", "asked", "kept", "cut"),
         [
             (
                 str(s.step),
                 *(f"{n:,}" for n in (s.before, s.after_where, s.unranked, s.asked, s.kept)),
+                s.cut.rpartition(" ")[2],
             )
             for s in found.steps
         ],

@@ -21,7 +21,7 @@ def test_its_tables_show_steps_means_and_shards(run, scored):
     order = np.argsort(-values, kind="stable")[:60]
     found = run(f"filter {scored[0]} --by kl_text --top 60 --dry-run")
     rows = rows_of(found.stderr)
-    assert rows["top by kl_text"] == ["300", "300", "0", "60", "60"]
+    assert rows["top by kl_text"] == ["300", "300", "0", "60", "60", str(values[order[-1]])]
     assert rows["kl_text"] == [f"{values.mean():.4g}", f"{values[order].mean():.4g}"]
     for n in range(3):
         kept = int((order // 100 == n).sum())
