@@ -105,11 +105,10 @@ def filter_scores(
     for join in query.joins:
         _note_join(join)
     selections = [select(query, rule) for rule in request.rules(query)]
-    for selection in selections:
-        _note_selection(selection, dry_run)
     if dry_run:
         show(selections, as_json=json)
         return
+    _note_selection(selections[0])
     config = EmitConfig(shard_size, max_bytes, seed if shuffle else None, writers, card)
     write.write_and_print(selections[0], place, format, config, shards, overwrite)
 
@@ -146,14 +145,13 @@ def _note_join(join: Join) -> None:
         note(f"columns of {join} that the scores have too are renamed: {names}")
 
 
-def _note_selection(selection: Selection, dry_run: bool) -> None:
+def _note_selection(selection: Selection) -> None:
     """Print how many pairs are kept, and anything a curator would not expect."""
     from clipdre.cli.terminal import note
 
     share = len(selection) / max(1, selection.pool)
-    verb = "would keep" if dry_run else "keeping"
     name = f"{selection.rule.name}: " if selection.rule.name else ""
-    note(f"{name}{verb} {len(selection):,} of {count(selection.pool, 'pair')} ({share:.1%})")
+    note(f"{name}keeping {len(selection):,} of {count(selection.pool, 'pair')} ({share:.1%})")
     for counted in selection.steps:
         step = counted.step
         if len(selection.steps) > 1:

@@ -56,7 +56,7 @@ def test_each_step_of_a_recipe_reports_its_cut(run, scored):
     (selection,) = json.loads(printed(found))["selections"]
     distinct, *ranked = selection["steps"]
     assert distinct["threshold"] is None
-    lines = [line.strip() for line in found.stderr.splitlines()]
+    lines = [line.strip() for line in run(f"{command} --format keys -o -").stderr.splitlines()]
     for step, column in zip(ranked, ("log_ratio", "kl_text"), strict=True):
         (line,) = [line for line in lines if line.startswith(f"top by {column}: ")]
         shown = line.rpartition(f"({column} >= ")[2].rstrip(")")
@@ -192,7 +192,7 @@ def test_rows_without_a_value_are_counted(run, scored, table):
     assert len(printed(found).splitlines()) == 100
     assert found.stderr.splitlines() == [
         "keeping 100 of 300 pairs (33.3%)",
-        f"cut: {by} >= {lowest}",
+        f"cut: {by} >= {lowest!s}",
         f"not kept: 200 rows without a value of {by}",
         "asked for 150, but only 100 are left to choose from",
     ]
@@ -206,7 +206,7 @@ class TestRecipes:
         lowest = np.sort(table["kl_text"].to_numpy())[-30]
         assert found.stderr.splitlines() == [
             "kl: keeping 30 of 300 pairs (10.0%)",
-            f"cut: kl_text >= {lowest}",
+            f"cut: kl_text >= {lowest!s}",
         ]
 
     def test_a_copy_can_be_changed(self, run, scored, tmp_path):
