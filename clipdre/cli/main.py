@@ -20,6 +20,7 @@ from clipdre.cli import (
     emit,
     info,
     measure,
+    messages,
     recipes,
     reference,
     score,
@@ -27,6 +28,7 @@ from clipdre.cli import (
     signals,
 )
 from clipdre.cli import filter as filter_command
+from clipdre.cli.messages import with_messages
 from clipdre.cli.usage import ParserError, help_text, parser_message
 from clipdre.cpus import limit_threads
 from clipdre.errors import ClipdreError, UsageError
@@ -45,6 +47,7 @@ class Commands(TyperGroup):
         """Run the command line; show the parser's errors as our own, unless the caller does."""
         from clipdre.cli.terminal import strip_controls
 
+        messages.install()
         options["standalone_mode"] = False
         if not standalone_mode:
             return super().main(*args, **options)
@@ -52,7 +55,7 @@ class Commands(TyperGroup):
             code = super().main(*args, **options)
         except ParserError as error:
             if message := parser_message(error):
-                typer.echo(f"clipdre: error: {strip_controls(message)}", err=True)
+                messages.LOG.error(strip_controls(message))
             code = USAGE
         sys.exit(code)
 
@@ -70,17 +73,17 @@ class Commands(TyperGroup):
         def shown(message: object) -> str:
             return strip_controls(as_options(str(message), command())).replace("\n", " ")
 
-        warnings.formatwarning = lambda message, *_, **__: f"clipdre: warning: {shown(message)}\n"
+        warnings.showwarning = lambda message, *_, **__: messages.LOG.warning(shown(message))
         try:
             return super().invoke(ctx)
         except ClipdreError as error:
-            typer.echo(f"clipdre: error: {shown(error)}", err=True)
+            messages.LOG.error(shown(error))
             raise typer.Exit(USAGE if isinstance(error, UsageError) else 1) from None
         except BrokenPipeError:
             _discard_stdout()
             raise typer.Exit(CLOSED_PIPE) from None
         except (OSError, MemoryError) as error:  # whatever else the machine refuses
-            typer.echo(f"clipdre: error: {shown(_refused(error))}", err=True)
+            messages.LOG.error(shown(_refused(error)))
             raise typer.Exit(1) from None
 
 
@@ -107,15 +110,15 @@ def _add(name: str, command: Callable[..., None], example: str) -> None:
     ORDER.append(name)
 
 
-_add("score", score.score, score.EXAMPLE)
+_add("score", with_messages(score.score), score.EXAMPLE)
 _add("info", info.info, info.EXAMPLE)
-_add("filter", filter_command.filter_scores, filter_command.EXAMPLE)
+_add("filter", with_messages(filter_command.filter_scores), filter_command.EXAMPLE)
 _add("recipes", recipes.recipes, recipes.EXAMPLE)
-_add("emit", emit.emit, emit.EXAMPLE)
+_add("emit", with_messages(emit.emit), emit.EXAMPLE)
 app.add_typer(measure.app)
 ORDER.append("measure")
 _add("scorers", scorers.scorers, scorers.EXAMPLE)
-_add("doctor", doctor.doctor, doctor.EXAMPLE)
+_add("doctor", with_messages(doctor.doctor), doctor.EXAMPLE)
 _add("reference", reference.reference, reference.EXAMPLE)
 _add("demo", demo.demo, demo.EXAMPLE)
 

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from clipdre.cli.common_options import Scores
+from clipdre.cli.messages import with_messages
 from clipdre.cli.usage import help_text
 from clipdre.config import MeasureConfig
 from clipdre.words import count
@@ -97,7 +98,8 @@ def scorer_command(scorer: type[Scorer]) -> Any:
     function.__annotations__ = {p.name: p.annotation for p in parameters}
     function.__doc__ = f"{scorer.title}.\n\nSource: {scorer.source}."
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    single.command(scorer.name, epilog=_example(scorer), rich_help_panel=PANEL)(function)
+    make = single.command(scorer.name, epilog=_example(scorer), rich_help_panel=PANEL)
+    make(with_messages(function))
     return typer.main.get_command(single)
 
 

@@ -281,7 +281,7 @@ class ShardEncoder:
         """Yield what each shard gave, in order, with all vectors unless it died."""
         found = [_Found(shard) for shard in shards]
         reading = settled = 0
-        nbytes = samples = 0
+        nbytes = samples = failures = 0
         with ThreadPoolExecutor(max(1, self._config.workers)) as threads:
             for record in self._records(shards, threads):
                 shard = found[reading]
@@ -289,10 +289,11 @@ class ShardEncoder:
                 if ended or shard.died is None:
                     more, one = shard.add(record)
                     nbytes, samples = nbytes + more, samples + one
+                    failures += isinstance(record, Failure)
                     full = isinstance(record, Decoded) and self._batch.add(record)
                 if ended or full:
-                    self._advance(nbytes, samples)
-                    nbytes = samples = 0
+                    self._advance(nbytes, samples, failures)
+                    nbytes = samples = failures = 0
                 reading += ended
                 if self._batch.is_full or (full and reading > settled):
                     self._batch.settle(found[settled : reading + 1])

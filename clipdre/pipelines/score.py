@@ -221,7 +221,7 @@ class _Stages:
                 stamp = _encoding_stamp(manifest, shard)
                 if _is_encoded(self.folder, shard, own, stamp):
                     done[shard.name] = _recounted(self.folder, shard, own)
-                    progress.advance(shard.nbytes)
+                    progress.skip(shard.nbytes)
                 else:
                     failures = self.folder.failures(shard.name)
                     jobs.append(ShardJob(shard, own, failures, stamp))
