@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from clipdre.cli.terminal import given_options
 from clipdre.config import TIME_LIMIT, EmitConfig
 from clipdre.errors import UsageError
 from clipdre.only_with import NotWith, OnlyWith, check
+from clipdre.selecting.rules import AMOUNTS, Amount
 from clipdre.words import count
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from clipdre.sql.joined import Join
 
 EXAMPLE = "Example:  clipdre filter scores --where 'width >= 200' --by log_ratio --top 30% -o kept"
+# Pairs of a pool from which on few people want 100 or fewer.
+LARGE = 10_000
 RULES = ("distinct", "where", "by", "top", "bottom", "sample", "balance", "recipe")
 PAIRINGS = (
     NotWith("every", RULES, because="which keeps only some pairs"),
@@ -105,6 +109,8 @@ def filter_scores(
     for join in query.joins:
         _note_join(join)
     selections = [select(query, rule) for rule in request.rules(query)]
+    for selection in selections:
+        _hint_at_percent(selection)
     if dry_run:
         show(selections, as_json=json)
         return
@@ -143,6 +149,22 @@ def _note_join(join: Join) -> None:
     if join.renamed:
         names = ", ".join(f'{old} to "{new}"' for old, new in join.renamed.items())
         note(f"columns of {join} that the scores have too are renamed: {names}")
+
+
+def _hint_at_percent(selection: Selection) -> None:
+    """Ask about a count that looks like a percentage, because it is small for such a pool."""
+    from clipdre.cli.terminal import note
+
+    amounts: dict[str, Amount | None] = {"budget": selection.rule.budget}
+    for step in selection.rule.steps:
+        amounts |= {name: getattr(step, name) for name in AMOUNTS if getattr(step, name)}
+    for name, amount in amounts.items():
+        number = amount.value if amount else math.inf
+        if isinstance(number, int) and number <= 100 and selection.pool >= LARGE:
+            note(
+                f"--{name} {number} is a count, of {count(selection.pool, 'pair')}: did you mean "
+                f"--{name} {number}%?"
+            )
 
 
 def _note_selection(selection: Selection) -> None:

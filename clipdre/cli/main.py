@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,11 +26,12 @@ from clipdre.cli import (
     reference,
     score,
     scorers,
+    settings,
     signals,
 )
 from clipdre.cli import filter as filter_command
 from clipdre.cli.messages import with_messages
-from clipdre.cli.usage import ParserError, help_text, parser_message
+from clipdre.cli.usage import ParserError, help_text, paragraphs, parser_message
 from clipdre.cpus import limit_threads
 from clipdre.errors import ClipdreError, UsageError
 from clipdre.words import one_line
@@ -38,9 +40,19 @@ USAGE = 2
 # What a shell reports for programs whose reader, such as ``head``, had enough.
 CLOSED_PIPE = 128 + signal.SIGPIPE
 ORDER: list[str] = []
+HELP = """Which image-text pairs are worth keeping?
+
+clipdre scores the pairs of WebDataset shards with a CLIP or SigLIP model, and filters the shards by
+the scores. Begin with 'clipdre score POOL -o SCORES'; 'clipdre info SCORES' shows what came of it,
+and 'clipdre filter SCORES' writes the pairs that you keep. 'clipdre demo FOLDER' shows all of it on
+drawn images.
+
+Every option can also be set by a variable, such as CLIPDRE_SCORE_BATCH_SIZE=64 for the --batch-size
+of 'clipdre score', or in a file that --config names.
+"""
 
 
-class Commands(TyperGroup):
+class Commands(settings.PlainHelp, TyperGroup):
     """All commands; anything a user can cause ends as one line on stderr, exit 1 or 2."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
@@ -95,18 +107,20 @@ def _refused(error: OSError | MemoryError) -> str:
 app = typer.Typer(
     name="clipdre",
     cls=Commands,
-    help="Which image-text pairs are worth keeping? Score WebDataset shards and filter them.",
+    help=paragraphs(HELP),
     epilog="Example:  clipdre filter $(clipdre score pool -o s) --by log_ratio --top 30% -o kept",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": settings.PREFIX,
+    },
 )
 
 
 def _add(name: str, command: Callable[..., None], example: str) -> None:
-    app.command(name, help=help_text(command), epilog=example)(command)
+    app.command(name, cls=settings.Command, help=help_text(command), epilog=example)(command)
     ORDER.append(name)
 
 
@@ -132,8 +146,21 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            callback=settings.use_file,
+            is_eager=True,
+            help='TOML file of options by command, such as score.model = "ViT-B-32". The command '
+            "line comes first, then CLIPDRE_ variables, then this file.",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     pass
 

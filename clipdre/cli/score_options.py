@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipdre.cli.common_options import no_stream
+from clipdre.cli.numbers import Count, parse_bytes
 from clipdre.config import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
@@ -124,7 +125,7 @@ BatchSize = Annotated[
     typer.Option(
         "--batch-size",
         "-b",
-        min=1,
+        parser=Count(),
         help="Pairs encoded together.",
         metavar="N",
         rich_help_panel=RUN,
@@ -153,7 +154,7 @@ ReferenceWay = Annotated[
 Neighbors = Annotated[
     int,
     typer.Option(
-        min=1,
+        parser=Count(),
         help="Least number of near counterparts that stratified evaluates exactly.",
         metavar="N",
         rich_help_panel=REFERENCE,
@@ -162,7 +163,7 @@ Neighbors = Annotated[
 Bulk = Annotated[
     int,
     typer.Option(
-        min=2,
+        parser=Count(2),
         help="Pairs in the uniform sample of stratified and sample.",
         metavar="N",
         rich_help_panel=REFERENCE,
@@ -200,7 +201,7 @@ Normalize = Annotated[
 Tau = Annotated[
     int | None,
     typer.Option(
-        min=1,
+        parser=Count(),
         help="Negatives per positive in the model's training.",
         metavar="N",
         rich_help_panel=REFERENCE,
@@ -245,34 +246,34 @@ MaxBadFraction = Annotated[
 MaxMemberBytes = Annotated[
     int,
     typer.Option(
-        min=1,
+        parser=parse_bytes,
         help="Reject members larger than this.",
-        metavar="BYTES",
+        metavar="SIZE",
         rich_help_panel=READING,
     ),
 ]
 MaxJsonBytes = Annotated[
     int,
     typer.Option(
-        min=1,
+        parser=parse_bytes,
         help="Reject json members larger than this.",
-        metavar="BYTES",
+        metavar="SIZE",
         rich_help_panel=READING,
     ),
 ]
 MaxCaptionBytes = Annotated[
     int,
     typer.Option(
-        min=1,
+        parser=parse_bytes,
         help="Reject captions longer than this.",
-        metavar="BYTES",
+        metavar="SIZE",
         rich_help_panel=READING,
     ),
 ]
 MaxPixels = Annotated[
     int,
     typer.Option(
-        min=1,
+        parser=Count(),
         help="Reject images with more pixels, or that need more memory than 12 bytes for each.",
         metavar="N",
         rich_help_panel=READING,

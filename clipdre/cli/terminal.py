@@ -101,12 +101,12 @@ def as_options(message: str, command: Any) -> str:
 
 
 def given_options(context: typer.Context) -> dict[str, Any]:
-    """Return the parameters that the user gave, even if they equal the defaults."""
+    """Return the parameters that the user set in any way, even to their defaults."""
     source = context.get_parameter_source
     return {
         name: value
         for name, value in context.params.items()
-        if (found := source(name)) is not None and not found.name.startswith("DEFAULT")
+        if (found := source(name)) is not None and found.name != "DEFAULT"
     }
 
 

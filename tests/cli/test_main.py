@@ -88,16 +88,30 @@ def test_no_arguments_show_help(run):
 
 
 def test_version(run):
-    assert printed(run("--version")) == f"clipdre {clipdre.__version__}\n"
+    assert printed(run("--version")) == printed(run("-V")) == f"clipdre {clipdre.__version__}\n"
     assert succeeded(f"{CLIPDRE} --version") == f"clipdre {clipdre.__version__}\n"
     module = [sys.executable, "-m", "clipdre", "--version"]
     assert subprocess.check_output(module, text=True) == f"clipdre {clipdre.__version__}\n"
 
 
 @pytest.mark.parametrize(
+    ("words", "completions"),
+    [("clipdre rec", "recipes\n"), ("clipdre score --batch", "--batch-size\n")],
+)
+def test_shells_can_complete(words, completions):
+    n = len(words.split()) - 1
+    variables = f"COMP_WORDS='{words}' COMP_CWORD={n} _CLIPDRE_COMPLETE=complete_bash"
+    assert succeeded(f"{variables} clipdre").strip() == completions.strip()
+
+
+@pytest.mark.parametrize(
     ("command", "message"),
     [
         ("--nosuch", "no such option --nosuch: see 'clipdre --help'"),
+        (
+            "score --config x.toml",
+            "option --config comes before the command: clipdre --config FILE COMMAND",
+        ),
         ("filter s --byy 3", "no such option --byy: use --by"),
         ("score --nosuch", "no such option --nosuch: see 'clipdre score --help'"),
         (
@@ -110,7 +124,8 @@ def test_version(run):
         ("score x.tar", "missing option --output: see 'clipdre score --help'"),
         ("info a b", "unexpected argument b: see 'clipdre info --help'"),
         ("filter s --by", "option --by requires an argument"),
-        ("score x -o y --bulk many", "invalid value for --bulk: use a valid integer"),
+        ("score x -o y --bulk many", "invalid value for --bulk: 'many' is not a count: use a num"),
+        ("score x -o y --bulk 1.5", "invalid value for --bulk: '1.5' is not a count: use a num"),
         (
             "score x -o y --bulk 1",
             "invalid value for --bulk: use a value greater than or equal to 2",
