@@ -25,6 +25,15 @@ def whole_number(text: str) -> int:
     return int(number)
 
 
+def size(nbytes: float) -> str:
+    """Return a number of bytes in the unit that suits it: "512 B", "1.2 MB"."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if nbytes < 999.5 or unit == "TB":
+            break
+        nbytes /= 1000
+    return f"{nbytes:,.0f} {unit}" if unit == "B" or nbytes >= 99.5 else f"{nbytes:.1f} {unit}"
+
+
 def closest(name: str, known: Sequence[str], most: int = 3) -> str:
     """Return a hint for a name that is not `known`: the closest names; empty if none is close."""
     lower, by_lower = name.lower(), {k.lower(): k for k in known}

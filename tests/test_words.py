@@ -1,6 +1,6 @@
 import pytest
 
-from clipdre.words import changed, closest, count, one_line, whole_number
+from clipdre.words import changed, closest, count, one_line, size, whole_number
 
 KNOWN = ["key", "uid", "similarity", "log_ratio", "log_ratio_se", "kl_image", "kl_text"]
 
@@ -24,6 +24,22 @@ def test_counts_have_their_noun():
 )
 def test_numbers_may_have_a_suffix(text, number):
     assert whole_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (99_600, "100 kB"),
+        (1_260_000, "1.3 MB"),
+        (999_999, "1.0 MB"),
+        (7.5e15, "7,500 TB"),
+    ],
+)
+def test_sizes_have_the_unit_that_suits_them(nbytes, text):
+    assert size(nbytes) == text
 
 
 @pytest.mark.parametrize(

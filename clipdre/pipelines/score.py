@@ -29,7 +29,7 @@ from clipdre.engines.base import Engine, Work
 from clipdre.engines.local import InProcess, local_engine
 from clipdre.errors import InputError, OutputError, ScoresError
 from clipdre.estimating.estimate import usable_reference
-from clipdre.estimating.jobs import EstimateWork, pool_reliability, shard_ranges
+from clipdre.estimating.jobs import EstimateWork, pool_quantiles, pool_reliability, shard_ranges
 from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.files.parquet import count_rows, read_table
 from clipdre.formats.files.storage import exclusive, identify, real, real_paths, remove_unfinished
@@ -253,6 +253,7 @@ class _Stages:
             manifest,
             reference=record,
             pool_reliability=pool_reliability(self.folder, manifest.shards),
+            quantiles=pool_quantiles(self.folder, manifest),
             complete=True,
         )
 
