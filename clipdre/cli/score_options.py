@@ -22,13 +22,14 @@ from clipdre.config import (
 )
 
 MODEL, READING, REFERENCE, RUN = "Model", "Reading", "Reference", "Run"
+PREVIEW = "Preview"
 
 Output = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--output",
         "-o",
-        help="Score folder to write.",
+        help="Score folder to write; needed unless --dry-run.",
         metavar="SCORES",
         callback=no_stream,
         rich_help_panel=RUN,
@@ -284,4 +285,26 @@ Overwrite = Annotated[
     typer.Option(
         "--overwrite", help="Replace what another run left in the output.", rich_help_panel=RUN
     ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Encode some pairs, and report pairs per second on this device, what limits them, and "
+        "time and disk for the whole pool; write nothing.",
+        rich_help_panel=PREVIEW,
+    ),
+]
+Limit = Annotated[
+    int,
+    typer.Option(
+        parser=Count(),
+        help="Samples that --dry-run tries, from the beginnings of several shards.",
+        metavar="N",
+        rich_help_panel=PREVIEW,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the dry run as JSON.", rich_help_panel=PREVIEW),
 ]

@@ -105,7 +105,7 @@ def _halved(size: int, error: Exception) -> int:
 
 
 @dataclass
-class _InParts:
+class InParts:
     """Encodes rows in parts that fit into the device's memory."""
 
     encode: Callable[[Sequence[Tensor]], Tensor]
@@ -209,8 +209,8 @@ class _Batch:
     def __init__(self, encoder: Encoder, batch_size: int) -> None:
         self._dim = encoder.record.embedding_dim
         self._size = batch_size
-        self._encode_images = _InParts(encoder.encode_images, batch_size)
-        self._encode_texts = _InParts(encoder.encode_texts, CAPTIONS)
+        self._encode_images = InParts(encoder.encode_images, batch_size)
+        self._encode_texts = InParts(encoder.encode_texts, CAPTIONS)
         self._pixels: list[Tensor] = []
         self._tokens: list[Tensor] = []
         self._images: list[Tensor] = []

@@ -121,7 +121,7 @@ def test_shells_can_complete(words, completions):
         ("nosuch", "no such command 'nosuch': see 'clipdre --help'"),
         ("filtr s", "no such command 'filtr': did you mean 'filter'?"),
         ("info", "missing argument SCORES: see 'clipdre info --help'"),
-        ("score x.tar", "missing option --output: see 'clipdre score --help'"),
+        ("score x.tar", "no --output: name a folder for the scores, or add --dry-run"),
         ("info a b", "unexpected argument b: see 'clipdre info --help'"),
         ("filter s --by", "option --by requires an argument"),
         ("score x -o y --bulk many", "invalid value for --bulk: 'many' is not a count: use a num"),

@@ -137,7 +137,7 @@ def test_an_output_that_is_something_else_is_refused(run, pool):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("x.tar", "missing option --output: see 'clipdre score --help'"),
+        ("x.tar", "no --output: name a folder for the scores, or add --dry-run"),
         ("-o out", "nothing to score: name shards, or --embeddings"),
         (
             "x.tar -o out --reference nowhere",
