@@ -71,6 +71,12 @@ class SubsetFormat(StrEnum):
     JSONL = "jsonl"
 
 
+class ExportFormat(StrEnum):
+    """Tables that `export` writes."""
+
+    LANCE = "lance"
+
+
 class JoinKey(StrEnum):
     """Names by which rows of joined files are matched."""
 

@@ -18,6 +18,7 @@ from clipdre.cli import (
     demo,
     doctor,
     emit,
+    export,
     info,
     measure,
     recipes,
@@ -112,6 +113,7 @@ _add("info", info.info, info.EXAMPLE)
 _add("filter", filter_command.filter_scores, filter_command.EXAMPLE)
 _add("recipes", recipes.recipes, recipes.EXAMPLE)
 _add("emit", emit.emit, emit.EXAMPLE)
+_add("export", export.export, export.EXAMPLE)
 app.add_typer(measure.app)
 ORDER.append("measure")
 _add("scorers", scorers.scorers, scorers.EXAMPLE)

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from clipdre.config import IMAGE_SUFFIXES
 from clipdre.emitting.subset import Subset
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify, open_source
 from clipdre.formats.tars.locate import Located, locate
 from clipdre.formats.tars.shards import shard_name
-from clipdre.formats.tars.spans import Source
+from clipdre.formats.tars.spans import Source, place_of
 from clipdre.formats.uids import canonical_uid
 from clipdre.selecting.select import Selection
 from clipdre.sql.expressions import FILE, ROW
@@ -54,16 +55,21 @@ class _SearchedSubset(Subset):
         names = zip(kept["uid"].to_pylist(), kept["key"].to_pylist(), strict=True) if kept else ()
         for row, (uid, key) in enumerate(names):
             rows.setdefault(canonical_uid(uid) if uid else key, []).append(row)
+
+        def wanted(name: str) -> bool:
+            return name in rows or canonical_uid(name) in rows
+
+        suffixes = self.manifest.settings["read"].get("image_suffixes", IMAGE_SUFFIXES)
         self._parts = []
         for index, source in enumerate(sources):
             with open_source(source.url) as file:
-                found = list(locate(file, lambda name: name in rows or canonical_uid(name) in rows))
+                found = list(locate(file, wanted, suffixes))
             taken = [(s, rows.get(canonical_uid(s.uid or "")) or rows.get(s.key)) for s in found]
             here = [(sample, left.pop(0)) for sample, left in taken if left]
             if here and kept is not None:
                 table = kept.take(pa.array([row for _, row in here]))
                 samples = [sample for sample, _ in here]
-                self._parts.append(_moved(table, index, shard_name(source.url), samples))
+                self._parts.append(_moved(table, index, source.url, samples))
         lost = [name for name, left in rows.items() for _ in left]
         if lost:
             raise InputError(
@@ -93,15 +99,19 @@ class _SearchedSubset(Subset):
         return self._sources[index]
 
 
-def _moved(table: pa.Table, index: int, shard: str, samples: Sequence[Located]) -> pa.Table:
+def _moved(table: pa.Table, index: int, url: str, samples: Sequence[Located]) -> pa.Table:
     """Return the rows of `table` with each sample's place in another tar."""
+    spans = [sample.image_span or (None, None) for sample in samples]
     columns = {
         FILE: [index] * len(samples),
-        "shard": [shard] * len(samples),
+        "shard": [shard_name(url)] * len(samples),
+        "path": [place_of(url)] * len(samples),
         "offset": [sample.offset for sample in samples],
         "nbytes": [sample.nbytes for sample in samples],
+        "image_offset": [offset for offset, _ in spans],
+        "image_nbytes": [nbytes for _, nbytes in spans],
     }
-    for name, column in columns.items():
-        at = table.schema.get_field_index(name)
+    for name in sorted(columns.keys() & set(table.column_names)):  # earlier versions lack some
+        at, column = table.schema.get_field_index(name), columns[name]
         table = table.set_column(at, name, pa.array(column, table.schema.field(at).type))
     return table

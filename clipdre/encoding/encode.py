@@ -187,12 +187,16 @@ class _Found:
 
     def _row(self, record: Decoded, key_hash: int) -> dict[str, object]:
         sample = record.sample
+        image_offset, image_nbytes = sample.image_span or (None, None)
         return {
             "key": printable(sample.key),
             "uid": sample.uid and printable(sample.uid),
             "shard": self._shard.name,
+            "path": self._shard.place,
             "offset": sample.offset,
             "nbytes": sample.nbytes,
+            "image_offset": image_offset,
+            "image_nbytes": image_nbytes,
             "caption": sample.caption,
             "width": record.width,
             "height": record.height,

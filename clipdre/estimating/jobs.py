@@ -29,11 +29,18 @@ from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.reference import ReferenceFolder
-from clipdre.formats.folders.tables import row_digest, scores_table
+from clipdre.formats.folders.tables import (
+    SAMPLE_SCHEMA,
+    row_digest,
+    sample_rows,
+    scores_table,
+)
 
 # Threads that write score files: most of it is waiting for the disk.
 WRITERS = 4
 REFERENCE, TAU, HALVES = "clipdre.reference", "clipdre.tau", "clipdre.halves"
+# The sample columns, so that all files of a folder have the same ones.
+SAMPLES = "clipdre.samples"
 
 
 @dataclass(frozen=True)
@@ -70,17 +77,20 @@ class EstimateWork:
                 n: {
                     REFERENCE: estimator.record.digest,
                     TAU: str(self.tau),
+                    SAMPLES: " ".join(SAMPLE_SCHEMA.names),
                     ROWS: row_digest(hashes[pool.starts[n] : pool.starts[n + 1]]),
                 }
                 for n in shards
             }
-            paths = {n: self.folder.scores(self.manifest.shards[n].name) for n in shards}
+            records = self.manifest.shards
+            paths = {n: self.folder.scores(records[n].name) for n in shards}
             if not all(stamps[n].items() <= read_stamp(paths[n]).items() for n in shards):
                 estimates = estimate_rows(pool, hashes, estimator, start, stop)
 
                 def write(n: int) -> None:
                     part = estimates[pool.starts[n] - start : pool.starts[n + 1] - start]
-                    table = scores_table(files[n].samples(), part.columns)
+                    place = records[n].place if self.manifest.has_tars else None
+                    table = scores_table(sample_rows(files[n].samples(), place), part.columns)
                     write_table(table, paths[n], {**stamps[n], HALVES: encoded(part.halves)})
 
                 with ThreadPoolExecutor(WRITERS) as threads:

@@ -220,7 +220,8 @@ class _Stages:
             for shard, own in zip(manifest.shards, files, strict=True):
                 stamp = _encoding_stamp(manifest, shard)
                 if _is_encoded(self.folder, shard, own, stamp):
-                    done[shard.name] = _recounted(self.folder, shard, own)
+                    found = _recounted(self.folder, shard, own, of_tar=manifest.has_tars)
+                    done[shard.name] = found
                     progress.advance(shard.nbytes)
                 else:
                     failures = self.folder.failures(shard.name)
@@ -387,7 +388,9 @@ def _encoding_stamp(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
     return {"clipdre.encoded": digest}
 
 
-def _recounted(folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles) -> ShardRecord:
-    rows = count_rows(files.metadata)
+def _recounted(
+    folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles, *, of_tar: bool
+) -> ShardRecord:
+    rows, warned = count_rows(files.metadata), files.warnings(of_tar=of_tar)
     failures = folder.failure_counts(shard.name)
-    return msgspec.structs.replace(shard, rows=rows, failures=failures, warnings=files.warnings())
+    return msgspec.structs.replace(shard, rows=rows, failures=failures, warnings=warned)

@@ -74,7 +74,7 @@ WITH_MEASURED = "scored_and_measured"
 # DuckDB's types of the sample columns that other code relies on.
 TYPES = {
     **dict.fromkeys(("key", "uid", "shard", "caption"), "VARCHAR"),
-    **dict.fromkeys(("offset", "nbytes"), "BIGINT"),
+    **dict.fromkeys(("offset", "nbytes", "image_offset", "image_nbytes"), "BIGINT"),
 }
 NO_VALUES = '"NULL"'
 # Score files that are looked at together.

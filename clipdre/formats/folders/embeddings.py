@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from clipdre.core.density_ratio import unit
@@ -35,6 +36,10 @@ PREFIXES = {Modality.IMAGE: "img", Modality.TEXT: "text"}
 NPY_HEADER_BYTES = 128
 # Key of a stamp: the warnings about a shard, one a line.
 WARNINGS = "clipdre.warnings"
+NO_SPANS = (
+    "was encoded by a clipdre that did not record where images are, so image_offset is null; pass "
+    "`overwrite` to encode it again"
+)
 
 
 @dataclass(frozen=True)
@@ -83,9 +88,14 @@ class EmbeddingFiles:
         """Return the stamp given to `write`; empty if the shard is not encoded yet."""
         return read_stamp(self.metadata)
 
-    def warnings(self) -> tuple[str, ...]:
-        """Return the warnings about the shard that were found when it was encoded."""
-        return tuple(self.stamp().get(WARNINGS, "").splitlines())
+    def warnings(self, *, of_tar: bool) -> tuple[str, ...]:
+        """Return the warnings about the shard that were found when it was encoded.
+
+        One more is added if it was a tar, and it was not recorded where images are in it.
+        """
+        found = self.stamp().get(WARNINGS, "").splitlines()
+        old = of_tar and "image_offset" not in pq.read_schema(regular(self.metadata)).names
+        return (*found, NO_SPANS) if old else tuple(found)
 
     def hashes(self) -> npt.NDArray[np.uint64]:
         """Return the key hashes of the shard's rows, shape (rows,)."""

@@ -21,7 +21,7 @@ from clipdre.formats.folders.records import (
 )
 from clipdre.words import one_line
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST = "manifest.json"
 # Without it, `score` would read this manifest again.
 CURE = "score again with `overwrite`"

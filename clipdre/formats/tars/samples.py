@@ -91,6 +91,9 @@ class Sample:
     caption : str
     uid : str or None
         ``uid`` from the sample's json member, if it has one.
+    image_span : (int, int) or None
+        Where the image's own bytes begin in the tar, and how many there are; None if the tar is
+        compressed.
     """
 
     key: str
@@ -99,6 +102,7 @@ class Sample:
     image: bytes
     caption: str
     uid: str | None
+    image_span: tuple[int, int] | None = None
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,7 @@ from clipdre.config import ReadConfig
 from clipdre.errors import InputError
 from clipdre.formats.files.lines import split_lines
 from clipdre.formats.files.remote import is_remote
-from clipdre.formats.files.storage import open_source, unescaped_path
+from clipdre.formats.files.storage import is_compressed, open_source, unescaped_path
 from clipdre.formats.tars.captions import says_nothing
 from clipdre.formats.tars.groups import Group, iter_groups
 from clipdre.formats.tars.loose import refuse_loose
@@ -145,7 +145,10 @@ def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure | No
 def iter_samples(file: BinaryIO, config: ReadConfig) -> Iterator[Sample | Failure | Note]:
     """Yield the samples of a tar in order, with a `Failure` for each that cannot be used."""
     for group in iter_groups(file, lambda group, member: _add(group, member, config)):
-        yield _finish(group, config) if isinstance(group, Group) else group
+        if isinstance(group, Group):
+            yield _finish(group, config, in_place=not is_compressed(file))
+        else:
+            yield group
 
 
 def _add(group: Group, member: Member, config: ReadConfig) -> None:
@@ -172,6 +175,8 @@ def _add(group: Group, member: Member, config: ReadConfig) -> None:
         group.fail(Reason.DUPLICATE_MEMBER, f"more than one {slot} member")
         return
     group.content[slot] = member.read()
+    if is_image:
+        group.image_span = (member.data, member.size)
 
 
 def _fail_long_caption(group: Group, size: int, config: ReadConfig) -> None:
@@ -179,7 +184,7 @@ def _fail_long_caption(group: Group, size: int, config: ReadConfig) -> None:
     group.fail(Reason.CAPTION_TOO_LARGE, message)
 
 
-def _finish(group: Group, config: ReadConfig) -> Sample | Failure:
+def _finish(group: Group, config: ReadConfig, *, in_place: bool) -> Sample | Failure:
     caption = None
     metadata = json_object(group.content.get("json"))
     if group.failure is None and "image" not in group.content:
@@ -198,6 +203,7 @@ def _finish(group: Group, config: ReadConfig) -> Sample | Failure:
         image=group.content["image"],
         caption=printable(caption),
         uid=uid if isinstance(uid, str) else None,
+        image_span=group.image_span if in_place else None,
     )
 
 

@@ -20,6 +20,7 @@ from clipdre.formats.files.storage import (
     identify,
     is_compressed,
     open_source,
+    unescaped_path,
 )
 from clipdre.formats.tars.headers import BLOCK, parsed, plain_names
 from clipdre.formats.tars.samples import printable
@@ -46,6 +47,13 @@ COPY_AGAIN = "copy or download the shard again"
 Span = tuple[int, int]
 T = TypeVar("T")
 ReadRanges = Callable[[Sequence[Span]], Sequence[bytes]]
+
+
+def place_of(url: str) -> str:
+    """Return where a shard is as tables show it: absolute, without passwords and signatures."""
+    if is_remote(url):
+        return redacted(url)
+    return printable(str(unescaped_path(url).absolute()))
 
 
 @dataclass(frozen=True)
