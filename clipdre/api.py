@@ -87,7 +87,7 @@ class Scores:
         time_limit: float = TIME_LIMIT,
         on: JoinKey | str | None = None,
     ) -> ScoreQuery:
-        """Return the scores, measured columns and `joined` Parquet files as one table.
+        """Return the scores, measured columns and `joined` files as one table.
 
         Its `joins` say how many pairs found a row; see `select` for `joined` and `on`.
         """
@@ -276,7 +276,7 @@ def select(
     top, bottom, sample, budget : int, float or str
         A count (int), or a share (float).
     joined : path or sequence of paths
-        Parquet files, folders of them or glob patterns, whose columns are joined to the rows. Files
+        Parquet or CSV files, folders or glob patterns, whose columns are joined to the rows. Files
         that have the same columns are one table.
     on : {"key_hash", "shard,key", "uid", "key"} or None
         Names to match joined rows by; None for the first that the files have. The shard is a

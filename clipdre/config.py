@@ -103,6 +103,8 @@ class ReadConfig:
         Suffix of the member that holds the caption.
     caption_field : str or None
         If given, the caption is this field of the json member.
+    keep : tuple of str
+        Fields of the json member that become columns. A value longer than a caption may be is null.
     decode : Decode
     max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels, max_aspect_ratio
         Anything larger is recorded as a failure, not read or decoded: strangers made these files.
@@ -119,6 +121,7 @@ class ReadConfig:
     max_caption_bytes: int = 64 * 1024
     max_pixels: int = 89_478_485
     max_aspect_ratio: float = 200.0
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

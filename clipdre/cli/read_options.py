@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clipdre.config import IMAGE_SUFFIXES, Decode, ReadConfig
 from clipdre.errors import UsageError
 
@@ -16,6 +18,7 @@ def read_config(
     max_caption_bytes: int,
     max_pixels: int,
     decode: Decode = Decode.EXACT,
+    keep: Sequence[str] = (),
 ) -> ReadConfig:
     """Return the options as settings; `UsageError` if they make no sense."""
     suffixes = tuple(s.strip().lstrip(".").lower() for s in image_key.split(",") if s.strip())
@@ -33,4 +36,12 @@ def read_config(
         max_caption_bytes=max_caption_bytes,
         max_pixels=max_pixels,
         decode=decode,
+        keep=tuple(_kept(name) for given in keep for name in given.split(",")),
     )
+
+
+def _kept(name: str) -> str:
+    kind, _, field = name.strip().partition(":")
+    if kind != "json" or not field:
+        raise UsageError(f"invalid `keep` {name.strip()}", "use json:FIELD")
+    return field

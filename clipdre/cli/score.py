@@ -49,6 +49,7 @@ ENCODING = (
     "workers",
     "image_key",
     "text_key",
+    "keep",
     "max_member_bytes",
     "max_json_bytes",
     "max_caption_bytes",
@@ -94,6 +95,7 @@ def score(
     tau: take.Tau = None,
     image_key: take.ImageKey = IMAGE_KEY,
     text_key: take.TextKey = ReadConfig.caption_suffix,
+    keep: take.Keep = None,
     max_bad_fraction: take.MaxBadFraction = 1.0,
     max_member_bytes: take.MaxMemberBytes = ReadConfig.max_member_bytes,
     max_json_bytes: take.MaxJsonBytes = ReadConfig.max_json_bytes,
@@ -133,6 +135,7 @@ def score(
             max_caption_bytes,
             max_pixels,
             decode,
+            keep or (),
         )
         encode = _encode_config(model, pretrained, device, precision, batch_size, workers)
         manifest = _score_shards(shards or [], output, read, encode, estimate, run_config)

@@ -224,6 +224,17 @@ TextKey = Annotated[
         rich_help_panel=READING,
     ),
 ]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Fields of the json member to keep as columns: json:FIELD, several separated by "
+        "commas. A field that is named like a column of clipdre becomes json_FIELD; a value longer "
+        "than --max-caption-bytes is null.",
+        metavar="json:FIELD",
+        show_default=False,
+        rich_help_panel=READING,
+    ),
+]
 DiscardEmbeddings = Annotated[
     bool,
     typer.Option(

@@ -22,6 +22,7 @@ from clipdre.engines.base import Advance
 from clipdre.errors import ModelError
 from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.embeddings import WARNINGS, EmbeddingFiles, Half
+from clipdre.formats.folders.kept import column_names, kinds_stamp
 from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, failures_table, key_hashes
 from clipdre.formats.tars.samples import (
@@ -128,8 +129,8 @@ class _InParts:
 class _Found:
     """What one shard gave so far."""
 
-    def __init__(self, shard: ShardRecord) -> None:
-        self._shard = shard
+    def __init__(self, shard: ShardRecord, kept: Sequence[str] = ()) -> None:
+        self._shard, self._kept = shard, kept
         self.died: _Died | None = None
         self._seen = self._position = 0
         self._failures: list[Failure] = []
@@ -179,11 +180,22 @@ class _Found:
         failures = self._failures + [_not_finite(record.sample) for record in bad]
         hashes = key_hashes(self._shard.name, [printable(record.sample.key) for record in good])
         rows = [self._row(r, int(value)) for r, value in zip(good, hashes, strict=True)]
-        samples = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
+        samples = self._with_kept(pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA), good)
         warnings = tuple(self._warnings)
         return ShardEmbeddings(
             self._seen, images[finite], texts[finite], samples, failures, warnings
         )
+
+    def _with_kept(self, samples: pa.Table, records: Sequence[Decoded]) -> pa.Table:
+        """Return the rows with kept fields of their json: `clipdre.formats.folders.kept`."""
+        if not self._kept:
+            return samples
+        columns = {
+            name: [record.sample.kept[n] for record in records] for n, name in enumerate(self._kept)
+        }
+        for name, values in columns.items():
+            samples = samples.append_column(name, pa.array(values, pa.string()))
+        return samples.replace_schema_metadata(kinds_stamp(columns))
 
     def _row(self, record: Decoded, key_hash: int) -> dict[str, object]:
         sample = record.sample
@@ -283,7 +295,8 @@ class ShardEncoder:
 
     def _found(self, shards: Sequence[ShardRecord]) -> Iterator[_Found]:
         """Yield what each shard gave, in order, with all vectors unless it died."""
-        found = [_Found(shard) for shard in shards]
+        kept = list(column_names(self._read.keep).values())
+        found = [_Found(shard, kept) for shard in shards]
         reading = settled = 0
         nbytes = samples = 0
         with ThreadPoolExecutor(max(1, self._config.workers)) as threads:

@@ -26,11 +26,11 @@ from clipdre.formats.files.parquet import read_stamp, write_table
 from clipdre.formats.folders.columns import ROWS
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.kept import kept_columns, kept_types, samples_stamp
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.folders.tables import (
-    SAMPLE_SCHEMA,
     row_digest,
     sample_rows,
     scores_table,
@@ -70,6 +70,7 @@ class EstimateWork:
         reference = ReferenceFolder(self.reference)
         model = self.manifest.model
         estimator = Estimator(reference, model, torch.device(device), tau=self.tau)
+        kept = kept_types(self.manifest.reading.keep, files)
 
         def do(shards: range) -> None:
             start, stop = pool.starts[shards.start], pool.starts[shards.stop]
@@ -77,7 +78,7 @@ class EstimateWork:
                 n: {
                     REFERENCE: estimator.record.digest,
                     TAU: str(self.tau),
-                    SAMPLES: " ".join(SAMPLE_SCHEMA.names),
+                    SAMPLES: samples_stamp(kept),
                     ROWS: row_digest(hashes[pool.starts[n] : pool.starts[n + 1]]),
                 }
                 for n in shards
@@ -90,7 +91,9 @@ class EstimateWork:
                 def write(n: int) -> None:
                     part = estimates[pool.starts[n] - start : pool.starts[n + 1] - start]
                     place = records[n].place if self.manifest.has_tars else None
-                    table = scores_table(sample_rows(files[n].samples(), place), part.columns)
+                    samples = files[n].samples()
+                    rows = sample_rows(samples, place, kept_columns(samples, kept))
+                    table = scores_table(rows, part.columns)
                     write_table(table, paths[n], {**stamps[n], HALVES: encoded(part.halves)})
 
                 with ThreadPoolExecutor(WRITERS) as threads:

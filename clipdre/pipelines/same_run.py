@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 
+from clipdre.config import ReadConfig
 from clipdre.errors import ScoresError
 from clipdre.formats.files.storage import SourceIdentity
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest, read_manifest
-from clipdre.formats.folders.records import ShardRecord
+from clipdre.formats.folders.records import ShardRecord, builtins
 from clipdre.words import changed
 
 # Settings that older manifests do not have.
 LATER_SETTINGS = {"alike", "own"}
+DEFAULTS = builtins(ReadConfig())
 
 
 def same_run(folder: ScoreFolder, planned: Manifest) -> Manifest | None:
@@ -49,9 +51,10 @@ def _compared(found: Manifest, planned: Manifest) -> Iterator[tuple[str, object,
         yield f"model {name}", getattr(found.model, name), getattr(planned.model, name)
     for stage, settings in planned.settings.items():
         then = found.settings.get(stage, {})
-        for name, value in settings.items():
+        for name in dict.fromkeys([*settings, *then]):
             if name in then or name not in LATER_SETTINGS:
-                yield f"{stage} {name}", then.get(name), value
+                default = DEFAULTS.get(name)
+                yield f"{stage} {name}", then.get(name, default), settings.get(name, default)
     yield "number of shards", len(found.shards), len(planned.shards)
 
 

@@ -36,10 +36,12 @@ from clipdre.formats.files.storage import exclusive, identify, real, real_paths,
 from clipdre.formats.folders.columns import DUPLICATES, column_folders
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.kept import column_names
 from clipdre.formats.folders.manifest import (
     MANIFEST,
     Manifest,
     read_complete_manifest,
+    read_settings,
 )
 from clipdre.formats.folders.records import ModelRecord, ShardRecord, builtins
 from clipdre.formats.folders.reference import ReferenceFolder
@@ -93,13 +95,14 @@ def score(
     """
     folder = ScoreFolder(output)
     _check_output(folder, urls, config.estimate)
+    column_names(config.read.keep)  # refuses those that cannot be
     shards = tuple(_shard_record(url) for url in urls)
     devices = usable_devices(config.encode.device)
     encoder = load_encoder(config.encode)
     encode = workers_per_device(config.encode, devices)
     # With several devices each process loads the model itself, and this one lets it go.
     work = EncodeWork(config.read, encode, encoder if len(devices) == 1 else None)
-    planned = _planned(encoder.record, builtins(config.read), config.estimate, shards)
+    planned = _planned(encoder.record, read_settings(config.read), config.estimate, shards)
     del encoder
     stages = _Stages(folder, config.estimate, local_engine(devices), work)
     return stages.run(planned, run or RunConfig())

@@ -243,3 +243,16 @@ def test_an_option_that_would_not_be_used_is_refused(run, tmp_path, option, mess
 @pytest.mark.parametrize("option", ["--neighbors 64 --bulk 64", "--reference stratified --bulk 64"])
 def test_options_of_the_reference_in_use_are_accepted(run, option):
     assert error_of(run(f"score nowhere.tar -o out {option}"), 1).startswith("no such shard")
+
+
+def test_keeps_fields_of_json_as_columns(run, tmp_path):
+    (tmp_path / "pool").mkdir()
+    members = [m for n in range(4) for m in pair(f"{n}", seed=n, punsafe=n / 4, LANGUAGE="en")]
+    write_tar(tmp_path / "pool" / "a.tar", members)
+    printed(run(f"score pool -o s {TINY} --keep json:punsafe,json:LANGUAGE"))
+    where = "punsafe < 0.6 AND LANGUAGE = 'en'"
+    kept = printed(run(f'filter s --where "{where}" --by punsafe --top 2 --format keys -o -'))
+    assert kept.splitlines() == ["a/1", "a/2"]
+    error = error_of(run(f"score pool -o s {TINY}"), 1)
+    assert error.startswith("s holds a run that differs in read keep (")
+    assert "--keep cannot be used" in error_of(run("score --embeddings s -o t --keep json:a"), 2)

@@ -119,7 +119,7 @@ class TestWork:
                 b"clipdre.reference": manifest.reference.digest.encode(),
                 b"clipdre.tau": b"64",
                 b"clipdre.rows": rows_stamp(own).encode(),
-                b"clipdre.samples": " ".join(SAMPLE_SCHEMA.names).encode(),
+                b"clipdre.samples": json.dumps(SAMPLE_SCHEMA.names).encode(),
             }
             assert "log_ratio_tau" in pq.read_schema(file).names
 

@@ -13,7 +13,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from clipdre.core.density_ratio import unit
@@ -22,6 +21,7 @@ from clipdre.errors import ScoresError
 from clipdre.formats.files.parquet import (
     SCORE_AGAIN,
     count_rows,
+    list_columns,
     read_stamp,
     read_table,
     write_table,
@@ -77,12 +77,16 @@ class EmbeddingFiles:
         return self.folder / "metadata" / f"metadata_{self._number}.parquet"
 
     def write(self, images: Half, texts: Half, samples: pa.Table, stamp: Mapping[str, str]) -> None:
-        """Commit one shard's embeddings; `stamp` records the shard and settings behind them."""
+        """Commit one shard's embeddings; `stamp` records the shard and settings behind them.
+
+        What the schema of `samples` says of them becomes a part of the stamp.
+        """
         for modality, vectors in ((Modality.IMAGE, images), (Modality.TEXT, texts)):
             with committed(self.array(modality)) as temporary, open(temporary, "wb") as file:
                 np.save(file, vectors)
         names = [CLIP_RETRIEVAL_KEY if n == "key" else n for n in samples.column_names]
-        write_table(samples.rename_columns(names), self.metadata, stamp)
+        renamed = samples.rename_columns(names).replace_schema_metadata(samples.schema.metadata)
+        write_table(renamed, self.metadata, stamp)
 
     def stamp(self) -> dict[str, str]:
         """Return the stamp given to `write`; empty if the shard is not encoded yet."""
@@ -94,7 +98,7 @@ class EmbeddingFiles:
         One more is added if it was a tar, and it was not recorded where images are in it.
         """
         found = self.stamp().get(WARNINGS, "").splitlines()
-        old = of_tar and "image_offset" not in pq.read_schema(regular(self.metadata)).names
+        old = of_tar and "image_offset" not in list_columns(self.metadata)
         return (*found, NO_SPANS) if old else tuple(found)
 
     def hashes(self) -> npt.NDArray[np.uint64]:

@@ -17,6 +17,7 @@ from clipdre.formats.folders.records import (
     Record,
     ReferenceRecord,
     ShardRecord,
+    builtins,
     upgraded,
 )
 from clipdre.words import one_line
@@ -31,6 +32,18 @@ class _Versioned(msgspec.Struct):
     """What tells a manifest of clipdre from that of another tool, and is quickly read."""
 
     schema_version: Any
+
+
+# Reading options that manifests and stamps lack unless they are used: older ones do not have them.
+LATER = ("keep",)
+
+
+def read_settings(read: ReadConfig) -> dict[str, Any]:
+    """Return reading options as manifests and stamps hold them."""
+    defaults, given = builtins(ReadConfig()), builtins(read)
+    return {
+        name: value for name, value in given.items() if name not in LATER or value != defaults[name]
+    }
 
 
 class Manifest(Record, frozen=True, kw_only=True):

@@ -94,7 +94,9 @@ def failures_table(failures: Sequence[Failure]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=FAILURE_SCHEMA)
 
 
-def sample_rows(stored: pa.Table, place: str | None) -> pa.Table:
+def sample_rows(
+    stored: pa.Table, place: str | None, kept: Mapping[str, pa.Array] | None = None
+) -> pa.Table:
     """Return sample columns as score files have them, from those stored with the embeddings.
 
     Columns that an earlier clipdre did not store are null; other columns follow.
@@ -103,6 +105,8 @@ def sample_rows(stored: pa.Table, place: str | None) -> pa.Table:
     ----------
     place : str or None
         Path or URL of the shard; None if there is no tar.
+    kept : mapping of str to array, optional
+        Columns to put in the place of stored ones.
     """
     rows = len(stored)
     columns = {
@@ -113,7 +117,7 @@ def sample_rows(stored: pa.Table, place: str | None) -> pa.Table:
     }
     columns["path"] = pa.array([place] * rows, pa.string())
     others = {name: stored[name] for name in stored.column_names if name not in columns}
-    return pa.table(columns | others)
+    return pa.table(columns | others | dict(kept or {}))
 
 
 def scores_table(samples: pa.Table, columns: Mapping[str, npt.NDArray[np.floating]]) -> pa.Table:

@@ -94,6 +94,8 @@ class Sample:
     image_span : (int, int) or None
         Where the image's own bytes begin in the tar, and how many there are; None if the tar is
         compressed.
+    kept : tuple of (str or None)
+        Fields of the json member that the reading settings keep, as JSON; None if missing.
     """
 
     key: str
@@ -103,6 +105,7 @@ class Sample:
     caption: str
     uid: str | None
     image_span: tuple[int, int] | None = None
+    kept: tuple[str | None, ...] = ()
 
 
 def printable(text: str) -> str:
@@ -117,3 +120,12 @@ def json_object(raw: bytes | None) -> dict[str, object]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def kept_json(value: object, limit: int) -> str | None:
+    """Return a field of a json member as JSON; None if it is null or longer than `limit` bytes."""
+    try:
+        text = None if value is None else printable(json.dumps(value, ensure_ascii=False))
+    except RecursionError:
+        return None
+    return None if text is None or len(text.encode()) > limit else text

@@ -24,6 +24,7 @@ from clipdre.formats.tars.samples import (
     Sample,
     Stage,
     json_object,
+    kept_json,
     printable,
 )
 from clipdre.formats.tars.stated import stated_count
@@ -204,6 +205,7 @@ def _finish(group: Group, config: ReadConfig, *, in_place: bool) -> Sample | Fai
         caption=printable(caption),
         uid=uid if isinstance(uid, str) else None,
         image_span=group.image_span if in_place else None,
+        kept=tuple(kept_json(metadata.get(f), config.max_caption_bytes) for f in config.keep),
     )
 
 
