@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from clipdre.core.columns import Column
 from clipdre.errors import UsageError
 from clipdre.formats.folders.columns import RESERVED
-from clipdre.formats.folders.embeddings import EmbeddingFiles
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, is_private
 from clipdre.formats.tars.samples import printable
+
+if TYPE_CHECKING:  # it loads torch
+    from clipdre.formats.folders.embeddings import EmbeddingFiles
 
 KINDS = "clipdre.kinds"
 PREFIX = "json_"

@@ -20,7 +20,7 @@ from clipdre.formats.folders.records import (
     builtins,
     upgraded,
 )
-from clipdre.words import one_line
+from clipdre.words import count, one_line
 
 SCHEMA_VERSION = 4
 MANIFEST = "manifest.json"
@@ -71,6 +71,11 @@ class Manifest(Record, frozen=True, kw_only=True):
     pool_reliability: dict[str, float] = msgspec.field(default_factory=dict)
     complete: bool = False
     schema_version: int = SCHEMA_VERSION
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "unfinished"
+        shards = count(len(self.shards), "shard")
+        return f"Manifest({count(self.rows, 'pair')} of {shards}, {self.model.name}, {state})"
 
     @property
     def reading(self) -> ReadConfig:
