@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from clipdre.api.arguments import Places, chosen, listed
 from clipdre.api.scores import Scores
-from clipdre.config import TIME_LIMIT, EmitConfig, ExportFormat, JoinKey, SubsetFormat
+from clipdre.config import TIME_LIMIT, Best, EmitConfig, ExportFormat, JoinKey, SubsetFormat
 from clipdre.emitting.lance_table import write_lance
 from clipdre.emitting.write import Written, write_subset
 from clipdre.errors import SelectionError
@@ -25,6 +25,8 @@ def select(
     scores: Scores,
     *,
     distinct: bool = False,
+    best: Best | str | None = None,
+    best_by: str | None = None,
     where: str | None = None,
     by: str | None = None,
     top: Quantity | None = None,
@@ -73,6 +75,8 @@ def select(
     """
     request = Request(
         distinct=distinct,
+        best=None if best is None else chosen(Best, best, "best"),
+        best_by=best_by,
         where=where,
         by=by,
         top=top,
@@ -123,6 +127,7 @@ def emit(
     shuffle_seed: int | None = None,
     writers: int = EmitConfig.writers,
     card: bool = False,
+    write_caption: bool = False,
     shards: Places | None = None,
     overwrite: bool = False,
 ) -> Written:
@@ -140,7 +145,7 @@ def emit(
         selection,
         output,
         format=None if format is None else chosen(SubsetFormat, format, "format"),
-        config=EmitConfig(shard_size, max_bytes, shuffle_seed, writers, card),
+        config=EmitConfig(shard_size, max_bytes, shuffle_seed, writers, card, write_caption),
         shards=None if shards is None else expand_shards(listed(shards)),
         overwrite=overwrite,
     )

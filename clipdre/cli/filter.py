@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clipdre.sql.joined import Join
 
 EXAMPLE = "Example:  clipdre filter scores --where 'width >= 200' --by log_ratio --top 30% -o kept"
-RULES = ("distinct", "where", "by", "top", "bottom", "sample", "balance", "recipe")
+RULES = ("distinct", "best", "where", "by", "top", "bottom", "sample", "balance", "recipe")
 PAIRINGS = (
     NotWith("every", RULES, because="which keeps only some pairs"),
     OnlyWith("json", ("dry_run",)),
@@ -38,6 +38,8 @@ def filter_scores(
     context: typer.Context,
     scores: Scores,
     distinct: keep.Distinct = False,
+    best: keep.BestOf = None,
+    best_by: keep.BestBy = None,
     where: keep.Where = None,
     every: keep.All = False,  # noqa: ARG001 (looked up among the given options)
     by: keep.By = None,
@@ -65,6 +67,7 @@ def filter_scores(
     seed: write.Seed = 0,
     writers: write.Writers = EmitConfig.writers,
     card: write.Card = False,
+    write_caption: write.WriteCaption = False,
     overwrite: write.Overwrite = False,
 ) -> None:
     """Keep the best pairs: by a condition, by rank, at random, or by a published recipe.
@@ -84,6 +87,8 @@ def filter_scores(
     check(given, PAIRINGS)
     request = Request(
         distinct=distinct,
+        best=best,
+        best_by=best_by,
         where=where,
         by=by,
         top=top,
@@ -110,7 +115,9 @@ def filter_scores(
     if dry_run:
         show(selections, as_json=json)
         return
-    config = EmitConfig(shard_size, max_bytes, seed if shuffle else None, writers, card)
+    config = EmitConfig(
+        shard_size, max_bytes, seed if shuffle else None, writers, card, write_caption
+    )
     write.write_and_print(selections[0], place, format, config, shards, overwrite)
 
 

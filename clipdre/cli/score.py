@@ -94,7 +94,7 @@ def score(
     normalize: take.Normalize = Normalization.REFERENCE,
     tau: take.Tau = None,
     image_key: take.ImageKey = IMAGE_KEY,
-    text_key: take.TextKey = ReadConfig.caption_suffix,
+    text_key: take.TextKey = None,
     keep: take.Keep = None,
     max_bad_fraction: take.MaxBadFraction = 1.0,
     max_member_bytes: take.MaxMemberBytes = ReadConfig.max_member_bytes,
@@ -129,7 +129,7 @@ def score(
     else:
         read = read_config(
             image_key,
-            text_key,
+            text_key or ReadConfig.caption_suffix,
             max_member_bytes,
             max_json_bytes,
             max_caption_bytes,

@@ -217,10 +217,12 @@ ImageKey = Annotated[
     ),
 ]
 TextKey = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
-        help="Suffix of the caption member, or json:FIELD.",
+        help="Suffix of the caption member, or json:FIELD. Given several times, each image has "
+        "several captions, a row each; a sample counts once for each.  (default: txt)",
         metavar="SUFFIX",
+        show_default=False,
         rich_help_panel=READING,
     ),
 ]

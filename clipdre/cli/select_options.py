@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipdre.config import JoinKey
+from clipdre.config import Best, JoinKey
 from clipdre.core.scores import MAIN_COLUMNS
 
 RANK, RECIPE, PREVIEW = "Selection", "Recipes", "Preview"
@@ -27,6 +27,24 @@ Distinct = Annotated[
     typer.Option(
         "--distinct",
         help="Keep only the best pair, by log_ratio, of each group of alike pairs.",
+        rich_help_panel=RANK,
+    ),
+]
+BestOf = Annotated[
+    Best | None,
+    typer.Option(
+        "--best",
+        help="caption: keep only the best row of each sample, in scores of several captions per "
+        "image.",
+        metavar="OF",
+        rich_help_panel=RANK,
+    ),
+]
+BestBy = Annotated[
+    str | None,
+    typer.Option(
+        help="Column or SQL expression of --best; the largest is kept.  (default: log_ratio)",
+        metavar="SQL",
         rich_help_panel=RANK,
     ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from clipdre.config import IMAGE_SUFFIXES
 from clipdre.emitting.subset import Subset
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify, open_source
+from clipdre.formats.folders.columns import CAPTION_SOURCE
 from clipdre.formats.tars.locate import Located, locate
 from clipdre.formats.tars.shards import shard_name
 from clipdre.formats.tars.spans import Source, place_of
@@ -51,10 +53,9 @@ class _SearchedSubset(Subset):
         batches = list(selection.rows.batches())
         kept = pa.Table.from_batches(batches) if batches else None
         # Exact duplicates share a uid, and each of them must be found.
-        rows: dict[str, list[int]] = {}
-        names = zip(kept["uid"].to_pylist(), kept["key"].to_pylist(), strict=True) if kept else ()
-        for row, (uid, key) in enumerate(names):
-            rows.setdefault(canonical_uid(uid) if uid else key, []).append(row)
+        rows: dict[str, list[list[int]]] = {}
+        for (uid, key), same in _samples(kept) if kept else ():
+            rows.setdefault(canonical_uid(uid) if uid else key, []).append(same)
 
         def wanted(name: str) -> bool:
             return name in rows or canonical_uid(name) in rows
@@ -65,7 +66,7 @@ class _SearchedSubset(Subset):
             with open_source(source.url) as file:
                 found = list(locate(file, wanted, suffixes))
             taken = [(s, rows.get(canonical_uid(s.uid or "")) or rows.get(s.key)) for s in found]
-            here = [(sample, left.pop(0)) for sample, left in taken if left]
+            here = [(sample, row) for sample, left in taken if left for row in left.pop(0)]
             if here and kept is not None:
                 table = kept.take(pa.array([row for _, row in here]))
                 samples = [sample for sample, _ in here]
@@ -97,6 +98,17 @@ class _SearchedSubset(Subset):
     def source(self, index: int) -> Source:
         """Return the searched tar of that index."""
         return self._sources[index]
+
+
+def _samples(kept: pa.Table) -> Iterator[tuple[tuple[str | None, str], list[int]]]:
+    """Yield uid and key of each sample and its rows: several, if it has several captions."""
+    several = CAPTION_SOURCE.name in kept.column_names
+    places = (FILE, "offset") if several else (FILE, ROW)
+    keys = list(zip(*(kept[name].to_pylist() for name in places), strict=True))
+    names = list(zip(kept["uid"].to_pylist(), kept["key"].to_pylist(), strict=True))
+    for _, rows in groupby(range(len(kept)), keys.__getitem__):
+        same = list(rows)
+        yield names[same[0]], same
 
 
 def _moved(table: pa.Table, index: int, url: str, samples: Sequence[Located]) -> pa.Table:

@@ -38,11 +38,17 @@ class Subset:
     selection : Selection
     moved : mapping of str to Source
         Current tars of shards that have moved since they were scored, by shard name.
+
+    Attributes
+    ----------
+    write_caption : bool
+        Whether samples in tars get the captions of their rows.
     """
 
     def __init__(self, selection: Selection, moved: dict[str, Source] | None = None) -> None:
         self.selection = selection
         self.manifest = selection.query.manifest
+        self.write_caption = False
         self._moved = moved or {}
 
     def batches(

@@ -78,7 +78,7 @@ class EstimateWork:
                 n: {
                     REFERENCE: estimator.record.digest,
                     TAU: str(self.tau),
-                    SAMPLES: samples_stamp(kept),
+                    SAMPLES: samples_stamp(self.manifest.reading, kept),
                     ROWS: row_digest(hashes[pool.starts[n] : pool.starts[n + 1]]),
                 }
                 for n in shards

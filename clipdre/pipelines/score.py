@@ -48,7 +48,7 @@ from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.tars.samples import Reason
 from clipdre.formats.tars.shards import shard_name
 from clipdre.models.load import load_encoder, usable_device, usable_devices
-from clipdre.pipelines.duplicates import Duplicates, write_duplicates
+from clipdre.pipelines.duplicates import Duplicates, own_pairs, write_duplicates
 from clipdre.pipelines.same_run import identity_of, same_run
 from clipdre.progress import Progress
 from clipdre.words import changed, count
@@ -244,7 +244,8 @@ class _Stages:
         if self.config.saved is not None:
             reference = ScoreFolder(Path(self.config.saved)).reference
         else:
-            build_reference(pool, hashes, leaders, manifest.model, self.config, own)
+            together = own_pairs(manifest, files, leaders)
+            build_reference(pool, hashes, together, manifest.model, self.config, own)
         work = EstimateWork(self.folder, manifest, reference, self.config.tau)
         ranges = shard_ranges(manifest.shards, reference, manifest, self.engine.devices[0])
         with Progress("estimate", manifest.rows) as progress:

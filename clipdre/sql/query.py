@@ -19,7 +19,7 @@ from clipdre.errors import ScoresError, SelectionError
 from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.files.storage import real
 from clipdre.formats.files.tables import expand_tables
-from clipdre.formats.folders.columns import ColumnFolder, column_folders, is_current
+from clipdre.formats.folders.columns import CAPTION_SOURCE, ColumnFolder, column_folders, is_current
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.kept import kept_described
 from clipdre.formats.folders.manifest import Manifest
@@ -172,6 +172,7 @@ class ScoreQuery(Database):
         """Return all columns in order, with unit and meaning where they are known."""
         known = {column.name: column for column, _ in SAMPLE_FIELDS}
         known |= {score.column.name: score.column for score in SCORES}
+        known[CAPTION_SOURCE.name] = CAPTION_SOURCE
         known |= kept_described(self.manifest.reading.keep)
         known |= {c.name: _column(c) for _, columns in self._measured for c in columns}
         other = "from the pool's own metadata or a joined file"

@@ -35,12 +35,15 @@ GROUP = Column(
     "duplicate_group", "", "key hash that all pairs alike on both sides share; a lone pair's own"
 )
 RANK = Column("duplicate_rank", "", "place in the group by log_ratio; 1 is the best", "low")
+# Only in pools of several captions per image.
+CAPTION_SOURCE = Column("caption_source", "", "which caption of the sample it is: suffix or field")
 # Columns of `clipdre score`, which no other column may be called, in any case.
 RESERVED = {
     *SAMPLE_SCHEMA.names,
     *(score.column.name for score in SCORES),
     GROUP.name,
     RANK.name,
+    CAPTION_SOURCE.name,
 }
 
 

@@ -107,6 +107,12 @@ class EmbeddingFiles:
         hashes: npt.NDArray[np.uint64] = table["key_hash"].to_numpy()
         return hashes
 
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """Return where the sample of each row begins: rows with one offset share their image."""
+        table = read_table(self.metadata, ["offset"])
+        offsets: npt.NDArray[np.int64] = table["offset"].to_numpy()
+        return offsets
+
     def samples(self) -> pa.Table:
         """Return the sample columns of the shard's rows."""
         table = read_table(self.metadata)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from clipdre.config import ReadConfig
 from clipdre.core.columns import Column
 from clipdre.errors import UsageError
-from clipdre.formats.folders.columns import RESERVED
+from clipdre.formats.folders.columns import CAPTION_SOURCE, RESERVED
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, is_private
 from clipdre.formats.tars.samples import printable
 
@@ -122,6 +123,8 @@ def _value(text: str, kind: pa.DataType) -> object:
     return float(value) if kind == pa.float64() else value
 
 
-def samples_stamp(types: Mapping[str, pa.DataType]) -> str:
+def samples_stamp(read: ReadConfig, types: Mapping[str, pa.DataType]) -> str:
     """Return what score files are stamped with, so that all have the same sample columns."""
-    return json.dumps([*SAMPLE_SCHEMA.names, *([name, str(kind)] for name, kind in types.items())])
+    several = [CAPTION_SOURCE.name] if len(read.captions) > 1 else []
+    kept = [[name, str(kind)] for name, kind in types.items()]
+    return json.dumps([*SAMPLE_SCHEMA.names, *several, *kept])

@@ -35,7 +35,7 @@ class _Versioned(msgspec.Struct):
 
 
 # Reading options that manifests and stamps lack unless they are used: older ones do not have them.
-LATER = ("keep",)
+LATER = ("keep", "more_captions")
 
 
 def read_settings(read: ReadConfig) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Group:
         Why the sample cannot be used: the first reason found, with a message.
     image_span : (int, int) or None
         Where the image's own bytes begin, and how many there are.
+    too_long : dict of str to int
+        Suffixes of captions that were not read, and their sizes.
     """
 
     key: str
@@ -39,6 +41,7 @@ class Group:
     content: dict[str, bytes] = field(default_factory=dict)
     failure: tuple[Reason, str] | None = None
     image_span: tuple[int, int] | None = None
+    too_long: dict[str, int] = field(default_factory=dict)
 
     def fail(self, reason: Reason, message: str) -> None:
         """Record a failure unless there is one already."""

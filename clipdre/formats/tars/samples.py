@@ -94,6 +94,8 @@ class Sample:
     image_span : (int, int) or None
         Where the image's own bytes begin in the tar, and how many there are; None if the tar is
         compressed.
+    caption_source : str
+        Which of several captions it is, such as ``txt`` or ``json:title``; empty if there is one.
     kept : tuple of (str or None)
         Fields of the json member that the reading settings keep, as JSON; None if missing.
     """
@@ -106,6 +108,7 @@ class Sample:
     uid: str | None
     image_span: tuple[int, int] | None = None
     kept: tuple[str | None, ...] = ()
+    caption_source: str = ""
 
 
 def printable(text: str) -> str:

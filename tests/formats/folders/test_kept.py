@@ -3,6 +3,7 @@ import json
 import pyarrow as pa
 import pytest
 
+from clipdre.config import ReadConfig
 from clipdre.errors import UsageError
 from clipdre.formats.folders.kept import (
     KINDS,
@@ -94,7 +95,9 @@ def test_shards_without_rows_have_null_columns():
 
 
 def test_stamps_differ_by_name_and_type():
-    assert json.loads(samples_stamp({})) == SAMPLE_SCHEMA.names
+    assert json.loads(samples_stamp(ReadConfig(), {})) == SAMPLE_SCHEMA.names
     types = [{"x": TEXT}, {"x": FLOAT}, {"y": TEXT}, {"x": TEXT, "y": TEXT}, {}]
-    assert len({samples_stamp(each) for each in types}) == 5
+    assert len({samples_stamp(ReadConfig(), each) for each in types}) == 5
+    several = ReadConfig(more_captions=("json:b",))
+    assert json.loads(samples_stamp(several, {})) == [*SAMPLE_SCHEMA.names, "caption_source"]
     assert Shard(x=[1, "a"]).stamp() == {KINDS: '{"x": ["int", "text"]}'}
