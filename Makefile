@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench docs torture fuzz clean
+.PHONY: help install demo test lint format bench docs torture fuzz dist docker clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -46,6 +46,12 @@ torture: $(READY) ## Kill score, filter and emit hundreds of times; compare with
 fuzz: $(READY) ## Fuzz the tar reader and the caption path for five minutes
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
 	@PYTHONPATH=. $(BIN)/python scripts/fuzz_shards.py -max_total_time=300
+
+dist: $(READY) ## Build the wheel and sdist in dist/, and run the demo from the wheel
+	@$(BIN)/python scripts/check_dist.py --out dist
+
+docker: ## Build an image (BASE=... for another base, such as one with CUDA)
+	docker build -t clipdre $(if $(BASE),--build-arg BASE=$(BASE)) .
 
 docs: $(READY) ## Generate docs/cli.md, docs/columns.md and README's table
 	@$(BIN)/python scripts/make_docs.py

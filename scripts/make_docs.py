@@ -105,7 +105,7 @@ def columns_reference() -> str:
         TABLE,
         *rows((CAPTION_SOURCE,)),
         "\n`--keep json:FIELD` adds FIELD: whole numbers, numbers, truth values or text, whichever",
-        "all values of the pool are; a mixture is text, with JSON for what is no text. A field with",
+        "all values of the pool are; a mixture is text, with JSON for what is not. A field that has",
         "the name of a column here becomes `json_FIELD`.",
         "\n## Of `clipdre score`\n",
         TABLE,

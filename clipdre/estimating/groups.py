@@ -87,6 +87,27 @@ class Groups:
         return cls(of_rows, counts)
 
 
+def check_groups(groups: Ints, halves: Ints, counts: Ints) -> None:
+    """Raise ValueError unless the groups of a pool's rows, in any order, have these sizes.
+
+    Parameters
+    ----------
+    groups, halves : int64 arrays of shape (n,)
+        Group and half of each row.
+    counts : int64 array of shape (g, 2)
+        See `Groups`.
+    """
+    grouped = groups < len(counts)
+    alone = groups[~grouped]
+    if (groups < 0).any() or ((alone - len(counts)) % HALVES != halves[~grouped]).any():
+        raise ValueError("its pairs are of no group")
+    if len(np.unique(alone)) < len(alone):
+        raise ValueError("pairs share a group of a single pair")
+    several = HALVES * groups[grouped] + halves[grouped]
+    if not np.array_equal(np.bincount(several, minlength=counts.size), counts.ravel()):
+        raise ValueError("its groups have other sizes")
+
+
 def left_out(groups: Tensor, counts: Tensor) -> Tensor:
     """Return how many pairs each query leaves out, by half of the pool.
 

@@ -18,10 +18,11 @@ from clipdre.core.moments import Moments, mean_logit
 from clipdre.core.partition import QueryGroups, RunningPartition, leave_out, select_rows
 from clipdre.core.stratified import HALVES, StratifiedPartition
 from clipdre.core.tiles import accumulate, logits_of, tile_partition
-from clipdre.estimating.groups import half_of, left_out
+from clipdre.errors import ScoresError
+from clipdre.estimating.groups import check_groups, half_of, left_out
 from clipdre.formats.folders.embeddings import Half, StoredPool, release, unit_rows
 from clipdre.formats.folders.records import ReferenceRecord
-from clipdre.formats.folders.reference import Hashes, ReferenceFolder
+from clipdre.formats.folders.reference import CURE, Hashes, ReferenceFolder
 
 # Queries and references of a tile. On a CPU their logits stay in its cache; on a GPU the fused
 # kernel never writes them, and without it they fit beside the model.
@@ -116,6 +117,28 @@ class Marginal:
         counts = np.asarray(folder.array("group_count", np.int64, None, HALVES))
         self._counts = torch.tensor(counts, device=device)
         self._sums = folder.array(f"group_sum_{modality}", np.float32, len(counts), dim)
+        try:
+            check_groups(np.asarray(self.groups), half_of(self.hashes), counts)
+            self._check_halves()
+        except ValueError as error:  # the folder may be a stranger's
+            raise ScoresError(
+                f"the reference in {folder.path} is damaged ({error})", CURE
+            ) from error
+
+    def _check_halves(self) -> None:
+        """Raise ValueError unless cells and folds are of one half, then of the other."""
+        if self._record.bulk:
+            hashes = np.asarray(self._folder.array("bulk_hash", np.uint64, self._record.bulk))
+            halves = np.repeat(np.arange(HALVES), self._record.bulk // HALVES)
+            if (half_of(hashes) != halves).any() or bool((self.places(hashes) < 0).any()):
+                raise ValueError("its bulk is not drawn from the pool")
+        if not self.is_sample:
+            starts = np.zeros(len(self.hashes), bool)
+            firsts = self.stretches[:, 0]
+            starts[firsts[firsts < len(starts)]] = True
+            falls = np.diff(half_of(self.hashes)) < 0
+            if (falls & ~starts[1:]).any():
+                raise ValueError("its halves are mixed")
 
     def __len__(self) -> int:
         return len(self.hashes)

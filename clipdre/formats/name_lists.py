@@ -29,6 +29,11 @@ DELIMITERS = ",\t;"
 NUMBER = "^(0|[1-9][0-9]{0,17})$"
 
 
+# A list that takes more bytes in memory, and so many times its own size, is a bomb.
+LARGE = 2**30
+MOST_EXPANDED = 64
+
+
 @dataclass(frozen=True)
 class NameList:
     """Names of samples.
@@ -72,12 +77,45 @@ def _names(data: bytes) -> pa.Table:
     if data.startswith(NUMPY):
         return _from_numpy(np.load(io.BytesIO(data), allow_pickle=False))
     if data.startswith(PARQUET):
-        return _from_table(pq.read_table(io.BytesIO(data)))
+        return _from_table(_parquet_table(data))
     if data.startswith(ARROW_FILE):
         return _from_table(pa.ipc.open_file(data).read_all())
     if data.startswith(ARROW_STREAM):
         return _from_table(pa.ipc.open_stream(data).read_all())
     return _from_text(data)
+
+
+def _parquet_table(data: bytes) -> pa.Table:
+    """Read the columns that name samples; repeated values stay dictionaries."""
+    schema = pq.read_schema(io.BytesIO(data))
+    held = [name for name in COLUMNS if name in schema.names]
+    if not held:
+        return schema.empty_table()
+    file = pq.ParquetFile(io.BytesIO(data), read_dictionary=held)
+    groups = (file.metadata.row_group(n) for n in range(file.metadata.num_row_groups))
+    stored = sum(
+        group.column(n).total_uncompressed_size
+        for group in groups
+        for n in range(group.num_columns)
+        if group.column(n).path_in_schema in held
+    )
+    _check_expanded(stored, len(data))
+    return file.read(held)
+
+
+def _check_expanded(nbytes: int, size: int) -> None:
+    """Raise ValueError if a list of `size` bytes is a bomb."""
+    if nbytes > max(LARGE, MOST_EXPANDED * size):
+        raise ValueError(f"its {size:,} bytes expand to {nbytes:,}")
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    """Return how many bytes a column of texts takes without its dictionaries."""
+    total = 0
+    for chunk in column.chunks:
+        lengths = pc.binary_length(chunk.dictionary).fill_null(0).take(chunk.indices)
+        total += pc.sum(pc.cast(lengths, pa.int64())).as_py() or 0
+    return total
 
 
 def _from_text(data: bytes) -> pa.Table:
@@ -104,8 +142,17 @@ def _from_table(table: pa.Table) -> pa.Table:
         raise ValueError(f"it has {columns}no key and no uid")
     names = table.select([name for name in COLUMNS if name in table.column_names])
     names.validate(full=True)
-    kinds = [f.type if _is_number(f.type) else pa.string() for f in names.schema]
+    repeated = (c for c in names.columns if pa.types.is_dictionary(c.type))
+    texts = (c for c in repeated if not _is_number(_plain(c.type)))
+    _check_expanded(sum(map(_text_bytes, texts)), names.nbytes)
+    plain = [_plain(f.type) for f in names.schema]
+    kinds = [kind if _is_number(kind) else pa.string() for kind in plain]
     return names.cast(pa.schema(zip(names.column_names, kinds, strict=True)))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _is_number(kind: pa.DataType) -> bool:

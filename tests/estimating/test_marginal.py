@@ -1,4 +1,6 @@
 import math
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,8 +9,10 @@ import torch
 from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.modality import Modality
 from clipdre.core.tiles import tile_partition
+from clipdre.errors import ScoresError
 from clipdre.estimating.groups import NOBODY
 from clipdre.estimating.marginal import Bulk, Marginal, Places, Reading
+from clipdre.formats.folders.reference import CURE, ReferenceFolder
 from tests.core.estimates import assert_matches, estimates
 from tests.core.oracle import clustered_pool, of_query
 from tests.estimating.stored import NaiveCells, store
@@ -314,3 +318,54 @@ class TestGroups:
             np.testing.assert_array_equal(found.folds.weight.sum(dim=1), 96 - np.array(inside))
         expected = [row.mean() for row in self.others(grouped, queries)]
         np.testing.assert_allclose(mean, expected, atol=1e-5)
+
+
+def forged(array, change):
+    array = array.copy()
+    if change == "negative":
+        array[0] = -1
+    elif change == "more":
+        array[0] += 1
+    elif change == "twice":
+        of_one_half = array[array % 2 == 0]
+        array[array == of_one_half.max()] = of_one_half[of_one_half > 2].min()
+    elif change == "half":
+        array[0] ^= array.dtype.type(1)
+    elif change == "other":
+        array[:] = np.random.default_rng(3).permutation(array)
+    return array
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("pool_group_image", "negative"),
+        ("pool_group_image", "twice"),
+        ("pool_group_image", "half"),
+        ("pool_hash_image", "half"),
+        ("pool_hash_image", "other"),
+        ("bulk_hash", "half"),
+        ("bulk_hash", "other"),
+        ("group_count", "negative"),
+        ("group_count", "more"),
+    ],
+)
+def test_forged_references_are_refused(stored, tmp_path, method, name, change):
+    leaders = np.arange(N)
+    leaders[[1, 2, 5]], leaders[10] = 0, 9
+    grouped = replace(stored, folder=tmp_path, leaders=leaders)
+    folder, record = grouped.reference(CONFIGS[method], "reference")
+    copy = ReferenceFolder(tmp_path / "copy")
+    shutil.copytree(folder.path, copy.path)
+    path = copy.path / f"{name}.npy"
+    if not path.exists():
+        assert (method, name) == ("exact", "bulk_hash")
+        return
+    before = np.load(path)
+    np.save(path, forged(before, change))
+    with pytest.raises(ScoresError, match="is damaged") as caught:
+        marginal({method: (copy, record)}, method, Modality.IMAGE)
+    assert caught.value.cure == CURE
+    np.save(path, before)
+    marginal({method: (copy, record)}, method, Modality.IMAGE)

@@ -183,3 +183,23 @@ def test_arrays_of_nothing_and_odd_headers_are_refused(header, data):
     array = b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line + data
     with pytest.raises(SelectionError, match="cannot be read as a list of samples"):
         read_names(io.BytesIO(array), "list.npy")
+
+
+def test_small_lists_that_expand_to_gigabytes_are_refused():
+    key = pa.DictionaryArray.from_arrays(
+        pa.array(np.zeros(3000, np.int32)), pa.array(["x" * 2**20])
+    )
+    for data in (parquet({"key": key}), arrow({"key": key}), arrow_file({"key": key})):
+        assert len(data) < 2**22
+        with pytest.raises(SelectionError, match=r"bytes expand to 3,145,728,000"):
+            read(data)
+
+
+@pytest.mark.parametrize("write", [parquet, arrow, arrow_file])
+def test_dictionaries_are_read(write):
+    keys = pa.array(["a", None, "b", "a"]).dictionary_encode()
+    numbers = pa.array([7, 8, 7, None]).dictionary_encode()
+    assert read(write({"key": keys, "shard": numbers})) == {
+        "shard": [7, 8, 7, None],
+        "key": ["a", None, "b", "a"],
+    }

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from clipdre.errors import InputError
+from clipdre.formats.files.web import WEB, public_client
 
 # Seconds before each retry.
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -41,15 +42,16 @@ def redacted(text: str) -> str:
     return SECRETS.sub("", text)
 
 
-def identify_remote(url: str) -> tuple[int, str]:
+def identify_remote(url: str, public: bool = False) -> tuple[int, str]:
     """Return the size of a source, and its entity tag or else its time of change.
 
     Raises
     ------
     InputError
-        If the source does not exist or its server does not report a size.
+        If the source does not exist or its server does not report a size, or if it is `public` and
+        on a host of this machine or of a private network.
     """
-    info = with_retries(lambda: _info(url), f"cannot find {redacted(url)}")
+    info = with_retries(lambda: _info(url, public), f"cannot find {redacted(url)}")
     if info.get("size") is None:
         raise InputError(
             f"the server of {redacted(url)} reports no size", "download the file first"
@@ -58,25 +60,33 @@ def identify_remote(url: str) -> tuple[int, str]:
     return int(info["size"]), str(next((stamp for stamp in stamps if stamp), ""))
 
 
-def _info(url: str) -> dict[str, Any]:
-    filesystem, path = fsspec.core.url_to_fs(url)
+def _opened(url: str, public: bool) -> tuple[Any, str]:
+    """Return the file system of a URL, and its path there."""
+    guarded = public and url.partition("://")[0].lower() in WEB
+    options = {"get_client": public_client} if guarded else {}
+    found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
+    return found
+
+
+def _info(url: str, public: bool) -> dict[str, Any]:
+    filesystem, path = _opened(url, public)
     found: dict[str, Any] = filesystem.info(path)
     return found
 
 
-def read_ranges(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+def read_ranges(url: str, spans: Sequence[tuple[int, int]], public: bool = False) -> list[bytes]:
     """Return the bytes of (offset, nbytes) spans of a remote source, requested concurrently.
 
     Raises
     ------
     InputError
-        If a span cannot be read, even after retries.
+        If a span cannot be read, even after retries, or as for `identify_remote`.
     """
     left = {n: span for n, span in enumerate(spans) if span[1]}
     found = {n: b"" for n, span in enumerate(spans) if not span[1]}
 
     def ask() -> None:
-        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem, path = _opened(url, public)
         starts = [offset for offset, _ in left.values()]
         ends = [offset + nbytes for offset, nbytes in left.values()]
         answers = filesystem.cat_ranges([path] * len(left), starts, ends, on_error="return")
@@ -109,6 +119,9 @@ def with_retries(work: Callable[[], T], problem: str) -> T:
         try:
             return work()
         except Exception as error:
+            refused = error if isinstance(error, InputError) else error.__cause__
+            if isinstance(refused, InputError):  # by `public_client`
+                raise InputError(f"{problem}: {refused.problem}", refused.cure) from error
             if _is_permanent(error):
                 raise InputError(f"{problem}: {redacted(str(error))}", CHECK_URL) from error
             if wait is None:
@@ -132,10 +145,11 @@ def _is_permanent(error: BaseException) -> bool:
 class RemoteFile(io.RawIOBase):
     """A remote source as a seekable file that survives broken connections."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, public: bool = False) -> None:
         self.name = redacted(url)
         self._url = url
-        self._size, _ = identify_remote(url)
+        self._public = public
+        self._size, _ = identify_remote(url, public)
         self._at = 0
 
     def buffered(self) -> io.BufferedReader:
@@ -160,7 +174,7 @@ class RemoteFile(io.RawIOBase):
         """Fill `buffer`, or as much of it as the source has left."""
         view = memoryview(buffer).cast("B")
         wanted = min(len(view), max(0, self._size - self._at))
-        (data,) = read_ranges(self._url, [(self._at, wanted)])
+        (data,) = read_ranges(self._url, [(self._at, wanted)], self._public)
         view[:wanted] = data
         self._at += wanted
         return wanted

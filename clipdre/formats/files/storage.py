@@ -69,7 +69,7 @@ class SourceIdentity:
         return f"{count(nbytes, 'byte')} then, {self.nbytes:,} now"
 
 
-def open_source(url: str) -> BinaryIO:
+def open_source(url: str, public: bool = False) -> BinaryIO:
     """Open a local path, or any URL that fsspec supports, as a seekable file.
 
     Gzip is decompressed on the fly.
@@ -77,11 +77,12 @@ def open_source(url: str) -> BinaryIO:
     Raises
     ------
     InputError
-        If the source cannot be opened, or later if reading a remote source keeps failing.
+        If the source cannot be opened, or later if reading a remote source keeps failing; if it is
+        `public`, also as for `identify_remote`.
     """
     try:
         file = (
-            RemoteFile(url).buffered()
+            RemoteFile(url, public).buffered()
             if is_remote(url)
             else open(regular(unescaped_path(url)), "rb")  # noqa: SIM115
         )
@@ -160,7 +161,7 @@ def real_paths(urls: Iterable[str]) -> Iterator[tuple[str, Path]]:
             yield url, real(path)
 
 
-def identify(url: str) -> SourceIdentity:
+def identify(url: str, public: bool = False) -> SourceIdentity:
     """Return the size and time of change of a source.
 
     Raises
@@ -169,7 +170,7 @@ def identify(url: str) -> SourceIdentity:
         If the source does not exist or cannot be accessed.
     """
     if is_remote(url):
-        return SourceIdentity(*identify_remote(url))
+        return SourceIdentity(*identify_remote(url, public))
     try:
         found = regular(unescaped_path(url)).stat()
     except OSError as error:

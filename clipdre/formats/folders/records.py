@@ -132,7 +132,7 @@ class NearRecord(Record, frozen=True, kw_only=True):
     """
 
     cells: Count
-    margin: float
+    margin: Annotated[float, msgspec.Meta(ge=0, le=1000)]
     mass: float
     share: float
 
@@ -186,6 +186,8 @@ class ReferenceRecord(Record, frozen=True, kw_only=True):
             raise ValueError(f"unknown method {self.method!r}")
         if self.bulk and (not self.folds or self.bulk % self.folds):
             raise ValueError(f"a bulk of {self.bulk} has no {self.folds} folds")
+        if self.folds % 2:
+            raise ValueError(f"{self.folds} folds are not of two halves")
 
 
 def upgraded(reference: dict[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,10 @@ class ReferenceFolder:
         """Return the record of a complete reference; None if there is none."""
         try:
             raw = json.loads(regular(self.path / RECORD).read_bytes())
-            return msgspec.convert(upgraded(raw), type=ReferenceRecord)
+            found = msgspec.convert(upgraded(raw), type=ReferenceRecord)
+            if found.method == "stratified" and set(found.near) != set(Modality):
+                raise ValueError("it does not say what is near")
+            return found
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

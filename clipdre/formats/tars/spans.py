@@ -22,6 +22,7 @@ from clipdre.formats.files.storage import (
     open_source,
     unescaped_path,
 )
+from clipdre.formats.files.web import TRUST
 from clipdre.formats.tars.headers import BLOCK, parsed, plain_names
 from clipdre.formats.tars.samples import printable
 from clipdre.formats.tars.tar import (
@@ -67,11 +68,14 @@ class Source:
     nbytes : int
     modified : str or None
         Time of change; None if the shard was moved, so that only its size can be compared.
+    public : bool
+        Whether a web host has to have a public address.
     """
 
     url: str
     nbytes: int
     modified: str | None
+    public: bool = False
 
     def check(self) -> None:
         """Check that the shard is still the one that was scored.
@@ -82,15 +86,18 @@ class Source:
             If it is missing, or its size or time of change differs.
         """
         try:
-            now = identify(self.url)
+            now = identify(self.url, self.public)
         except InputError as error:
-            raise InputError(error.problem, MOVED) from error
+            raise InputError(error.problem, TRUST if error.cure == TRUST else MOVED) from error
         if now != SourceIdentity(self.nbytes, self.modified or now.modified):
             raise InputError(
                 f"{redacted(self.url)} has changed since it was scored "
                 f"({now.difference(self.nbytes)})",
                 SCORE_AGAIN,
             )
+
+    def _ranges(self, runs: Sequence[Span]) -> Sequence[bytes]:
+        return read_ranges(self.url, runs, self.public)
 
     @contextmanager
     def opened(self) -> Iterator[SpanReader]:
@@ -103,12 +110,10 @@ class Source:
         """
         self.check()
         name = redacted(self.url)
-        if is_remote(self.url) and read_ranges(self.url, [MAGIC_SPAN]) != [GZIP_MAGIC]:
-            yield SpanReader(
-                name, self.nbytes, lambda runs: read_ranges(self.url, runs), REMOTE_GAP
-            )
+        if is_remote(self.url) and self._ranges([MAGIC_SPAN]) != [GZIP_MAGIC]:
+            yield SpanReader(name, self.nbytes, self._ranges, REMOTE_GAP)
             return
-        with open_source(self.url) as file:
+        with open_source(self.url, self.public) as file:
             size = None if is_compressed(file) else self.nbytes
             yield SpanReader(name, size, lambda runs: [_read(file, name, *run) for run in runs], 0)
 

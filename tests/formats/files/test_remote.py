@@ -22,10 +22,9 @@ from clipdre.config import EmitConfig
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.write import write_subset
 from clipdre.errors import InputError
-from clipdre.formats.files import remote
+from clipdre.formats.files import remote, web
 from clipdre.formats.files.remote import identify_remote, read_ranges, redacted, with_retries
 from clipdre.formats.files.storage import open_source
-from clipdre.formats.folders import sources
 from clipdre.pipelines.score import score
 from tests.helpers import TINY, read_failures, read_scores, subset_of
 
@@ -114,7 +113,7 @@ def impatient(monkeypatch):
 
 def test_faulty_server_gives_the_same_as_a_disk(pool, scored, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "BUFFER", 64 * 1024)
-    monkeypatch.setattr(sources, "_is_private", lambda host: False)
+    monkeypatch.setattr(web, "is_public", lambda address: True)
     with Faulty(pool, faults=0.3) as server:
         urls = [server.url(f"{n:05d}.tar") for n in range(3)]
         manifest = score(urls, tmp_path / "s", TINY)
@@ -139,7 +138,7 @@ def test_a_server_on_this_machine_is_asked_only_if_the_user_names_it(pool, score
         manifest = score(urls, tmp_path / "s", TINY)
         selection = subset_of((tmp_path / "s", manifest), by="log_ratio", top=9).selection
         server.met["served"] = 0
-        with pytest.raises(InputError, match=r"names http://127.* on this machine .*`shards`"):
+        with pytest.raises(InputError, match=r"find http://127.* on this machine .*`shards`"):
             write_subset(selection, tmp_path / "kept")
         assert server.met["served"] == 0
         write_subset(selection, tmp_path / "kept", shards=urls)
@@ -232,7 +231,7 @@ def test_missing_file_caused_by_a_busy_server_is_retried():
 
 
 def test_source_of_unknown_size_is_refused(monkeypatch):
-    monkeypatch.setattr(remote, "_info", lambda url: {"size": None, "ETag": "x"})
+    monkeypatch.setattr(remote, "_info", lambda url, public: {"size": None, "ETag": "x"})
     with pytest.raises(InputError, match=r"the server of https://h/a\.tar reports no size"):
         identify_remote("https://u:p@h/a.tar")
 
@@ -243,10 +242,10 @@ def test_unreadable_shard_is_recorded_and_read_by_the_next_run(pool, tmp_path, m
         urls = [server.url(f"{n:05d}.tar") for n in range(3)]
         read, broken = remote.read_ranges, [True]
 
-        def breaking(url, spans):
+        def breaking(url, spans, public=False):
             if broken[0] and url.endswith("00001.tar"):
                 raise InputError("cannot read it, after 6 attempts: 503")
-            return read(url, spans)
+            return read(url, spans, public)
 
         monkeypatch.setattr(remote, "read_ranges", breaking)
         manifest = score(urls, tmp_path / "s", TINY)

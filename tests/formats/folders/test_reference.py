@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import zipfile
 
 import numpy as np
@@ -178,3 +179,22 @@ def test_archives_are_not_compressed(folder):
         archive.writestr("image_x.npy", bytes(10**6))
     with pytest.raises(ScoresError, match=r"moments\.npz is damaged \(it is compressed\)"):
         folder.moments(Modality.IMAGE, 4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"folds": 5, "bulk": 10},
+        {"near": {}},
+        {"near": {"image": {"cells": 2, "margin": 3.0, "mass": 1.0, "share": 0.5}}},
+        {"near": {m: {"cells": 2, "margin": -3.0, "mass": 1, "share": 0.5} for m in Modality}},
+        {"near": {m: {"cells": 2, "margin": math.nan, "mass": 1, "share": 0.5} for m in Modality}},
+    ],
+)
+def test_records_that_cannot_be_are_refused(folder, changes):
+    folder.write_record(RECORD)
+    assert folder.record().method == "stratified"
+    path = folder.path / "reference.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ScoresError, match=r"reference\.json is damaged"):
+        folder.record()
