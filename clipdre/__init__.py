@@ -12,24 +12,25 @@ __version__ = "0.1.0"
 
 # Public names, and the modules that define them.
 _EXPORTS = {
-    "Scores": "clipdre.api",
-    "check_reference": "clipdre.api",
+    "Scores": "clipdre.api.scores",
+    "check_reference": "clipdre.api.scores",
     "compare": "clipdre.selecting.preview",
     "density_ratio": "clipdre.core.exact",
-    "diagnose": "clipdre.api",
+    "diagnose": "clipdre.api.scoring",
     "effective_sample_size": "clipdre.core.exact",
-    "emit": "clipdre.api",
+    "emit": "clipdre.api.subsets",
+    "export": "clipdre.api.subsets",
     "importance_weights": "clipdre.core.exact",
     "kl_divergence": "clipdre.core.exact",
-    "measure": "clipdre.api",
-    "open_scores": "clipdre.api",
+    "measure": "clipdre.api.scoring",
+    "open_scores": "clipdre.api.scores",
     "preview": "clipdre.selecting.preview",
     "reverse_kl_divergence": "clipdre.core.exact",
-    "score": "clipdre.api",
-    "score_embeddings": "clipdre.api",
-    "select": "clipdre.api",
-    "select_listed": "clipdre.api",
-    "summarize": "clipdre.api",
+    "score": "clipdre.api.scoring",
+    "score_embeddings": "clipdre.api.scoring",
+    "select": "clipdre.api.subsets",
+    "select_listed": "clipdre.api.subsets",
+    "summarize": "clipdre.api.scores",
 }
 __all__ = list(_EXPORTS)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
+
+from clipdre.errors import UsageError
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "avif")
 DEFAULT_MODEL = "ViT-L-14"
@@ -71,6 +74,18 @@ class SubsetFormat(StrEnum):
     JSONL = "jsonl"
 
 
+class Best(StrEnum):
+    """What a selection may keep one of for each sample."""
+
+    CAPTION = "caption"
+
+
+class ExportFormat(StrEnum):
+    """Tables that `export` writes."""
+
+    LANCE = "lance"
+
+
 class JoinKey(StrEnum):
     """Names by which rows of joined files are matched."""
 
@@ -86,6 +101,17 @@ class JoinKey(StrEnum):
 
 
 @dataclass(frozen=True)
+class CaptionSource:
+    """Where a caption is: a member of this suffix, or a field of the json member."""
+
+    suffix: str
+    field: str | None = None
+
+    def __str__(self) -> str:
+        return self.suffix if self.field is None else f"json:{self.field}"
+
+
+@dataclass(frozen=True)
 class ReadConfig:
     """How shards are read.
 
@@ -97,6 +123,11 @@ class ReadConfig:
         Suffix of the member that holds the caption.
     caption_field : str or None
         If given, the caption is this field of the json member.
+    more_captions : tuple of str
+        Further captions of each image: suffixes, or ``json:FIELD``. Each sample then counts once
+        for each caption it should have: as a row or a failure.
+    keep : tuple of str
+        Fields of the json member that become columns. A value longer than a caption may be is null.
     decode : Decode
     max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels, max_aspect_ratio
         Anything larger is recorded as a failure, not read or decoded: strangers made these files.
@@ -113,6 +144,20 @@ class ReadConfig:
     max_caption_bytes: int = 64 * 1024
     max_pixels: int = 89_478_485
     max_aspect_ratio: float = 200.0
+    keep: tuple[str, ...] = ()
+    more_captions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.captions)) < len(self.captions):
+            raise UsageError("two of `more_captions` are the same caption", "drop one of them")
+
+    @cached_property
+    def captions(self) -> tuple[CaptionSource, ...]:
+        """Where captions are, in order."""
+        first = CaptionSource(self.caption_suffix, self.caption_field)
+        parts = (name.partition(":") for name in self.more_captions)
+        more = (CaptionSource(kind, field if colon else None) for kind, colon, field in parts)
+        return (first, *more)
 
 
 @dataclass(frozen=True)
@@ -224,6 +269,8 @@ class EmitConfig:
         Tars written in parallel.
     card : bool
         Write a ``README.md`` with which the Hugging Face Hub loads the tars.
+    write_caption : bool
+        Put the caption of the row into each sample, as its ``txt`` member.
     """
 
     shard_size: int = 10_000
@@ -231,3 +278,4 @@ class EmitConfig:
     shuffle_seed: int | None = None
     writers: int = 2
     card: bool = False
+    write_caption: bool = False

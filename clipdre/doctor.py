@@ -214,7 +214,7 @@ def _read(url: str, shard: str, config: ReadConfig, decode: bool) -> _Read:
     found = defaultdict[str, _Found](_Found)
     seen: Counter[str] = Counter()
     samples = good = 0
-    last = ""
+    last, place = "", -1
     for record in read_samples(url, config):
         if isinstance(record, Note):
             example = Example(shard, "", record.offset, printable(record.message))
@@ -225,7 +225,8 @@ def _read(url: str, shard: str, config: ReadConfig, decode: bool) -> _Read:
         key = printable(record.key)
         here = [] if failure is None else [(failure.reason.value, failure.message)]
         good += failure is None
-        if key and seen[key]:
+        another = (key, record.offset) != (last, place)  # not another caption of the same sample
+        if key and seen[key] and another:
             scattered = failure is not None and failure.stage is Stage.READ
             name = SCATTERED if scattered and last != key else REPEATED
             here.append((name, "an earlier sample of the shard has the same key"))
@@ -234,7 +235,7 @@ def _read(url: str, shard: str, config: ReadConfig, decode: bool) -> _Read:
         if isinstance(record, Sample) and longest_word(record.caption) > LONGEST:
             here.append((LONG_WORD, f"a word of {longest_word(record.caption):,} letters"))
         seen[key] += 1
-        last = key
+        last, place = key, record.offset
         for name, message in here:
             found[name].add(1, Example(shard, key, record.offset, message))
     hashes = [key_hash("", key) for key in seen if key]

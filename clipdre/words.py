@@ -1,11 +1,12 @@
-"""Words for messages: numbers with their nouns, and names that a user may have meant."""
+"""Words for messages and notebooks: numbers with their nouns, names that were meant, tables."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from html import escape
 
 NUMBER = re.compile(r"(\d{1,18}(?:\.\d{1,9})?) ?([kmgt]?)", re.IGNORECASE | re.ASCII)
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -64,3 +65,27 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table for notebooks; all text is escaped."""
+    lines = [
+        "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
+        for tag, cells in (("th", header), *(("td", row) for row in rows))
+    ]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table><caption>{escape(title)}</caption>{body}</table>"
+
+
+def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table as lines of text, the first column to the left, others to the right."""
+    cells = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if n else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join([title, *lines])

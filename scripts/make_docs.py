@@ -19,7 +19,7 @@ import clipdre
 from clipdre.cli.main import app
 from clipdre.core.columns import Column
 from clipdre.core.scores import SCORES, SE
-from clipdre.formats.folders.columns import GROUP, RANK
+from clipdre.formats.folders.columns import CAPTION_SOURCE, GROUP, RANK
 from clipdre.formats.folders.tables import SAMPLE_FIELDS
 from clipdre.scorers.registry import scorers
 from clipdre.selecting.recipes import read_recipe, recipe_names
@@ -125,6 +125,12 @@ def columns_reference() -> str:
         "## Of the sample\n",
         TABLE,
         *rows(column for column, _ in SAMPLE_FIELDS),
+        "\nSeveral captions per image (`--text-key`, given several times) add:\n",
+        TABLE,
+        *rows((CAPTION_SOURCE,)),
+        "\n`--keep json:FIELD` adds FIELD: whole numbers, numbers, truth values or text, whichever",
+        "all values of the pool are; a mixture is text, with JSON for what is not. A field with",
+        "the name of a column here becomes `json_FIELD`.",
         "\n## Of `clipdre score`\n",
         TABLE,
         *rows(scores),

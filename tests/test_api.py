@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+import sys
 from dataclasses import fields
 
 import numpy as np
@@ -13,7 +14,7 @@ import typer
 import clipdre
 from clipdre.cli.main import app
 from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig
-from clipdre.errors import OutputError, ScoresError, SelectionError, UsageError
+from clipdre.errors import ClipdreError, OutputError, ScoresError, SelectionError, UsageError
 from clipdre.scorers.prompt_weight import PromptWeight
 from clipdre.truth.pool import NOISE, write_pool
 from tests.core import oracle
@@ -27,6 +28,7 @@ NAMES = [
     "diagnose",
     "effective_sample_size",
     "emit",
+    "export",
     "importance_weights",
     "kl_divergence",
     "measure",
@@ -312,3 +314,126 @@ class TestChoices:
         again = clipdre.measure(scores, "prompt-weight", settings=settings, suffix="a")
         assert record == again
         assert [c.name for c in record.columns] == ["prompt_weight_a", "prompt_log_weight_a"]
+
+
+class TestObjects:
+    """What a notebook shows, and tables of other libraries."""
+
+    def test_scores_are_shown_in_one_line(self, scored):
+        scores = clipdre.open_scores(scored[0])
+        path = str(scored[0])
+        assert repr(scores) == f"Scores({path!r}: 300 pairs of 3 shards, clipdre-tiny)"
+        assert len(scores) == 300
+        assert repr(scores.manifest) == "Manifest(300 pairs of 3 shards, clipdre-tiny, complete)"
+        assert scores._repr_html_().count("<tr>") == 1 + len(scores.columns)
+
+    def test_a_selection_is_shown_in_one_line(self, scored):
+        scores = clipdre.open_scores(scored[0])
+        best = clipdre.select(scores, where="width > 0", by="log_ratio", top=30)
+        assert repr(best) == "Selection(30 of 300 pairs: where width > 0, top by log_ratio)"
+        recipe = clipdre.select(scores, recipe="kl", budget=10)
+        assert repr(recipe).startswith("Selection(kl: 10 of 300 pairs: ")
+        assert "<td>30</td>" in best._repr_html_()
+        listed = clipdre.select(scores, where="'<script>' = caption")
+        assert "<script>" not in listed._repr_html_()
+        assert "&lt;script&gt;" in listed._repr_html_()
+
+    def test_a_description_is_a_table(self, scored):
+        found = clipdre.open_scores(scored[0]).describe()
+        assert found.quantiles == clipdre.summarize(clipdre.open_scores(scored[0])).quantiles
+        title, header, *rows = repr(found).splitlines()
+        assert title.startswith("300 pairs of 300 samples, clipdre-tiny, mean log ratio ")
+        assert header.split() == ["column", "5%", "25%", "50%", "75%", "95%"]
+        assert [row.split()[0] for row in rows] == list(found.quantiles)
+        assert found._repr_html_().count("<tr>") == 1 + len(rows)
+
+    def test_tables_have_all_columns_in_pool_order(self, scored, tmp_path):
+        scores, expected = clipdre.open_scores(scored[0]), read_scores(*scored)
+        table = scores.to_arrow()
+        assert table.column_names == scores.columns
+        assert {"log_ratio", "duplicate_rank"} <= set(table.column_names)
+        assert table.select(expected.column_names).equals(expected)
+        pq.write_table(pa.table({"key": expected["key"], "x": range(300)}), tmp_path / "x.parquet")
+        joined = scores.to_arrow(["x", "key"], joined=tmp_path / "x.parquet", on="key")
+        assert joined.column_names == ["x", "key"]
+        assert joined["x"].to_pylist() == list(range(300))
+        with pytest.raises(SelectionError, match="log_ration: did you mean log_ratio"):
+            scores.to_arrow(["log_ration"])
+
+    def test_a_selection_gives_keys_and_a_table(self, scored, tmp_path):
+        scores = clipdre.open_scores(scored[0])
+        best = clipdre.select(scores, by="log_ratio", top=5)
+        clipdre.emit(best, tmp_path / "keys.txt", format="keys")
+        assert best.keys() == (tmp_path / "keys.txt").read_text().splitlines()
+        table = best.table(["log_ratio", "key"])
+        assert table.column_names == ["log_ratio", "key"]
+        assert sorted(scores.to_arrow()["log_ratio"].to_pylist())[-5:] == sorted(
+            table["log_ratio"].to_pylist()
+        )
+        assert best.table().column_names == scores.columns
+        nothing = clipdre.select(scores, where="false")
+        assert (nothing.keys(), nothing.table().num_rows) == ([], 0)
+        assert nothing.table().column_names == scores.columns
+        assert best.places.shard.shape == best.places.row.shape == (5,)
+
+    @pytest.mark.parametrize("package", ["pandas", "polars"])
+    def test_optional_packages_give_their_tables(self, scored, package):
+        pytest.importorskip(package, reason="optional")
+        scores = clipdre.open_scores(scored[0])
+        frame = getattr(scores, f"to_{package}")(["key", "kl_text"])
+        assert list(frame.columns) == ["key", "kl_text"]
+        assert frame["kl_text"].to_list() == read_scores(*scored)["kl_text"].to_pylist()
+
+    @pytest.mark.parametrize("package", ["pandas", "polars"])
+    def test_an_optional_package_that_is_missing_is_named(self, scored, monkeypatch, package):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ClipdreError) as caught:
+            getattr(clipdre.open_scores(scored[0]), f"to_{package}")()
+        expected = f"run pip install {package}, or use to_arrow"
+        assert str(caught.value) == f"this needs {package}, which is not installed: {expected}"
+
+    def test_results_have_names(self, scored):
+        scores = clipdre.open_scores(scored[0])
+        pairs = [[1, 0], [0, 1], [-1, 0]]
+        for function in (
+            clipdre.kl_divergence,
+            clipdre.reverse_kl_divergence,
+            clipdre.effective_sample_size,
+        ):
+            found = function(pairs, pairs, logit_scale=2.0)
+            assert found.image is found[0]
+            assert found.text is found[1]
+        half, few = (clipdre.select(scores, by="log_ratio", top=top) for top in (0.5, 3))
+        shard = clipdre.preview(half).shards[0]
+        assert (shard.name, shard.rows) == ("00000", 100)
+        alone = clipdre.compare({"half": half, "few": few}).only["half"]
+        assert (alone.rows, len(alone.captions)) == (147, 3)
+        least = clipdre.summarize(scores).least_reliable
+        assert (least.column in scores.columns, least.reliability) == (True, 1)
+
+
+class TestScore:
+    def test_takes_strings_and_paths(self, pool, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        scores = clipdre.score(str(pool), "s", model="clipdre-tiny", device="cpu")
+        assert (len(scores), scores.manifest.model.name) == (300, "clipdre-tiny")
+        again = clipdre.score(pool, tmp_path / "s", model="clipdre-tiny", device="cpu")
+        assert again.manifest == scores.manifest
+
+    @pytest.mark.parametrize("name", ["model", "pretrained", "device"])
+    def test_says_each_setting_once(self, pool, tmp_path, name):
+        with pytest.raises(UsageError, match=f"`{name}` cannot be used with `encode`"):
+            clipdre.score(pool, tmp_path / "s", encode=TINY.encode, **{name: "cpu"})
+
+    def test_only_the_default_model_has_default_weights(self, pool, tmp_path, monkeypatch):
+        seen = []
+        monkeypatch.setattr("clipdre.pipelines.score.score", lambda _, __, c, ___: seen.append(c))
+        for options in ({}, {"model": "ViT-B-32"}, {"pretrained": tmp_path / "x.pt"}):
+            clipdre.score(pool, tmp_path / "s", **options)
+        named = [(c.encode.model, c.encode.pretrained) for c in seen]
+        default = EncodeConfig()
+        assert named == [
+            (default.model, default.pretrained),
+            ("ViT-B-32", None),
+            (default.model, str(tmp_path / "x.pt")),
+        ]

@@ -1,6 +1,15 @@
 import pytest
 
-from clipdre.words import changed, closest, count, one_line, size, whole_number
+from clipdre.words import (
+    changed,
+    closest,
+    count,
+    html_table,
+    one_line,
+    size,
+    text_table,
+    whole_number,
+)
 
 KNOWN = ["key", "uid", "similarity", "log_ratio", "log_ratio_se", "kl_image", "kl_text"]
 
@@ -105,3 +114,17 @@ def test_changes_are_shown_without_brackets(before, now, shown):
 )
 def test_other_libraries_errors_are_one_line(error, line):
     assert one_line(error) == line
+
+
+def test_tables_are_aligned_and_escaped():
+    rows = [["a", "1"], ["bcd", "12,345"]]
+    assert text_table("title", ["x", "count"], rows).splitlines() == [
+        "title",
+        "x     count",
+        "a         1",
+        "bcd  12,345",
+    ]
+    html = html_table("<b>", ["x"], [["a & b"]])
+    assert html == (
+        "<table><caption>&lt;b&gt;</caption><tr><th>x</th></tr><tr><td>a &amp; b</td></tr></table>"
+    )

@@ -32,7 +32,7 @@ def doctor(
         ),
     ],
     image_key: take.ImageKey = IMAGE_KEY,
-    text_key: take.TextKey = ReadConfig.caption_suffix,
+    text_key: take.TextKey = None,
     max_member_bytes: take.MaxMemberBytes = ReadConfig.max_member_bytes,
     max_json_bytes: take.MaxJsonBytes = ReadConfig.max_json_bytes,
     max_caption_bytes: take.MaxCaptionBytes = ReadConfig.max_caption_bytes,
@@ -55,7 +55,12 @@ def doctor(
     from clipdre.formats.tars.places import expand_shards
 
     config = read_config(
-        image_key, text_key, max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels
+        image_key,
+        text_key or ReadConfig.caption_suffix,
+        max_member_bytes,
+        max_json_bytes,
+        max_caption_bytes,
+        max_pixels,
     )
     urls = expand_shards(shards, sys.stdin)
     found = diagnose(urls, config, decode=decode, workers=workers or usable_cpus())

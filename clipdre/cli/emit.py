@@ -43,6 +43,7 @@ def emit(
     seed: write.Seed = 0,
     writers: write.Writers = EmitConfig.writers,
     card: write.Card = False,
+    write_caption: write.WriteCaption = False,
     overwrite: write.Overwrite = False,
 ) -> None:
     """Write the samples named in a list, from any tool.
@@ -75,7 +76,9 @@ def emit(
             f"not in these scores: {found.missing:,} of {count(found.names, 'name')}, "
             f"such as {found.first_missing!r}"
         )
-    config = EmitConfig(shard_size, max_bytes, seed if shuffle else None, writers, card)
+    config = EmitConfig(
+        shard_size, max_bytes, seed if shuffle else None, writers, card, write_caption
+    )
     write.write_and_print(found.selection, place, format, config, shards, overwrite)
 
 

@@ -95,6 +95,14 @@ Card = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
+WriteCaption = Annotated[
+    bool,
+    typer.Option(
+        "--write-caption",
+        help="Put the caption of each row into its sample, as the txt member.",
+        rich_help_panel=PANEL,
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option(

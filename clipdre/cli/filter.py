@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EXAMPLE = "Example:  clipdre filter scores --where 'width >= 200' --by log_ratio --top 30% -o kept"
 # Pairs of a pool from which on few people want 100 or fewer.
 LARGE = 10_000
-RULES = ("distinct", "where", "by", "top", "bottom", "sample", "balance", "recipe")
+RULES = ("distinct", "best", "where", "by", "top", "bottom", "sample", "balance", "recipe")
 PAIRINGS = (
     NotWith("every", RULES, because="which keeps only some pairs"),
     OnlyWith("json", ("dry_run",)),
@@ -42,6 +42,8 @@ def filter_scores(
     context: typer.Context,
     scores: Scores,
     distinct: keep.Distinct = False,
+    best: keep.BestOf = None,
+    best_by: keep.BestBy = None,
     where: keep.Where = None,
     every: keep.All = False,  # noqa: ARG001 (looked up among the given options)
     by: keep.By = None,
@@ -69,6 +71,7 @@ def filter_scores(
     seed: write.Seed = 0,
     writers: write.Writers = EmitConfig.writers,
     card: write.Card = False,
+    write_caption: write.WriteCaption = False,
     overwrite: write.Overwrite = False,
 ) -> None:
     """Keep the best pairs: by a condition, by rank, at random, or by a published recipe.
@@ -88,6 +91,8 @@ def filter_scores(
     check(given, PAIRINGS)
     request = Request(
         distinct=distinct,
+        best=best,
+        best_by=best_by,
         where=where,
         by=by,
         top=top,
@@ -115,7 +120,9 @@ def filter_scores(
         show(selections, as_json=json)
         return
     _note_selection(selections[0])
-    config = EmitConfig(shard_size, max_bytes, seed if shuffle else None, writers, card)
+    config = EmitConfig(
+        shard_size, max_bytes, seed if shuffle else None, writers, card, write_caption
+    )
     write.write_and_print(selections[0], place, format, config, shards, overwrite)
 
 

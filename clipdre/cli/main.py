@@ -19,6 +19,7 @@ from clipdre.cli import (
     demo,
     doctor,
     emit,
+    export,
     info,
     measure,
     messages,
@@ -129,6 +130,7 @@ _add("info", info.info, info.EXAMPLE)
 _add("filter", with_messages(filter_command.filter_scores), filter_command.EXAMPLE)
 _add("recipes", recipes.recipes, recipes.EXAMPLE)
 _add("emit", with_messages(emit.emit), emit.EXAMPLE)
+_add("export", export.export, export.EXAMPLE)
 app.add_typer(measure.app)
 ORDER.append("measure")
 _add("scorers", scorers.scorers, scorers.EXAMPLE)

@@ -51,6 +51,7 @@ ENCODING = (
     "workers",
     "image_key",
     "text_key",
+    "keep",
     "max_member_bytes",
     "max_json_bytes",
     "max_caption_bytes",
@@ -104,7 +105,8 @@ def score(
     tau: take.Tau = None,
     keep_reference: take.KeepReference = False,
     image_key: take.ImageKey = IMAGE_KEY,
-    text_key: take.TextKey = ReadConfig.caption_suffix,
+    text_key: take.TextKey = None,
+    keep: take.Keep = None,
     max_bad_fraction: take.MaxBadFraction = 1.0,
     max_member_bytes: take.MaxMemberBytes = ReadConfig.max_member_bytes,
     max_json_bytes: take.MaxJsonBytes = ReadConfig.max_json_bytes,
@@ -136,12 +138,13 @@ def score(
     run_config = RunConfig(overwrite, discard_embeddings, max_bad_fraction, keep_reference, prune)
     read = read_config(
         image_key,
-        text_key,
+        text_key or ReadConfig.caption_suffix,
         max_member_bytes,
         max_json_bytes,
         max_caption_bytes,
         max_pixels,
         decode,
+        keep or (),
     )
     encode = _encode_config(model, pretrained, device, precision, batch_size, workers)
     if output is None or dry_run:

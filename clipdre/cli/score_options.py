@@ -229,10 +229,23 @@ ImageKey = Annotated[
     ),
 ]
 TextKey = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
-        help="Suffix of the caption member, or json:FIELD.",
+        help="Suffix of the caption member, or json:FIELD. Given several times, each image has "
+        "several captions, a row each; a sample counts once for each.  (default: txt)",
         metavar="SUFFIX",
+        show_default=False,
+        rich_help_panel=READING,
+    ),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Fields of the json member to keep as columns: json:FIELD, several separated by "
+        "commas. A field that is named like a column of clipdre becomes json_FIELD; a value longer "
+        "than --max-caption-bytes is null.",
+        metavar="json:FIELD",
+        show_default=False,
         rich_help_panel=READING,
     ),
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipdre.cli.numbers import Count
-from clipdre.config import JoinKey
+from clipdre.config import Best, JoinKey
 from clipdre.core.scores import MAIN_COLUMNS
 
 RANK, RECIPE, PREVIEW = "Selection", "Recipes", "Preview"
@@ -28,6 +28,24 @@ Distinct = Annotated[
     typer.Option(
         "--distinct",
         help="Keep only the best pair, by log_ratio, of each group of alike pairs.",
+        rich_help_panel=RANK,
+    ),
+]
+BestOf = Annotated[
+    Best | None,
+    typer.Option(
+        "--best",
+        help="caption: keep only the best row of each sample, in scores of several captions per "
+        "image.",
+        metavar="OF",
+        rich_help_panel=RANK,
+    ),
+]
+BestBy = Annotated[
+    str | None,
+    typer.Option(
+        help="Column or SQL expression of --best; the largest is kept.  (default: log_ratio)",
+        metavar="SQL",
         rich_help_panel=RANK,
     ),
 ]
@@ -128,7 +146,7 @@ Joined = Annotated[
     list[Path] | None,
     typer.Option(
         "--with",
-        help="Parquet whose columns to add: a file, a folder or a quoted glob, such as "
+        help="Parquet or CSV whose columns to add: a file, a folder or a quoted glob, such as "
         "img2dataset's sidecars. Files that have the same columns are one table.",
         metavar="TABLES",
         show_default=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,13 @@ from clipdre.core.weights import log_mixture
 TILE_ROWS = 2048
 Array = npt.ArrayLike
 Floats = npt.NDArray[np.float64]
+
+
+class ByModality(NamedTuple):
+    """A quantity of each image and of each text: two float64 arrays of shape (n,)."""
+
+    image: Floats
+    text: Floats
 
 
 def density_ratio(
@@ -58,7 +66,7 @@ def density_ratio(
 
 def kl_divergence(
     images: Array, texts: Array, *, logit_scale: float, logit_bias: float = 0.0
-) -> tuple[Floats, Floats]:
+) -> ByModality:
     """Compute ``KL(p(T|i) || p(T))`` of each image and ``KL(p(I|t) || p(I))`` of each text.
 
     See `density_ratio` for the parameters.
@@ -67,17 +75,17 @@ def kl_divergence(
     --------
     >>> import clipdre
     >>> pairs = [[1, 0], [0, 1], [-1, 0]]
-    >>> image, text = clipdre.kl_divergence(pairs, pairs, logit_scale=2.0)
-    >>> image.round(3)
+    >>> clipdre.kl_divergence(pairs, pairs, logit_scale=2.0).image.round(3)
     array([0.328, 0.   , 0.328])
     """
     pairs = _ExactPairs.of(images, texts, logit_scale, logit_bias)
-    return divergence.kl(pairs.over_texts).numpy(), divergence.kl(pairs.over_images).numpy()
+    by_image, by_text = divergence.kl(pairs.over_texts), divergence.kl(pairs.over_images)
+    return ByModality(by_image.numpy(), by_text.numpy())
 
 
 def reverse_kl_divergence(
     images: Array, texts: Array, *, logit_scale: float, logit_bias: float = 0.0
-) -> tuple[Floats, Floats]:
+) -> ByModality:
     """Compute ``KL(p(T) || p(T|i))`` of each image and ``KL(p(I) || p(I|t))`` of each text.
 
     See `density_ratio` for the parameters.
@@ -86,19 +94,18 @@ def reverse_kl_divergence(
     --------
     >>> import clipdre
     >>> pairs = [[1, 0], [0, 1], [-1, 0]]
-    >>> image, text = clipdre.reverse_kl_divergence(pairs, pairs, logit_scale=2.0)
-    >>> image.round(3)
+    >>> clipdre.reverse_kl_divergence(pairs, pairs, logit_scale=2.0).image.round(3)
     array([0.434, 0.   , 0.434])
     """
     pairs = _ExactPairs.of(images, texts, logit_scale, logit_bias)
     by_image = divergence.reverse_kl(pairs.over_texts, pairs.mean_over_texts)
     by_text = divergence.reverse_kl(pairs.over_images, pairs.mean_over_images)
-    return by_image.numpy(), by_text.numpy()
+    return ByModality(by_image.numpy(), by_text.numpy())
 
 
 def effective_sample_size(
     images: Array, texts: Array, *, logit_scale: float, logit_bias: float = 0.0
-) -> tuple[Floats, Floats]:
+) -> ByModality:
     """Compute how many counterparts carry the conditional of each image, and of each text.
 
     See `density_ratio` for the parameters.
@@ -107,13 +114,13 @@ def effective_sample_size(
     --------
     >>> import clipdre
     >>> pairs = [[1, 0], [0, 1], [-1, 0]]
-    >>> image, text = clipdre.effective_sample_size(pairs, pairs, logit_scale=2.0)
-    >>> image.round(3)
+    >>> clipdre.effective_sample_size(pairs, pairs, logit_scale=2.0).image.round(3)
     array([1.266, 2.   , 1.266])
     """
     pairs = _ExactPairs.of(images, texts, logit_scale, logit_bias)
     by_image = divergence.effective_sample_size(pairs.over_texts)
-    return by_image.numpy(), divergence.effective_sample_size(pairs.over_images).numpy()
+    by_text = divergence.effective_sample_size(pairs.over_images)
+    return ByModality(by_image.numpy(), by_text.numpy())
 
 
 def importance_weights(images: Array, prompts: Array, *, logit_scale: float = 10.0) -> Floats:

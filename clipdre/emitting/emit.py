@@ -122,7 +122,8 @@ def _write(subset: Subset, folder: OutputFolder, config: EmitConfig, plan: dict[
 
 def _decisive(config: EmitConfig) -> dict[str, Any]:
     """Return the settings that affect what is written."""
-    return {name: value for name, value in asdict(config).items() if name != "writers"}
+    unused = {"writers", *([] if config.write_caption else ["write_caption"])}
+    return {name: value for name, value in asdict(config).items() if name not in unused}
 
 
 def _digest(plan: dict[str, Any]) -> str:

@@ -154,9 +154,10 @@ def _plain(value: Any) -> Any:
 def write_tar_stream(subset: Subset, out: BinaryIO) -> None:
     """Write the kept samples as one tar, in pool order."""
     collisions = subset.collisions  # a query, so not while batches are read
+    captions = ["caption"] if subset.write_caption else []
 
     def samples() -> Iterator[memoryview | bytes]:
-        for batch in subset.batches(["shard", "key", "offset", "nbytes"]):
+        for batch in subset.batches(["shard", "key", "offset", "nbytes", *captions]):
             table = pa.Table.from_batches([batch])
             yield from sample_bytes(subset, table, unique_keys(table, collisions))
 

@@ -67,7 +67,7 @@ def check_file(inputs: Iterable[str], place: str, overwrite: bool) -> None:
     full = redacted(place)
     if name in folder.among(inputs):
         raise OutputError(f"{full} is what the scores were made from", ELSEWHERE)
-    if path is not None and _is_part_of_scores(real(path)):
+    if path is not None and is_part_of_scores(real(path)):
         raise OutputError(f"{full} is part of a score folder", ELSEWHERE)
     if name in _Held.of(folder).own:
         raise OutputError(f"{full} is part of a subset", ELSEWHERE)
@@ -200,7 +200,7 @@ def _remove(replacement: OutputFolder, held: _Held) -> None:
     replacement.rmdir()
 
 
-def _is_part_of_scores(path: Path) -> bool:
+def is_part_of_scores(path: Path) -> bool:
     """Whether a file lies where `clipdre score` writes."""
     return any(
         (folder / MANIFEST).is_file()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
 
+from clipdre.config import IMAGE_SUFFIXES
 from clipdre.emitting.subset import Subset
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify, open_source
+from clipdre.formats.folders.columns import CAPTION_SOURCE
 from clipdre.formats.folders.moved import find_moved, has_content_of
 from clipdre.formats.tars.locate import Located, locate
 from clipdre.formats.tars.places import shard_names
-from clipdre.formats.tars.spans import Source
+from clipdre.formats.tars.spans import Source, place_of
 from clipdre.formats.uids import canonical_uid
 from clipdre.selecting.select import Selection
 from clipdre.sql.expressions import FILE, ROW
@@ -54,26 +57,28 @@ class _SearchedSubset(Subset):
         batches = list(selection.rows.batches())
         kept = pa.Table.from_batches(batches) if batches else None
         # Exact duplicates share a uid, and each of them must be found.
-        rows: dict[str, list[int]] = {}
-        unnamed = defaultdict[str, list[str]](list)  # key to shards, of rows without a uid
-        for row, name in enumerate(
-            kept.select(["uid", "key", "shard"]).to_pylist() if kept else ()
-        ):
-            uid, key = name["uid"], name["key"]
-            rows.setdefault(canonical_uid(uid) if uid else key, []).append(row)
+        rows: dict[str, list[list[int]]] = {}
+        unnamed = defaultdict[str, list[str]](list)  # key to shards, of samples without a uid
+        for (uid, key, shard), same in _samples(kept) if kept else ():
+            rows.setdefault(canonical_uid(uid) if uid else key, []).append(same)
             if not uid:
-                unnamed[key].append(name["shard"])
+                unnamed[key].append(shard)
+
+        def wanted(name: str) -> bool:
+            return name in rows or canonical_uid(name) in rows
+
+        suffixes = self.manifest.settings["read"].get("image_suffixes", IMAGE_SUFFIXES)
         self._parts, met = [], Counter[str]()
         for index, (shard, source) in enumerate(sources.items()):
             with open_source(source.url) as file:
-                found = list(locate(file, lambda name: name in rows or canonical_uid(name) in rows))
+                found = list(locate(file, wanted, suffixes))
             met.update(s.key for s in found if s.key in unnamed)
             taken = [(s, rows.get(canonical_uid(s.uid or "")) or rows.get(s.key)) for s in found]
-            here = [(sample, left.pop(0)) for sample, left in taken if left]
+            here = [(sample, row) for sample, left in taken if left for row in left.pop(0)]
             if here and kept is not None:
                 table = kept.take(pa.array([row for _, row in here]))
                 samples = [sample for sample, _ in here]
-                self._parts.append(_moved(table, index, shard, samples))
+                self._parts.append(_moved(table, (index, shard, source.url), samples))
         _check_alike(unnamed, met)
         lost = [name for name, left in rows.items() for _ in left]
         if lost:
@@ -115,15 +120,33 @@ def _check_alike(unnamed: Mapping[str, Sequence[str]], met: Mapping[str, int]) -
         )
 
 
-def _moved(table: pa.Table, index: int, shard: str, samples: Sequence[Located]) -> pa.Table:
+def _samples(kept: pa.Table) -> Iterator[tuple[tuple[str | None, str, str], list[int]]]:
+    """Yield uid, key and shard of each sample and its rows: several, if it has several captions."""
+    several = CAPTION_SOURCE.name in kept.column_names
+    place = (FILE, "offset") if several else (FILE, ROW)
+    places, names = (
+        list(zip(*(kept[name].to_pylist() for name in columns), strict=True))
+        for columns in (place, ("uid", "key", "shard"))
+    )
+    for _, rows in groupby(range(len(kept)), places.__getitem__):
+        same = list(rows)
+        yield names[same[0]], same
+
+
+def _moved(table: pa.Table, place: tuple[int, str, str], samples: Sequence[Located]) -> pa.Table:
     """Return the rows of `table` with each sample's place in another tar."""
+    index, shard, url = place
+    spans = [sample.image_span or (None, None) for sample in samples]
     columns = {
         FILE: [index] * len(samples),
         "shard": [shard] * len(samples),
+        "path": [place_of(url)] * len(samples),
         "offset": [sample.offset for sample in samples],
         "nbytes": [sample.nbytes for sample in samples],
+        "image_offset": [offset for offset, _ in spans],
+        "image_nbytes": [nbytes for _, nbytes in spans],
     }
-    for name, column in columns.items():
-        at = table.schema.get_field_index(name)
+    for name in sorted(columns.keys() & set(table.column_names)):  # earlier versions lack some
+        at, column = table.schema.get_field_index(name), columns[name]
         table = table.set_column(at, name, pa.array(column, table.schema.field(at).type))
     return table

@@ -15,7 +15,7 @@ from clipdre.formats.files.remote import is_remote
 from clipdre.formats.files.storage import real
 from clipdre.formats.folders.records import builtins
 from clipdre.formats.folders.sources import source_of
-from clipdre.formats.tars.spans import Source
+from clipdre.formats.tars.spans import Source, place_of
 from clipdre.selecting.select import Selection
 from clipdre.sql.expressions import FILE
 from clipdre.sql.row_set import seeded_hash
@@ -38,11 +38,17 @@ class Subset:
     selection : Selection
     moved : mapping of str to Source
         Current tars of shards that have moved since they were scored, by shard name.
+
+    Attributes
+    ----------
+    write_caption : bool
+        Whether samples in tars get the captions of their rows.
     """
 
     def __init__(self, selection: Selection, moved: dict[str, Source] | None = None) -> None:
         self.selection = selection
         self.manifest = selection.query.manifest
+        self.write_caption = False
         self._moved = moved or {}
 
     def batches(
@@ -53,7 +59,16 @@ class Subset:
         Column ``file_index`` is the index of each row's `source`.
         """
         order = None if shuffle_seed is None else f"{seeded_hash(shuffle_seed)}, key_hash"
-        yield from self.selection.rows.batches(columns, order)
+        for batch in self.selection.rows.batches(columns, order):
+            yield self._placed(batch)
+
+    def _placed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return rows with the places of tars that have moved."""
+        if not self._moved or "path" not in batch.schema.names:
+            return batch
+        places = [self._moved[shard.name].url for shard in self.manifest.shards]
+        paths = pa.array(map(place_of, places), pa.string()).take(batch[FILE])
+        return batch.set_column(batch.schema.get_field_index("path"), "path", paths)
 
     def source(self, index: int) -> Source:
         """Return the tar of a ``file_index``.

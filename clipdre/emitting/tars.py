@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from clipdre.emitting.subset import Subset
 from clipdre.errors import ScoresError
 from clipdre.formats.files.parquet import SCORE_AGAIN
-from clipdre.formats.tars.spans import checked, end_archive, renamed, write_samples
+from clipdre.formats.tars.spans import captioned, checked, end_archive, renamed, write_samples
 from clipdre.sql.expressions import FILE, ROW
 
 
@@ -64,17 +64,20 @@ def unique_keys(table: pa.Table, collisions: dict[str, int]) -> list[str]:
 
 
 def sample_bytes(subset: Subset, table: pa.Table, keys: list[str]) -> Iterator[memoryview | bytes]:
-    """Yield the samples of rows in pool order, under `keys`."""
+    """Yield the samples of rows in pool order, under `keys`, with their captions if so asked."""
     old, sources = keys_of(table), table[FILE].to_pylist()
     offsets, sizes = table["offset"].to_pylist(), table["nbytes"].to_pylist()
+    captions = table["caption"].to_pylist() if subset.write_caption else [None] * len(table)
     for index, group in groupby(range(len(table)), sources.__getitem__):
         rows = list(group)
         with subset.source(index).opened() as source:
             spans = source.read([(offsets[row], sizes[row]) for row in rows])
             for row, span in zip(rows, spans, strict=True):
-                sample = checked(span, old[row], source.name)
-                same = keys[row] == old[row]
-                yield sample if same else renamed(sample, keys[row], source.name)
+                sample: memoryview | bytes = checked(span, old[row], source.name)
+                if keys[row] != old[row]:
+                    sample = renamed(sample, keys[row], source.name)
+                caption = captions[row]
+                yield sample if caption is None else captioned(sample, caption)
 
 
 def shuffled_bytes(subset: Subset, table: pa.Table, keys: list[str]) -> list[bytes]:

@@ -67,7 +67,8 @@ def pairings(place: str, format: SubsetFormat) -> tuple[Pairing, ...]:
     if is_one_tar(place, format):
         why = "a single tar in pool order"
         return tuple(NotWith(name, ("output",), place, because=why) for name in FOLDER_SETTINGS)
-    return tuple(OnlyWith(name, ("format",), SubsetFormat.TAR.value) for name in FOLDER_SETTINGS)
+    settings = (*FOLDER_SETTINGS, "write_caption")
+    return tuple(OnlyWith(name, ("format",), SubsetFormat.TAR.value) for name in settings)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,9 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
     if not len(selection):
         raise OutputError("nothing is kept, so there is nothing to write", "loosen the selection")
     tars = kind is SubsetFormat.TAR
-    needed = ("shard", "key", *(("offset", "nbytes") if tars else ()))
+    write_caption = config is not None and config.write_caption
+    needed = ["shard", "key", *(("offset", "nbytes") if tars else ())]
+    needed += ["caption"] if write_caption else []
     if lacking := [name for name in needed if name not in selection.query.columns]:
         problem = f"the scores in {selection.query.folder.path} lack {', '.join(lacking)}"
         raise ScoresError(problem, SCORE_AGAIN)
@@ -141,6 +144,7 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
     if to_file:
         check_file([*Subset(selection).inputs(), *(shards or ())], place, overwrite)
     subset = relocated(selection, shards) if shards else Subset(selection)
+    subset.write_caption = write_caption
     if stream is not None:
         WRITERS[kind](subset, stream)
         stream.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -28,12 +29,24 @@ class Decoded:
     tokens: Tensor
 
 
-def decode(sample: Sample, encoder: Encoder, config: ReadConfig) -> Decoded | Failure:
-    """Decode, preprocess and tokenize a sample; in any thread."""
+def decode(
+    samples: Sequence[Sample], encoder: Encoder, config: ReadConfig
+) -> list[Decoded | Failure]:
+    """Decode, preprocess and tokenize samples that share an image; in any thread.
+
+    Their pixels are one Tensor.
+    """
     try:
-        pixels, width, height = _pixels(sample, encoder, config)
+        pixels, width, height = _pixels(samples[0], encoder, config)
     except ImageError as error:
-        return Failure(sample.key, sample.offset, Stage.DECODE, error.reason, str(error))
+        reason, message = error.reason, str(error)
+        return [Failure(s.key, s.offset, Stage.DECODE, reason, message) for s in samples]
+    return [_tokenized(sample, width, height, pixels, encoder) for sample in samples]
+
+
+def _tokenized(
+    sample: Sample, width: int, height: int, pixels: Tensor, encoder: Encoder
+) -> Decoded | Failure:
     tokens = encoder.tokenize(sample.caption)
     if encoder.is_empty(tokens):
         message = "the model's tokenizer finds no text in the caption"

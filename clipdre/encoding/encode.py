@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from clipdre.config import EncodeConfig, ReadConfig
+from clipdre.encoding.batch import Batch
 from clipdre.encoding.decode import Decoded, decode
 from clipdre.engines.base import Advance
-from clipdre.errors import ModelError
 from clipdre.formats.files.content import content_sample
 from clipdre.formats.files.parquet import write_table
+from clipdre.formats.folders.columns import CAPTION_SOURCE
 from clipdre.formats.folders.embeddings import SAMPLE, WARNINGS, EmbeddingFiles, Half
+from clipdre.formats.folders.kept import column_names, kinds_stamp
 from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, failures_table, key_hashes
 from clipdre.formats.tars.samples import (
@@ -41,8 +41,6 @@ from clipdre.models.encoder import Encoder
 ATTEMPTS = 2
 # Encoded images that wait to be decoded; how many there are depends on the batch size.
 AHEAD_BYTES = 512 * 1024 * 1024
-# Captions that wait to be encoded together.
-CAPTIONS = 4096
 NOTHING = torch.empty(0)
 
 
@@ -89,48 +87,13 @@ class _End:
 Record = Decoded | Failure | Note | _Died | _End
 
 
-def _halved(size: int, error: Exception) -> int:
-    """Halve a batch that did not fit into the device's memory; `ModelError` if it is one pair."""
-    if size == 1:
-        raise ModelError(
-            "one pair alone does not fit into the device's memory",
-            "choose a smaller model, `precision` bf16, or `device` cpu",
-        ) from error
-    torch.cuda.empty_cache()
-    warnings.warn(
-        f"a batch of {size} does not fit into the device's memory, continuing with {size // 2}: "
-        f"pass `batch_size` {size // 2} to start there",
-        stacklevel=2,
-    )
-    return size // 2
-
-
-@dataclass
-class InParts:
-    """Encodes rows in parts that fit into the device's memory."""
-
-    encode: Callable[[Sequence[Tensor]], Tensor]
-    most: int
-
-    def __call__(self, rows: Sequence[Tensor]) -> list[Tensor]:
-        """Encode n rows to fp16 vectors in parts of shape (n', d), which stay on the device."""
-        parts = []
-        while rows:
-            part = rows[: self.most]
-            try:
-                parts.append(self.encode(part).half())
-            except torch.cuda.OutOfMemoryError as error:
-                self.most = _halved(len(part), error)
-                continue
-            rows = rows[len(part) :]
-        return parts
-
-
 class _Found:
     """What one shard gave so far."""
 
-    def __init__(self, shard: ShardRecord) -> None:
+    def __init__(self, shard: ShardRecord, read: ReadConfig) -> None:
         self._shard = shard
+        self._kept = list(column_names(read.keep).values())
+        self._several = len(read.captions) > 1
         self.died: _Died | None = None
         self._seen = self._position = 0
         self._failures: list[Failure] = []
@@ -180,70 +143,43 @@ class _Found:
         failures = self._failures + [_not_finite(record.sample) for record in bad]
         hashes = key_hashes(self._shard.name, [printable(record.sample.key) for record in good])
         rows = [self._row(r, int(value)) for r, value in zip(good, hashes, strict=True)]
-        samples = pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA)
+        samples = self._with_kept(pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA), good)
         warnings = tuple(self._warnings)
         return ShardEmbeddings(
             self._seen, images[finite], texts[finite], samples, failures, warnings
         )
 
+    def _with_kept(self, samples: pa.Table, records: Sequence[Decoded]) -> pa.Table:
+        """Return the rows with which caption they have, if there are several, and kept fields."""
+        if self._several:
+            sources = pa.array([record.sample.caption_source for record in records], pa.string())
+            samples = samples.append_column(CAPTION_SOURCE.name, sources)
+        if not self._kept:
+            return samples
+        columns = {
+            name: [record.sample.kept[n] for record in records] for n, name in enumerate(self._kept)
+        }
+        for name, values in columns.items():
+            samples = samples.append_column(name, pa.array(values, pa.string()))
+        return samples.replace_schema_metadata(kinds_stamp(columns))
+
     def _row(self, record: Decoded, key_hash: int) -> dict[str, object]:
         sample = record.sample
+        image_offset, image_nbytes = sample.image_span or (None, None)
         return {
             "key": printable(sample.key),
             "uid": sample.uid and printable(sample.uid),
             "shard": self._shard.name,
+            "path": self._shard.place,
             "offset": sample.offset,
             "nbytes": sample.nbytes,
+            "image_offset": image_offset,
+            "image_nbytes": image_nbytes,
             "caption": sample.caption,
             "width": record.width,
             "height": record.height,
             "key_hash": key_hash,
         }
-
-
-class _Batch:
-    """Samples of one or more shards that are encoded together.
-
-    Captions wait for one another: the more there are, the better they group by length.
-    """
-
-    def __init__(self, encoder: Encoder, batch_size: int) -> None:
-        self._dim = encoder.record.embedding_dim
-        self._size = batch_size
-        self._encode_images = InParts(encoder.encode_images, batch_size)
-        self._encode_texts = InParts(encoder.encode_texts, CAPTIONS)
-        self._pixels: list[Tensor] = []
-        self._tokens: list[Tensor] = []
-        self._images: list[Tensor] = []
-
-    def add(self, record: Decoded) -> bool:
-        """Add a sample; return whether it was the last of a batch of images."""
-        self._pixels.append(record.pixels)
-        self._tokens.append(record.tokens)
-        full = len(self._pixels) == self._size
-        if full:
-            self._read_images()
-        return full
-
-    def _read_images(self) -> None:
-        self._images += self._encode_images(self._pixels)
-        self._pixels = []
-
-    @property
-    def is_full(self) -> bool:
-        """Whether as many captions wait as are encoded together."""
-        return len(self._tokens) >= CAPTIONS
-
-    def settle(self, shards: Iterable[_Found]) -> None:
-        """Encode what waits, and give the vectors to the shards, which hold its samples."""
-        self._read_images()
-        images = _stacked(self._images, self._dim)
-        texts = _stacked(self._encode_texts(self._tokens), self._dim)
-        self._images, self._tokens = [], []
-        for shard in shards:
-            count = shard.waiting
-            shard.add_vectors(images[:count], texts[:count])
-            images, texts = images[count:], texts[count:]
 
 
 class ShardEncoder:
@@ -257,7 +193,7 @@ class ShardEncoder:
     ) -> None:
         self._encoder, self._read, self._config = encoder, read, encode
         self._advance = advance
-        self._batch = _Batch(encoder, encode.batch_size)
+        self._batch = Batch(encoder, encode.batch_size)
 
     def encode(self, shards: Sequence[ShardRecord]) -> Iterator[tuple[int, ShardEmbeddings]]:
         """Yield each shard's index and all it gave, once its rows are encoded; in any order.
@@ -280,7 +216,7 @@ class ShardEncoder:
 
     def _found(self, shards: Sequence[ShardRecord]) -> Iterator[_Found]:
         """Yield what each shard gave, in order, with all vectors unless it died."""
-        found = [_Found(shard) for shard in shards]
+        found = [_Found(shard, self._read) for shard in shards]
         reading = settled = 0
         nbytes = samples = failures = 0
         with ThreadPoolExecutor(max(1, self._config.workers)) as threads:
@@ -307,24 +243,24 @@ class ShardEncoder:
         self, shards: Sequence[ShardRecord], threads: ThreadPoolExecutor
     ) -> Iterator[Record]:
         """Read and decode in threads, at most three batches and `AHEAD_BYTES` ahead."""
-        pending: deque[tuple[Future[Record] | Failure | Note | _End, int]] = deque()
+        pending: deque[tuple[Future[list[Decoded | Failure]] | Sequence[Record], int]] = deque()
         held = 0
         for shard in shards:
-            for record in chain(read_samples(shard.url, self._read), [_End()]):
-                if isinstance(record, Sample):
-                    held += len(record.image)
-                    decoded: Future[Record]
-                    decoded = threads.submit(decode, record, self._encoder, self._read)
-                    pending.append((decoded, len(record.image)))
+            for records in by_image(read_samples(shard.url, self._read)):
+                if isinstance(records[0], Sample):
+                    held += len(records[0].image)
+                    decoded: Future[list[Decoded | Failure]]
+                    decoded = threads.submit(decode, records, self._encoder, self._read)
+                    pending.append((decoded, len(records[0].image)))
                 else:
-                    pending.append((record, 0))
+                    pending.append((records, 0))
                 ahead = 3 * self._config.batch_size
                 while pending and (len(pending) >= ahead or held > AHEAD_BYTES):
                     item, nbytes = pending.popleft()
                     held -= nbytes
-                    yield _settled(item)
+                    yield from _settled(item)
         while pending:
-            yield _settled(pending.popleft()[0])
+            yield from _settled(pending.popleft()[0])
 
 
 def commit_shard(
@@ -356,20 +292,37 @@ def commit_shard(
     )
 
 
-def _settled(item: Future[Record] | Failure | Note | _End) -> Record:
+def by_image(records: Iterable[Sample | Failure | Note]) -> Iterator[list[Any]]:
+    """Yield the samples of one image together, all other records alone, and the end of the shard.
+
+    A sample that is read once for each of its captions comes with the same bytes each time.
+    """
+    held: list[Sample] = []
+    for record in records:
+        if isinstance(record, Sample) and held and record.image is held[0].image:
+            held.append(record)
+            continue
+        if held:
+            yield held
+            held = []
+        if isinstance(record, Sample) and record.caption_source:  # others may follow
+            held = [record]
+        else:
+            yield [record]
+    if held:
+        yield held
+    yield [_End()]
+
+
+def _settled(item: Future[list[Decoded | Failure]] | Sequence[Record]) -> Sequence[Record]:
     if not isinstance(item, Future):
         return item
     try:
         return item.result()
     except Exception as error:  # any error of one shard must leave the others alone
-        return _Died(f"{type(error).__name__}: {error}")
+        return [_Died(f"{type(error).__name__}: {error}")]
 
 
 def _not_finite(sample: Sample) -> Failure:
     message = "the model returned NaN, infinity or a zero vector; try precision fp32"
     return Failure(sample.key, sample.offset, Stage.ENCODE, Reason.NON_FINITE_EMBEDDING, message)
-
-
-def _stacked(parts: list[Tensor], dim: int) -> Half:
-    stacked: Half = torch.cat(parts).cpu().numpy() if parts else np.empty((0, dim), np.float16)
-    return stacked

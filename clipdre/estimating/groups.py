@@ -28,6 +28,35 @@ def half_of(hashes: npt.NDArray[np.uint64]) -> Ints:
     return (hashes & np.uint64(1)).astype(np.int64)
 
 
+def united(leaders: Ints, samples: Ints) -> Ints:
+    """Return leaders of the groups that unite pairs of one leader with those of one sample.
+
+    Captions of one image are all its own, so they leave each other out as copies do.
+
+    Parameters
+    ----------
+    leaders : int64 array of shape (n,)
+        The row that leads each row's group of alike pairs.
+    samples : int64 array of shape (n,)
+        Number of each row's sample, below n.
+
+    Returns
+    -------
+    int64 array of shape (n,)
+    """
+    found = leaders
+    while True:
+        smallest = np.full(len(leaders), len(leaders))
+        np.minimum.at(smallest, samples, found)
+        lower = smallest[samples]
+        smallest = np.full(len(leaders), len(leaders))
+        np.minimum.at(smallest, leaders, lower)
+        lower = smallest[leaders]
+        if np.array_equal(lower, found):
+            return found
+        found = lower
+
+
 @dataclass(frozen=True)
 class Groups:
     """Groups of a pool.

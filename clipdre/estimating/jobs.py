@@ -28,10 +28,11 @@ from clipdre.formats.files.parquet import read_stamp, read_table, write_table
 from clipdre.formats.folders.columns import ROWS
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.kept import kept_columns, kept_types, samples_stamp
 from clipdre.formats.folders.manifest import PROBABILITIES, Manifest
 from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.reference import ReferenceFolder
-from clipdre.formats.folders.tables import row_digest, scores_table
+from clipdre.formats.folders.tables import row_digest, sample_rows, scores_table
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.statistics import quantiles
 
@@ -40,6 +41,8 @@ WRITERS = 4
 REFERENCE, TAU, HALVES = "clipdre.reference", "clipdre.tau", "clipdre.halves"
 # Pairs of the pool that is scored: the one column that depends on them is `CONTRIBUTION`.
 PAIRS, CONTRIBUTION = "clipdre.pairs", "kl_contribution"
+# The sample columns, so that all files of a folder have the same ones.
+SAMPLES = "clipdre.samples"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class EstimateWork:
         reference = ReferenceFolder(self.reference)
         model = self.manifest.model
         estimator = Estimator(reference, model, torch.device(device), tau=self.tau)
+        kept = kept_types(self.manifest.reading.keep, files)
 
         def do(shards: range) -> None:
             start, stop = pool.starts[shards.start], pool.starts[shards.stop]
@@ -76,11 +80,13 @@ class EstimateWork:
                 n: {
                     REFERENCE: estimator.record.digest,
                     TAU: str(self.tau),
+                    SAMPLES: samples_stamp(self.manifest.reading, kept),
                     ROWS: row_digest(hashes[pool.starts[n] : pool.starts[n + 1]]),
                 }
                 for n in shards
             }
-            paths = {n: self.folder.scores(self.manifest.shards[n].name) for n in shards}
+            records = self.manifest.shards
+            paths = {n: self.folder.scores(records[n].name) for n in shards}
             found = {n: read_stamp(paths[n]) for n in shards}
             if all(stamps[n].items() <= found[n].items() for n in shards):
                 for n in shards:
@@ -91,7 +97,10 @@ class EstimateWork:
 
                 def write(n: int) -> None:
                     part = estimates[pool.starts[n] - start : pool.starts[n + 1] - start]
-                    table = scores_table(files[n].samples(), part.columns)
+                    place = records[n].place if self.manifest.has_tars else None
+                    samples = files[n].samples()
+                    rows = sample_rows(samples, place, kept_columns(samples, kept))
+                    table = scores_table(rows, part.columns)
                     stamp = {PAIRS: str(len(pool)), HALVES: encoded(part.halves)}
                     write_table(table, paths[n], {**stamps[n], **stamp})
 

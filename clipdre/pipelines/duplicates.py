@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from clipdre.estimating.groups import united
 from clipdre.formats.files.parquet import read_table
 from clipdre.formats.files.storage import exclusive, remove_unfinished
 from clipdre.formats.folders.columns import (
@@ -17,6 +19,7 @@ from clipdre.formats.folders.columns import (
     ColumnFolder,
     row_digests,
 )
+from clipdre.formats.folders.embeddings import EmbeddingFiles
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord, MeasureRecord
@@ -41,6 +44,17 @@ class Duplicates:
     hashes: npt.NDArray[np.uint64]
     leaders: npt.NDArray[np.int64]
     alike: float
+
+
+def own_pairs(
+    manifest: Manifest, files: Sequence[EmbeddingFiles], leaders: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return leaders of the groups that leave each other out: captions of one image do too."""
+    if len(manifest.reading.captions) == 1:
+        return leaders
+    offsets = [file.offsets() for file in files]
+    starts = (np.diff(of, prepend=-1) != 0 for of in offsets)
+    return united(leaders, np.cumsum(np.concatenate(list(starts))) - 1)
 
 
 def write_duplicates(folder: ScoreFolder, manifest: Manifest, found: Duplicates) -> None:

@@ -60,14 +60,16 @@ def encoding_stamp(manifest: Manifest, shard: ShardRecord) -> dict[str, str]:
     return {"clipdre.encoded": digest}
 
 
-def recounted(folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles) -> ShardRecord:
+def recounted(
+    folder: ScoreFolder, shard: ShardRecord, files: EmbeddingFiles, *, of_tar: bool
+) -> ShardRecord:
     """Return the record of an encoded shard with its counts."""
     rows = count_rows(files.metadata)
     return msgspec.structs.replace(
         shard,
         rows=rows,
         failures=folder.failure_counts(shard.name),
-        warnings=files.warnings(),
+        warnings=files.warnings(of_tar=of_tar),
         sample=files.stamp().get(SAMPLE, ""),
     )
 

@@ -14,16 +14,21 @@ import numpy.typing as npt
 
 from clipdre.config import MeasureConfig
 from clipdre.core.columns import Column
-from clipdre.core.scores import SCORES
 from clipdre.engines.base import Advance, Engine
 from clipdre.engines.local import local_engine
 from clipdre.errors import ScoresError, UsageError
+from clipdre.formats.files.parquet import list_columns
 from clipdre.formats.files.storage import exclusive, remove_unfinished, shared
-from clipdre.formats.folders.columns import ColumnFolder, column_folders, is_current, row_digests
+from clipdre.formats.folders.columns import (
+    RESERVED,
+    ColumnFolder,
+    column_folders,
+    is_current,
+    row_digests,
+)
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord, MeasureRecord, builtins
-from clipdre.formats.folders.tables import SAMPLE_SCHEMA
 from clipdre.models.load import usable_devices
 from clipdre.pipelines.fit import FitPool, digest_of
 from clipdre.pipelines.rows import PoolReader
@@ -33,7 +38,6 @@ from clipdre.words import changed, count
 
 SUFFIX = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 FIT = ".fit"
-OWN_COLUMNS = {*SAMPLE_SCHEMA.names, *(score.column.name for score in SCORES)}
 
 
 def measure(
@@ -56,7 +60,7 @@ def measure(
     columns = _named(scorer, config.suffix)
     name = f"{scorer.name}-{config.suffix}" if config.suffix else scorer.name
     final = ColumnFolder(folder.columns / name)
-    _check_names(folder, name, columns)
+    _check_names(folder, manifest, name, columns)
     replacement = ColumnFolder(folder.columns / f".{name}")
     replacing = _is_replaced(final, scorer, config.overwrite) or _is_finished(replacement)
     written = replacement if replacing else final
@@ -166,16 +170,20 @@ def _named(scorer: Scorer, suffix: str) -> tuple[Column, ...]:
     )
 
 
-def _check_names(folder: ScoreFolder, name: str, columns: tuple[Column, ...]) -> None:
+def _check_names(
+    folder: ScoreFolder, manifest: Manifest, name: str, columns: tuple[Column, ...]
+) -> None:
     """Refuse columns that the folder has from elsewhere."""
-    taken = dict.fromkeys(OWN_COLUMNS, "clipdre score")
+    scored = list_columns(folder.scores(manifest.shards[0].name))
+    taken = dict.fromkeys((*RESERVED, *map(str.lower, scored)), "clipdre score")
     for other in column_folders(folder):
         record = other.record() if other.name != name else None
-        taken |= {c.name: other.name for c in (record.columns if record else ())}
-    clash = next((c.name for c in columns if c.name in taken), None)
+        taken |= {c.name.lower(): other.name for c in (record.columns if record else ())}
+    clash = next((c.name for c in columns if c.name.lower() in taken), None)
     if clash is not None:
         raise UsageError(
-            f"column {clash} exists already, from {taken[clash]}", "add a `suffix` to the new one"
+            f"column {clash} exists already, from {taken[clash.lower()]}",
+            "add a `suffix` to the new one",
         )
 
 

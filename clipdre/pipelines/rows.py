@@ -142,14 +142,19 @@ class StoredRows:
             )
         for index, table in self.tables:
             shard = manifest.shards[index]
-            keys = table["key"].to_pylist()
+            names = zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True)
+            one = len(manifest.reading.captions) == 1
             spans = list(zip(table["offset"].to_pylist(), table["nbytes"].to_pylist(), strict=True))
             with source_of(shard).opened() as source:
-                for key, span in zip(keys, source.read(spans), strict=True):
+                for (key, caption), span in zip(names, source.read(spans), strict=True):
                     found = iter_samples(
                         io.BytesIO(checked(span, key, source.name)), manifest.reading
                     )
-                    samples = [sample for sample in found if isinstance(sample, Sample)]
+                    samples = [
+                        sample
+                        for sample in found
+                        if isinstance(sample, Sample) and (one or sample.caption == caption)
+                    ]
                     if not samples:
                         raise InputError(f"{source.name} has changed since it was scored", CHANGED)
                     yield samples[0]

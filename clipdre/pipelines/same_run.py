@@ -7,18 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from clipdre.config import RunConfig
+from clipdre.config import ReadConfig, RunConfig
 from clipdre.errors import ScoresError
 from clipdre.formats.files.storage import SourceIdentity, absolute
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest, read_manifest
 from clipdre.formats.folders.moved import find_moved, has_content_of
-from clipdre.formats.folders.records import ShardRecord
+from clipdre.formats.folders.records import ShardRecord, builtins
 from clipdre.formats.tars.places import shard_names
 from clipdre.words import changed, count
 
 # Settings that older manifests do not have.
 LATER_SETTINGS = {"alike", "own"}
+DEFAULTS = builtins(ReadConfig())
 # Shards that are named in a message.
 NAMED = 3
 
@@ -123,10 +124,13 @@ def _check_reading(folder: ScoreFolder, found: Manifest, planned: Manifest) -> N
 
 
 def _differences(found: Manifest, planned: Manifest, stage: str) -> Iterator[str]:
-    then = found.settings.get(stage, {})
-    for name, value in planned.settings[stage].items():
-        if (name in then or name not in LATER_SETTINGS) and then.get(name) != value:
-            yield f"{stage} {name} ({changed(then.get(name), value)})"
+    then, now = found.settings.get(stage, {}), planned.settings[stage]
+    for name in dict.fromkeys([*now, *then]):
+        if name in then or name not in LATER_SETTINGS:
+            default = DEFAULTS.get(name)
+            before, after = then.get(name, default), now.get(name, default)
+            if before != after:
+                yield f"{stage} {name} ({changed(before, after)})"
 
 
 def _matched(

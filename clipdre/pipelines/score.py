@@ -15,11 +15,13 @@ from clipdre.engines.local import InProcess, local_engine
 from clipdre.errors import OutputError, ScoresError, UsageError
 from clipdre.formats.files.storage import REPLACEMENT, absolute, identify, real, real_paths
 from clipdre.formats.folders.folder import ABANDONED, PARTS, ScoreFolder
+from clipdre.formats.folders.kept import column_names
 from clipdre.formats.folders.manifest import (
     MANIFEST,
     Manifest,
     is_own_manifest,
     read_complete_manifest,
+    read_settings,
 )
 from clipdre.formats.folders.records import ModelRecord, ShardRecord, builtins
 from clipdre.formats.tars.places import shard_names
@@ -62,13 +64,14 @@ def score(
     """
     folder = ScoreFolder(output)
     _check_output(folder, urls, config.estimate)
+    column_names(config.read.keep)  # refuses those that cannot be
     shards = _shard_records(urls)
     devices = usable_devices(config.encode.device)
     encoder = load_encoder(config.encode)
     encode = workers_per_device(config.encode, devices)
     # With several devices each process loads the model itself, and this one lets it go.
     work = EncodeWork(config.read, encode, encoder if len(devices) == 1 else None)
-    planned = _planned(encoder.record, builtins(config.read), config.estimate, shards)
+    planned = _planned(encoder.record, read_settings(config.read), config.estimate, shards)
     del encoder
     return Stages(folder, local_engine(devices), work).run(planned, run or RunConfig())
 

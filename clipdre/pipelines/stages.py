@@ -32,7 +32,7 @@ from clipdre.pipelines.checks import (
     note_columns,
     warn_of_shards,
 )
-from clipdre.pipelines.duplicates import Duplicates, write_duplicates
+from clipdre.pipelines.duplicates import Duplicates, own_pairs, write_duplicates
 from clipdre.pipelines.encoded import TRANSIENT, encoding_stamp, is_encoded, recounted, take_over
 from clipdre.pipelines.same_run import continued, is_begun, is_same_run
 from clipdre.progress import Progress
@@ -154,7 +154,7 @@ class Stages:
             for shard, own in zip(manifest.shards, files, strict=True):
                 stamp = encoding_stamp(manifest, shard)
                 if is_encoded(self.folder, shard, own, stamp, retry=self.work is not None):
-                    done[shard.name] = recounted(self.folder, shard, own)
+                    done[shard.name] = recounted(self.folder, shard, own, of_tar=manifest.has_tars)
                     progress.skip(shard.nbytes)
                 else:
                     failures = self.folder.failures(shard.name)
@@ -182,7 +182,8 @@ class Stages:
         alike = usable_reference(reference, manifest.model).alike if kept else config.alike
         leaders = leaders_of(pool, hashes, manifest.model, alike, own, device)
         if not kept:
-            build_reference(pool, hashes, leaders, manifest.model, config, own)
+            together = own_pairs(manifest, files, leaders)
+            build_reference(pool, hashes, together, manifest.model, config, own)
         work = EstimateWork(self.folder, manifest, reference, config.tau)
         ranges = shard_ranges(manifest.shards, reference, manifest, self.engine.devices[0])
         with Progress("estimate", manifest.rows) as progress:

@@ -13,8 +13,8 @@ from itertools import islice
 import torch
 
 from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig, ReferenceMethod
+from clipdre.encoding.batch import CAPTIONS, InParts
 from clipdre.encoding.decode import Decoded, decode
-from clipdre.encoding.encode import CAPTIONS, InParts
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify
 from clipdre.formats.folders.records import ModelRecord
@@ -187,7 +187,7 @@ def _decoded(record: Sample | Failure, encoder: Encoder, config: ReadConfig) -> 
     if isinstance(record, Failure):
         return record
     try:
-        return decode(record, encoder, config)
+        return decode([record], encoder, config)[0]
     except Exception as error:  # as in a run, whatever one sample does, the others are tried
         message = f"{type(error).__name__}: {error}"
         return Failure(record.key, record.offset, Stage.DECODE, Reason.WORKER_DIED, message)

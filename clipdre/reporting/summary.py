@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from clipdre.formats.folders.records import ReferenceRecord
 from clipdre.reporting.contents import FailureExample, disk_usage, failure_examples
 from clipdre.sql import statistics
 from clipdre.sql.query import ScoreQuery
+from clipdre.words import count, html_table, text_table
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,14 @@ class Duplicated:
     mean_log_size: float
 
 
-@dataclass(frozen=True)
+class LeastReliable(NamedTuple):
+    """A column and its reliability."""
+
+    column: str
+    reliability: float
+
+
+@dataclass(frozen=True, repr=False)
 class Summary:
     """A finished score folder in numbers.
 
@@ -58,7 +67,7 @@ class Summary:
         Main columns to their quantiles at `PROBABILITIES`, each in the column's unit.
     mean_log_ratio : float
         In nats.
-    least_reliable : (str, float)
+    least_reliable : LeastReliable
         The main column with the largest error of the reference, and its reliability.
     information : float or None
         InfoNCE's lower bound on the mutual information of image and caption, in nats: the mean
@@ -80,12 +89,26 @@ class Summary:
     examples: dict[str, FailureExample]
     quantiles: dict[str, list[float]]
     mean_log_ratio: float
-    least_reliable: tuple[str, float]
+    least_reliable: LeastReliable
     information: float | None
     duplicates: Duplicated | None
     columns: list[Column]
     caveats: list[str]
     disk: Mapping[str, int]
+
+    def _table(self) -> tuple[str, list[str], list[list[str]]]:
+        """Return title, header and rows of the quantiles."""
+        of = f"{count(self.manifest.rows, 'pair')} of {count(self.manifest.samples, 'sample')}"
+        title = f"{of}, {self.manifest.model.name}, mean log ratio {self.mean_log_ratio:.3f} nats"
+        header = ["column", *(f"{100 * p:g}%" for p in PROBABILITIES)]
+        rows = [[n, *(f"{value:.3f}" for value in q)] for n, q in self.quantiles.items()]
+        return title, header, rows
+
+    def __repr__(self) -> str:
+        return text_table(*self._table())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
 
     @property
     def is_exact(self) -> bool:
@@ -118,7 +141,7 @@ def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
         examples=failure_examples(folder, manifest),
         quantiles=_quantiles(query),
         mean_log_ratio=errors["log_ratio"].mean,
-        least_reliable=(worst, errors[worst].reliability),
+        least_reliable=LeastReliable(worst, errors[worst].reliability),
         information=None if bound is None else errors[bound].mean - repeated,
         duplicates=duplicates,
         columns=query.described(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -21,6 +22,28 @@ EXAMPLES = 3
 SHARED_BY = ("caption", "uid")
 
 
+class ShardCount(NamedTuple):
+    """A shard's name, and its rows in the pool and among the kept."""
+
+    name: str
+    rows: int
+    kept: int
+
+
+class Means(NamedTuple):
+    """Mean of a column over the pool and over the kept rows; None without finite values."""
+
+    pool: float | None
+    kept: float | None
+
+
+class Alone(NamedTuple):
+    """Number of rows that no other selection keeps, and some of their captions."""
+
+    rows: int
+    captions: list[str]
+
+
 @dataclass(frozen=True)
 class Preview:
     """What a rule would keep.
@@ -31,11 +54,9 @@ class Preview:
     pool, kept : int
         Number of rows.
     steps : tuple of Counted
-    shards : list of (str, int, int)
-        Name, rows and kept rows of each shard.
-    means : dict
-        Score column to its mean over the pool and over the kept rows, in the column's unit. A mean
-        is None if no row has a finite value.
+    shards : list of ShardCount
+    means : dict of str to Means
+        Means of each score column, in its unit.
     duplicates : dict
         ``caption`` and ``uid`` to the share of kept rows that repeat another kept row's value.
     joined : list of Join
@@ -46,13 +67,13 @@ class Preview:
     pool: int
     kept: int
     steps: tuple[Counted, ...]
-    shards: list[tuple[str, int, int]]
-    means: dict[str, tuple[float | None, float | None]]
+    shards: list[ShardCount]
+    means: dict[str, Means]
     duplicates: dict[str, float]
     joined: list[Join]
 
     @property
-    def mean_log_ratio(self) -> tuple[float | None, float | None]:
+    def mean_log_ratio(self) -> Means:
         """Mean log ratio per pair of the pool and of the kept rows, in nats."""
         return self.means["log_ratio"]
 
@@ -66,13 +87,12 @@ class Comparison:
     names : list of str
     jaccard : dict
         Pair of names to the rows that both keep, divided by the rows that either keeps.
-    only : dict
-        Name to the number of rows that no other selection keeps, and some of their captions.
+    only : dict of str to Alone
     """
 
     names: list[str]
     jaccard: dict[tuple[str, str], float]
-    only: dict[str, tuple[int, list[str]]]
+    only: dict[str, Alone]
 
 
 def preview(selection: Selection) -> Preview:
@@ -83,8 +103,7 @@ def preview(selection: Selection) -> Preview:
     >>> import clipdre
     >>> scores = clipdre.open_scores("demo/scores-clean")
     >>> found = clipdre.preview(clipdre.select(scores, by="log_ratio", top=10))
-    >>> before, after = found.mean_log_ratio
-    >>> found.kept, before < after
+    >>> found.kept, found.mean_log_ratio.pool < found.mean_log_ratio.kept
     (10, True)
     """
     rows, query = selection.rows, selection.query
@@ -103,10 +122,10 @@ def preview(selection: Selection) -> Preview:
         kept=len(selection),
         steps=selection.steps,
         shards=[
-            (shard.name, shard.rows, counts.get(index, 0))
+            ShardCount(shard.name, shard.rows, counts.get(index, 0))
             for index, shard in enumerate(query.manifest.shards)
         ],
-        means=dict(zip(scores, zip(before, after, strict=True), strict=True)),
+        means=dict(zip(scores, map(Means, before, after), strict=True)),
         duplicates={n: float(v or 0) for n, v in zip(SHARED_BY, distinct, strict=True)},
         joined=query.joins,
     )
@@ -148,7 +167,7 @@ def compare(selections: Mapping[str, Selection] | Sequence[Selection]) -> Compar
         others = [rows[other] for other in rows if other != name]
         alone = _matching(own, "ANTI", others).wide()
         captions = alone.all(f"SELECT caption FROM {{rows}} ORDER BY key_hash LIMIT {EXAMPLES}")
-        only[name] = alone.count(), [caption or "" for (caption,) in captions]
+        only[name] = Alone(alone.count(), [caption or "" for (caption,) in captions])
     return Comparison(list(rows), jaccard, only)
 
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from clipdre.formats.folders.columns import RANK
+from clipdre.config import Best
+from clipdre.errors import SelectionError
+from clipdre.formats.folders.columns import CAPTION_SOURCE, RANK
 from clipdre.only_with import NotWith, OnlyWith, Pairing, check
 from clipdre.selecting.recipes import BUDGET, Setting, check_columns, read_recipe
 from clipdre.selecting.rules import AMOUNTS, STEP_PAIRINGS, Rule, Step, parse_amount
 from clipdre.sql.query import ScoreQuery
 
 Quantity = str | int | float
+# What a sample is, whatever its captions.
+SAMPLE = "list_value(shard, offset::VARCHAR)"
 RANKING = (*AMOUNTS, "by", "uniform", "bins", "balance", "cap")
 # Which options of a request go together.
 PAIRINGS: tuple[Pairing, ...] = (
     *(NotWith(name, ("recipe",), because="which says how to rank") for name in RANKING),
     OnlyWith("budget", ("recipe",), because="whose size it sets"),
     OnlyWith("settings", ("recipe",), because="whose options they set"),
+    OnlyWith("best_by", ("best",), because="whose score it is"),
     *STEP_PAIRINGS,
 )
 
@@ -32,6 +37,9 @@ class Request:
     ----------
     distinct : bool
         Keep only the best of each group of alike pairs, before anything else.
+    best, best_by : Best or None, str or None
+        Keep only the best row of each sample by a score (None: log_ratio), next: in pools of
+        several captions per image, the best caption.
     where : str or None
         SQL condition to apply first, also before a recipe.
     by : str or None
@@ -58,6 +66,8 @@ class Request:
     """
 
     distinct: bool = False
+    best: Best | None = None
+    best_by: str | None = None
     where: str | None = None
     by: str | None = None
     top: Quantity | None = None
@@ -98,8 +108,13 @@ class Request:
         """Return the steps before the rule or recipe."""
         if self.distinct:
             check_columns([RANK.name], query, "`distinct`")
-        wanted = [f"{RANK.name} = 1"] if self.distinct else []
-        return [Step(where=text) for text in [*wanted, *([where] if where else [])]]
+        steps = [Step(where=f"{RANK.name} = 1")] if self.distinct else []
+        if self.best is not None:
+            if CAPTION_SOURCE.name not in query.columns:
+                problem = "`best` caption needs scores of several captions per image"
+                raise SelectionError(problem, "score with several `text_key`")
+            steps.append(Step(balance=SAMPLE, cap=1, by=self.best_by or "log_ratio"))
+        return [*steps, *([Step(where=where)] if where else [])]
 
     def _step(self) -> Step:
         amounts = {

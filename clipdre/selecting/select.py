@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from clipdre.core.allocation import fill_evenly
 from clipdre.core.reliability import TRUSTED, TRUSTED_POOL
@@ -19,7 +22,7 @@ from clipdre.sql.largest import largest
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet, seeded_hash
 from clipdre.sql.statistics import errors, has_errors
-from clipdre.words import count
+from clipdre.words import count, html_table
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,19 @@ class Counted:
         return f"{by} {'<=' if self.step.bottom else '>='} {exact}"
 
 
-@dataclass(frozen=True)
+class Places(NamedTuple):
+    """Where rows are: shard index in the manifest and row in the shard's file.
+
+    Two int64 arrays of shape (n,).
+    """
+
+    shard: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, repr=False)
 class Selection:
-    """The rows that a rule keeps.
+    """The rows that a rule keeps; `len` is their number.
 
     Attributes
     ----------
@@ -101,15 +114,38 @@ class Selection:
         return cuts[-1] if cuts else None
 
     @cached_property
-    def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Shard index in the manifest and row in the shard's file, for each row in pool order.
-
-        Two int64 arrays of shape (n,).
-        """
+    def places(self) -> Places:
+        """Shard index and row in the shard's file, for each row in pool order."""
         batches = [(b[FILE].to_numpy(), b[ROW].to_numpy()) for b in self.rows.batches([])]
         parts = zip(*batches, strict=True) if batches else [[np.empty(0)]] * 2
         shard, row = (np.concatenate(list(part)).astype(np.int64) for part in parts)
-        return shard, row
+        return Places(shard, row)
+
+    def keys(self) -> list[str]:
+        """Return ``shard/key`` of each row in pool order, as `clipdre emit --keys` reads them."""
+        rows = self.table(["shard", "key"])
+        pairs = zip(rows["shard"].to_pylist(), rows["key"].to_pylist(), strict=True)
+        return [f"{shard}/{key}" for shard, key in pairs]
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return columns of the rows in pool order, in memory; None is all columns.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such column.
+        """
+        return self.rows.table(columns)
+
+    def __repr__(self) -> str:
+        rule = "; ".join(str(step) for step in self.rule.steps)
+        name = f"{self.rule.name}: " if self.rule.name else ""
+        kept = f"{len(self):,} of {count(self.pool, 'pair')}"
+        return f"Selection({name}{kept}{': ' * bool(rule)}{rule})"
+
+    def _repr_html_(self) -> str:
+        rows = [(str(s.step), f"{s.before:,}", f"{s.kept:,}") for s in self.steps]
+        return html_table(repr(self), ("step", "rows before", "kept"), rows)
 
 
 def select(query: ScoreQuery, rule: Rule) -> Selection:

@@ -22,6 +22,7 @@ from clipdre.cpus import usable_cpus
 from clipdre.errors import OutputError, ScoresError, SelectionError, UsageError
 from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.files.storage import is_utf8
+from clipdre.formats.files.tables import is_csv
 from clipdre.formats.tars.samples import printable
 from clipdre.sql.expressions import Expression
 from clipdre.words import closest, one_line
@@ -33,6 +34,7 @@ FAILED = (duckdb.Error, pa.ArrowException, OSError)
 AGAIN = 0.1
 # Seconds after which one that still goes on is stuck.
 STUCK = 2.0
+NAMES = {**dict.fromkeys(("key", "uid", "shard"), "VARCHAR"), "key_hash": "UBIGINT"}
 UNKNOWN_COLUMN = re.compile(r'column "([^"]+)" not found')
 
 
@@ -70,8 +72,16 @@ class Database:
         return f"rows_{next(self._numbers)}"
 
     def scan(self, files: Sequence[str], *, by_name: bool = False) -> Any:
-        """Return the rows of Parquet files; if `by_name`, their columns may differ in type."""
-        return self.connection.read_parquet([glob.escape(f) for f in files], union_by_name=by_name)
+        """Return the rows of Parquet or CSV files; if `by_name`, columns may differ in type."""
+        escaped = [glob.escape(f) for f in files]
+        if not is_csv(files[0]):
+            return self.connection.read_parquet(escaped, union_by_name=by_name)
+        # Types are those of all rows, so that none is found later that does not fit.
+        options = {"header": True, "sample_size": -1, "union_by_name": by_name}
+        columns = self.connection.read_csv(escaped, **options).columns
+        # Names of samples may look like numbers, and hashes are larger than DuckDB's usual ones.
+        fixed = {name: NAMES[name.lower()] for name in columns if name.lower() in NAMES}
+        return self.connection.read_csv(escaped, dtype=fixed, **options)
 
     def table(self, sql: str, expressions: Sequence[Expression] = ()) -> str:
         """Keep the result of our own `sql`; return the table's name."""

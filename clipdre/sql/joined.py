@@ -1,4 +1,4 @@
-"""Parquet files whose columns are joined to the scored rows by name."""
+"""Parquet and CSV files whose columns are joined to the scored rows by name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import duckdb
 
 from clipdre.config import JoinKey
 from clipdre.errors import SelectionError
+from clipdre.formats.files.tables import is_csv
 from clipdre.formats.tars.places import shard_name, shard_of_file
 from clipdre.only_with import OnlyWith, check
 from clipdre.sql.database import Database
@@ -67,6 +68,11 @@ class _Table(NamedTuple):
 
     def __str__(self) -> str:
         return f"{WITH} {_label(self.files)}"
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether the files are CSV, in which a shard is a column only."""
+        return is_csv(self.files[0])
 
     def choices(self) -> list[JoinKey]:
         """Return what rows can be matched by, the most specific first."""
@@ -133,10 +139,11 @@ def join_files(
 
 def _tables(database: Database, files: Sequence[Path], shards: Sequence[str]) -> list[_Table]:
     """Put files together that have the same columns."""
-    groups: dict[frozenset[str], _Table] = {}
+    groups: dict[tuple[bool, frozenset[str]], _Table] = {}
     for file in map(str, files):
         columns = {folded(name): name for name in _scan(database, [file]).columns}
-        table = groups.setdefault(frozenset(columns), _Table([], columns, []))
+        kind = is_csv(file), frozenset(columns)
+        table = groups.setdefault(kind, _Table([], columns, []))
         table.files.append(file)
     names = frozenset(shards)
     return [
@@ -150,8 +157,9 @@ def _scan(database: Database, files: list[str]) -> Any:
         return database.scan(files, by_name=True)
     except duckdb.Error as error:
         reason = one_line(error)
-        problem = f"cannot read {WITH} {_label(files)} as Parquet: {reason}"
-        raise SelectionError(problem, "name a Parquet file") from error
+        kind = "CSV" if is_csv(files[0]) else "Parquet"
+        problem = f"cannot read {WITH} {_label(files)} as {kind}: {reason}"
+        raise SelectionError(problem, "name a Parquet file, or a CSV file that ends so") from error
 
 
 def _key(table: _Table, on: JoinKey | None) -> JoinKey:
@@ -162,7 +170,8 @@ def _key(table: _Table, on: JoinKey | None) -> JoinKey:
         cure = "add key_hash, shard and key, uid, or key"
         raise SelectionError(f"{table} has no column to join by", cure)
     # What the user says about files is true of them, even if no shard has their name.
-    missing = [name for name in on.names if name not in {*table.columns, "shard"}]
+    of_files = [] if table.is_csv else ["shard"]
+    missing = [name for name in on.names if name not in {*table.columns, *of_files}]
     if missing:
         problem = f"{table} has no column {missing[0]} to join by"
         raise SelectionError(problem, "set another `on`, or add the column")
@@ -193,7 +202,8 @@ def _file_view(database: Database, table: _Table, by: tuple[str, ...]) -> _View:
     scanned = _scan(database, table.files)
     kinds = dict(zip(table.columns, map(str, scanned.types), strict=True))
     rows, view = database.new_name(), database.new_name()
-    scanned.select(duckdb.StarExpression(), duckdb.ColumnExpression(FILE)).create_view(rows)
+    number = [] if table.is_csv else [duckdb.ColumnExpression(FILE)]
+    scanned.select(duckdb.StarExpression(), *number).create_view(rows)
     names, conditions, columns = [], [], ""
     for name in by:
         kind, column = kinds.get(name, "VARCHAR"), quoted(name)

@@ -19,8 +19,9 @@ from clipdre.errors import ScoresError, SelectionError
 from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.files.storage import real
 from clipdre.formats.files.tables import expand_tables
-from clipdre.formats.folders.columns import ColumnFolder, column_folders, is_current
+from clipdre.formats.folders.columns import CAPTION_SOURCE, ColumnFolder, column_folders, is_current
 from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.kept import kept_described
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord
 from clipdre.formats.folders.tables import SAMPLE_FIELDS
@@ -74,7 +75,7 @@ WITH_MEASURED = "scored_and_measured"
 # DuckDB's types of the sample columns that other code relies on.
 TYPES = {
     **dict.fromkeys(("key", "uid", "shard", "caption"), "VARCHAR"),
-    **dict.fromkeys(("offset", "nbytes"), "BIGINT"),
+    **dict.fromkeys(("offset", "nbytes", "image_offset", "image_nbytes"), "BIGINT"),
 }
 NO_VALUES = '"NULL"'
 # Score files that are looked at together.
@@ -93,7 +94,7 @@ class ScoreQuery(Database):
     Parameters
     ----------
     joined : sequence of paths
-        Parquet files, folders of them and glob patterns, whose columns are joined to the rows.
+        Parquet or CSV files, folders and glob patterns, whose columns are joined to the rows.
     time_limit : float
         Seconds that one pass over the scores may take.
     on : JoinKey or None
@@ -171,6 +172,8 @@ class ScoreQuery(Database):
         """Return all columns in order, with unit and meaning where they are known."""
         known = {column.name: column for column, _ in SAMPLE_FIELDS}
         known |= {score.column.name: score.column for score in SCORES}
+        known[CAPTION_SOURCE.name] = CAPTION_SOURCE
+        known |= kept_described(self.manifest.reading.keep)
         known |= {c.name: _column(c) for _, columns in self._measured for c in columns}
         other = "from the pool's own metadata or a joined file"
         return [known.get(name) or Column(name, "", other) for name in self.columns]

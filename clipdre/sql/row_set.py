@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipdre.errors import ScoresError
-from clipdre.sql.expressions import FILE, POOL, ROW, Expression, quoted
+from clipdre.errors import ScoresError, SelectionError
+from clipdre.sql.expressions import FILE, POOL, ROW, Expression, folded, quoted
 from clipdre.sql.query import ScoreQuery
 
 UINT64 = 2**64
@@ -116,6 +116,24 @@ class RowSet:
             if order is None:
                 last = _checked_order(batch, last)
             yield batch
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return columns of the rows in pool order, without their places; None is all.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such column.
+        """
+        wanted = self.query.columns if columns is None else list(columns)
+        known = {folded(name) for name in self.query.columns}
+        if odd := [name for name in wanted if folded(name) not in known]:
+            raise SelectionError(*self.query.unknown_column(odd[0]))
+        batches = list(self.batches(wanted))
+        if not batches:  # the types of columns are those of no rows
+            sql = f"SELECT {', '.join(map(quoted, wanted)) or 'NULL'} FROM {POOL} LIMIT 0"
+            return self.query.connection.sql(sql).to_arrow_table()
+        return pa.Table.from_batches(batches).drop_columns([FILE, ROW])
 
     def _all(self, sql: str) -> list[tuple[Any, ...]]:
         return self.query.fetchall(sql, self.expressions)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.cli.running import CLIPDRE, error_of, printed
+from tests.cli.running import CLIPDRE, TINY, error_of, printed
 from tests.helpers import pair, read_scores, tiny_score, write_tar
 
 
@@ -436,3 +436,25 @@ def test_names_do_not_steer_the_terminal(tmp_path, format):
     assert not set("\x1b\x07\x9b\N{RIGHT-TO-LEFT OVERRIDE}") & set(shown)
     piped = subprocess.run(command, capture_output=True, check=True).stdout.decode()
     assert "\N{RIGHT-TO-LEFT OVERRIDE}" in piped
+
+
+def test_keeps_and_writes_the_best_of_several_captions(run, tmp_path):
+    (tmp_path / "pool").mkdir()
+    colours = ("red", "blue", "green", "yellow")
+    members = [
+        m
+        for n, colour in enumerate(colours)
+        for m in pair(f"{n}", f"a {colour} circle", seed=n, recaption=f"{colour} star")
+    ]
+    write_tar(tmp_path / "pool" / "a.tar", members)
+    printed(run(f"score pool -o s {TINY} --text-key txt --text-key json:recaption"))
+    found = run("filter s --best caption --best-by=-kl_text --write-caption -o kept")
+    assert printed(found) == "kept\n"
+    assert "keeping 4 of 8 pairs (50.0%)" in found.stderr
+    rows = pq.read_table(tmp_path / "kept" / "00000000.parquet").to_pylist()
+    with tarfile.open(tmp_path / "kept" / "00000000.tar") as tar:
+        texts = [tar.extractfile(f"{n}.txt").read().decode() for n in range(4)]
+    assert texts == [row["caption"] for row in rows]
+    printed(run(f"score pool -o one {TINY}"))
+    error = error_of(run("filter one --best caption -o k"), 1)
+    assert error.endswith("of several captions per image: score with several --text-key")

@@ -38,6 +38,7 @@ def test_commands_come_in_the_order_of_use():
         "filter",
         "recipes",
         "emit",
+        "export",
         "measure",
         "scorers",
         "doctor",

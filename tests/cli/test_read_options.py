@@ -60,3 +60,31 @@ def test_refuses_what_makes_no_sense(image_key, text_key, message):
     with pytest.raises(UsageError) as caught:
         read_config(image_key, text_key, *LIMITS)
     assert str(caught.value) == message
+
+
+class TestKeep:
+    def test_fields_are_split_at_commas_or_given_apart(self):
+        found = read_config("jpg", "txt", *LIMITS, keep=["json:a, json:b", "json:c:d"])
+        assert found.keep == ("a", "b", "c:d")
+        assert read_config("jpg", "txt", *LIMITS).keep == ()
+
+    @pytest.mark.parametrize("name", ["a", "json:", "txt:a", "", "json:a,"])
+    def test_only_fields_of_json_can_be_kept(self, name):
+        with pytest.raises(UsageError, match=r"invalid `keep` .*: use json:FIELD"):
+            read_config("jpg", "txt", *LIMITS, keep=[name])
+
+
+class TestTextKey:
+    def test_several_are_captions_in_order(self):
+        found = read_config("jpg", [".TXT", "json:recaption", "json:a:b"], *LIMITS)
+        assert [str(c) for c in found.captions] == ["txt", "json:recaption", "json:a:b"]
+        assert read_config("jpg", ["json:a"], *LIMITS) == read_config("jpg", "json:a", *LIMITS)
+
+    @pytest.mark.parametrize("keys", [["txt", ".txt"], ["json:a", "json:a"]])
+    def test_the_same_twice_is_refused(self, keys):
+        with pytest.raises(UsageError, match="a `text_key` is given twice"):
+            read_config("jpg", keys, *LIMITS)
+
+    def test_each_is_checked(self):
+        with pytest.raises(UsageError, match="invalid `text_key` txt:a"):
+            read_config("jpg", ["txt", "txt:a"], *LIMITS)

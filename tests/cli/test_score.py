@@ -292,3 +292,16 @@ class TestSecondRuns:
     def test_options_that_contradict_each_other_are_refused(self, run, grown, options):
         error = error_of(run(f"score pool -o s {TINY} {options}"), 2)
         assert "cannot be used with" in error
+
+
+def test_keeps_fields_of_json_as_columns(run, tmp_path):
+    (tmp_path / "pool").mkdir()
+    members = [m for n in range(4) for m in pair(f"{n}", seed=n, punsafe=n / 4, LANGUAGE="en")]
+    write_tar(tmp_path / "pool" / "a.tar", members)
+    printed(run(f"score pool -o s {TINY} --keep json:punsafe,json:LANGUAGE"))
+    where = "punsafe < 0.6 AND LANGUAGE = 'en'"
+    kept = printed(run(f'filter s --where "{where}" --by punsafe --top 2 --format keys -o -'))
+    assert kept.splitlines() == ["a/1", "a/2"]
+    error = error_of(run(f"score pool -o s {TINY}"), 1)
+    assert error.startswith("s holds a run that differs in read keep (")
+    assert "--keep cannot be used" in error_of(run("score --embeddings s -o t --keep json:a"), 2)

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +39,10 @@ def test_finds_moved_shards_by_name_and_size(pool, tmp_path):
     assert not (tmp_path / "kept").exists()
     moved = relocated(subset.selection, paths_of(tmp_path / "new"))
     assert emitted(moved, tmp_path / "kept") == expected_members(subset, tmp_path / "new")
-    assert rows_of(moved).equals(rows_of(subset))
+    there, here = rows_of(moved), rows_of(subset)
+    assert there.drop_columns("path").equals(here.drop_columns("path"))
+    assert [Path(path).parent for path in there["path"].to_pylist()] == [tmp_path / "new"] * 20
+    assert [Path(path).parent for path in here["path"].to_pylist()] == [tmp_path / "old"] * 20
 
 
 def test_finds_samples_in_other_tars_by_uid_or_key(scored, pool, repacked, tmp_path):
@@ -48,7 +52,15 @@ def test_finds_samples_in_other_tars_by_uid_or_key(scored, pool, repacked, tmp_p
     assert sorted(found) == sorted(expected_members(subset, pool))
     kept = {name for name, _, _ in found}
     assert found == [member for member in members(repacked) if member[0] in kept]
-    assert set(rows_of(moved)["shard"].to_pylist()) == {"all"}
+    rows = rows_of(moved)
+    assert set(rows["shard"].to_pylist()) == {"all"}
+    assert set(rows["path"].to_pylist()) == {str(repacked)}
+    images = {name: data for name, _, data in found if name.endswith(".png")}
+    data = repacked.read_bytes()
+    for key, offset, nbytes in zip(
+        *(rows[name].to_pylist() for name in ("key", "image_offset", "image_nbytes")), strict=True
+    ):
+        assert data[offset : offset + nbytes] == images[f"{key}.png"]
 
 
 def test_selects_columns_and_shuffles_found_samples(scored, repacked):

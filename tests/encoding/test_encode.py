@@ -12,8 +12,8 @@ from PIL import Image
 
 from clipdre.config import Decode, EncodeConfig, ReadConfig
 from clipdre.core.modality import Modality
+from clipdre.encoding import batch, encode
 from clipdre.encoding import decode as decoding
-from clipdre.encoding import encode
 from clipdre.encoding.encode import Decoded, ShardEncoder, commit_shard, decode, failed_shard
 from clipdre.engines.base import silent
 from clipdre.errors import ModelError
@@ -69,7 +69,7 @@ class TestShard:
     @pytest.mark.parametrize("batch_size", [1, 7, 100])
     def test_batches_change_nothing(self, shard, encoder, monkeypatch, captions, batch_size):
         whole = encoded(shard, encoder)
-        monkeypatch.setattr(encode, "CAPTIONS", captions)
+        monkeypatch.setattr(batch, "CAPTIONS", captions)
         found = encoded(shard, encoder, batch_size)
         assert found.samples.equals(whole.samples)
         np.testing.assert_allclose(found.images, whole.images, atol=1e-3)
@@ -165,7 +165,7 @@ class TestManyShards:
     @pytest.mark.parametrize("batch_size", [1, 4, 100])
     def test_give_what_each_gives_alone(self, shards, encoder, monkeypatch, captions, batch_size):
         alone = [encoded(shard, encoder, 10) for shard in shards]
-        monkeypatch.setattr(encode, "CAPTIONS", captions)
+        monkeypatch.setattr(batch, "CAPTIONS", captions)
         together = encoded_together(shards, encoder, batch_size)
         assert [len(found.samples) for found in together] == [3, 0, 0, 0, 9, 1]
         for found, expected in zip(together, alone, strict=True):
@@ -184,7 +184,7 @@ class TestManyShards:
     def test_come_out_before_the_last_is_read(
         self, shards, encoder, monkeypatch, captions, batch_size
     ):
-        monkeypatch.setattr(encode, "CAPTIONS", captions)
+        monkeypatch.setattr(batch, "CAPTIONS", captions)
         read = []
         original = encode.read_samples
         monkeypatch.setattr(
@@ -381,7 +381,7 @@ class TestDecode:
         return Sample("k", 512, 2048, image, "red", "u")
 
     def test_keeps_the_sample_without_its_image(self, encoder):
-        found = decode(self.sample(png(1)), encoder, ReadConfig())
+        (found,) = decode([self.sample(png(1))], encoder, ReadConfig())
         assert isinstance(found, Decoded)
         assert found.sample == Sample("k", 512, 2048, b"", "red", "u")
         assert (found.width, found.height) == (8, 6)
@@ -398,7 +398,7 @@ class TestDecode:
         ],
     )
     def test_bad_images_are_failures(self, encoder, image, config, reason):
-        found = decode(self.sample(image), encoder, config)
+        (found,) = decode([self.sample(image)], encoder, config)
         assert isinstance(found, Failure)
         assert (found.key, found.offset) == ("k", 512)
         assert (found.stage, found.reason) == (Stage.DECODE, reason)
@@ -406,7 +406,7 @@ class TestDecode:
     def test_fast_decoding_gives_almost_the_same_pixels(self, encoder):
         sample = self.sample(jpeg(600, 400))
         exact, fast = (
-            decode(sample, encoder, ReadConfig(decode=method))
+            decode([sample], encoder, ReadConfig(decode=method))[0]
             for method in (Decode.EXACT, Decode.FAST)
         )
         assert (exact.width, exact.height) == (fast.width, fast.height) == (600, 400)

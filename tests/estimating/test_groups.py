@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
-from clipdre.estimating.groups import NOBODY, Groups, half_of, left_out
+from clipdre.estimating.groups import NOBODY, Groups, half_of, left_out, united
 
 
 def test_halves_are_divided_by_the_last_bit():
@@ -38,3 +39,32 @@ def test_without_groups_of_several_each_query_leaves_out_itself():
     queries = torch.from_numpy(np.append(groups.of_rows, NOBODY))
     found = left_out(queries, torch.from_numpy(groups.counts))
     assert found.tolist() == [[1, 0], [0, 1], [0, 1], [0, 0]]
+
+
+class TestUnited:
+    @pytest.mark.parametrize("seed", range(20))
+    def test_is_the_connected_rows(self, seed):
+        rng = np.random.default_rng(seed)
+        samples = np.cumsum(rng.random(30) < 0.6) - 1
+        samples -= samples[0]
+        leaders = np.array([rng.integers(0, n + 1) if rng.random() < 0.2 else n for n in range(30)])
+        for _ in range(5):
+            leaders = leaders[leaders]
+        parents = list(range(30))
+
+        def root(n):
+            return n if parents[n] == n else root(parents[n])
+
+        for first in range(30):
+            for second in range(30):
+                if samples[first] == samples[second] or leaders[first] == leaders[second]:
+                    low, high = sorted((root(first), root(second)))
+                    parents[high] = low
+        found = united(leaders, samples)
+        assert found.tolist() == [
+            min(leaders[k] for k in range(30) if root(k) == root(n)) for n in range(30)
+        ]
+
+    def test_changes_nothing_for_samples_of_one_row(self):
+        leaders = np.array([0, 0, 2, 0])
+        assert united(leaders, np.arange(4)).tolist() == leaders.tolist()

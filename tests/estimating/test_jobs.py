@@ -21,6 +21,7 @@ from clipdre.estimating.jobs import (
 from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.records import ShardRecord
+from clipdre.formats.folders.tables import SAMPLE_SCHEMA
 from tests.formats.folders.measured import key_hashes_of, rows_stamp
 
 
@@ -119,6 +120,7 @@ class TestWork:
                 b"clipdre.tau": b"64",
                 b"clipdre.rows": rows_stamp(own).encode(),
                 b"clipdre.pairs": b"300",
+                b"clipdre.samples": json.dumps(SAMPLE_SCHEMA.names).encode(),
             }
             assert "log_ratio_tau" in pq.read_schema(file).names
 
@@ -129,7 +131,9 @@ class TestWork:
             do(shards)
         assert modified(copied) == before
 
-    @pytest.mark.parametrize("name", ["clipdre.reference", "clipdre.tau", "clipdre.rows"])
+    @pytest.mark.parametrize(
+        "name", ["clipdre.reference", "clipdre.tau", "clipdre.rows", "clipdre.samples"]
+    )
     def test_rewrites_files_with_a_wrong_stamp(self, copied, name):
         files = files_of(copied)
         expected = pq.read_schema(files[1]).metadata

@@ -30,8 +30,9 @@ from clipdre.pipelines.rows import PoolReader
 from clipdre.pipelines.score import score_embeddings
 from clipdre.scorers.prompt_weight import PromptWeight
 from clipdre.truth.pool import NOISE, write_pool
+from tests.formats.folders import schema_3
 from tests.formats.folders.schema_1 import downgrade
-from tests.helpers import TINY, all_files, pair, read_scores, tiny_score, write_tar
+from tests.helpers import TINY, all_files, chosen, pair, read_scores, tiny_score, write_tar
 from tests.pipelines.scoring import assert_same_scores, with_method
 
 JSON_TITLES = dataclasses.replace(TINY, read=ReadConfig(caption_field="title"))
@@ -452,6 +453,46 @@ def test_saved_references_of_schema_1_are_used(finished, pool, tmp_path):
     found = tiny_score(pool, tmp_path / "new", saved)
     assert found.reference == manifest.reference
     assert_same_scores(read_scores(tmp_path / "new", found), read_scores(folder, manifest))
+
+
+class TestSchema3:
+    """Folders that do not record where images are."""
+
+    def test_a_finished_folder_is_kept_and_can_be_read(self, scored, pool, tmp_path, monkeypatch):
+        folder = shutil.copytree(scored[0], tmp_path / "old")
+        schema_3.downgrade(folder)
+        before = all_files(folder)
+        monkeypatch.setattr(encoding_jobs, "ShardEncoder", None)
+        monkeypatch.setattr(estimating_jobs, "estimate_rows", None)
+        tiny_score(pool, folder)
+        assert all_files(folder).keys() == before.keys()
+        assert all_files(folder)["scores/00000.parquet"] == before["scores/00000.parquet"]
+        selection = chosen((folder, read_complete_manifest(folder)), by="log_ratio", top=9)
+        assert len(selection) == 9
+
+    def test_a_resumed_folder_has_one_schema_and_says_what_is_unknown(
+        self, scored, pool, tmp_path, monkeypatch
+    ):
+        folder = shutil.copytree(scored[0], tmp_path / "old")
+        schema_3.downgrade(folder)
+        msgspec.structs.replace(read_manifest(folder), complete=False).write(folder)
+        embedding_files(folder / "embeddings", 3)[2].metadata.unlink()
+        original, encoded = encoding_jobs.commit_shard, []
+
+        def recording(found, shard, *args):
+            encoded.append(shard.name)
+            return original(found, shard, *args)
+
+        monkeypatch.setattr(encoding_jobs, "commit_shard", recording)
+        with pytest.warns(UserWarning, match="did not record where images are") as warned:
+            manifest = tiny_score(pool, folder)
+        assert encoded == ["00002"]
+        assert [str(w.message).split(":")[0] for w in warned] == ["shard 00000", "shard 00001"]
+        found, expected = read_scores(folder, manifest), read_scores(*scored)
+        assert found.schema.equals(expected.schema)
+        assert found["image_offset"].null_count == found["image_nbytes"].null_count == 200
+        assert found["path"].equals(expected["path"])
+        assert_same_scores(*(t.drop_columns(schema_3.LATER) for t in (found, expected)))
 
 
 @pytest.fixture

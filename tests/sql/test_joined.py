@@ -1,3 +1,4 @@
+import gzip
 import re
 
 import numpy as np
@@ -221,7 +222,7 @@ def test_files_that_are_not_parquet_are_refused(pool, tmp_path):
         query_of(*pool, [tmp_path / "text.parquet"])
     problem = f"cannot read `joined` {tmp_path}/text.parquet as Parquet: "
     assert caught.value.problem.startswith(problem)
-    assert caught.value.cure == "name a Parquet file"
+    assert caught.value.cure == "name a Parquet file, or a CSV file that ends so"
     assert "\n" not in caught.value.problem
 
 
@@ -276,3 +277,45 @@ def test_only_ascii_letters_have_two_cases(joined, pool, files):
     assert (table["\u00c9"].to_pylist(), table["\u00e9"].to_pylist()) == ([1] * 6, [2] * 6)
     with pytest.raises(SelectionError, match="has no column to join by"):
         query_of(*pool, files({"\u212aey": POOL["key"]}))  # the sign of kelvin
+
+
+class TestCsv:
+    def written(self, tmp_path, name, text):
+        path = tmp_path / name
+        data = text.encode()
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        return path
+
+    @pytest.mark.parametrize("name", ["w.csv", "w.TSV", "w.csv.gz"])
+    def test_joins_as_parquet_does(self, pool, tmp_path, name):
+        comma = "," if "csv" in name else "\t"
+        rows = ["Shard,key,w,note", '00001,b,0.5,"a ""b"""', "00000,a,2,x", "00001,z,3,y"]
+        path = self.written(tmp_path, name, "\r\n".join(rows).replace(",", comma))
+        query = query_of(*pool, [path])
+        table = table_of(row_set(query))
+        assert table["w"].to_pylist() == [2.0, None, None, None, 0.5, None]
+        assert table["note"].to_pylist() == ["x", None, None, None, 'a "b"', None]
+        assert [(join.by, join.matched) for join in query.joins] == [(("shard", "key"), 2)]
+
+    def test_hashes_and_names_that_look_like_numbers_are_exact(self, tmp_path):
+        names = {"key": ["0001", "1", "2e3"], "uid": ["0" * 31 + "7", "8", "x"]}
+        hashes = [2**64 - 1, 2**63 + 1, 5]
+        columns = {**names, "key_hash": np.array(hashes, np.uint64), "shard": ["00000"] * 3}
+        scored = tmp_path / "s", write_pool(tmp_path / "s", (3,), columns)
+        for by, values in {**names, "key_hash": hashes}.items():
+            text = "\n".join([f"{by},w", *(f"{value},{n}" for n, value in enumerate(values))])
+            path = self.written(tmp_path, f"{by}.csv", text)
+            assert table_of(row_set(query_of(*scored, [path])))["w"].to_pylist() == [0, 1, 2], by
+
+    def test_a_late_value_decides_the_type(self, pool, tmp_path):
+        rows = ["uid,w", *(f"v{n},{n}" for n in range(30_000)), "u3,late"]
+        path = self.written(tmp_path, "w.csv", "\n".join(rows))
+        assert table_of(row_set(query_of(*pool, [path])))["w"][3].as_py() == "late"
+
+    @pytest.mark.parametrize("text", ["", "uid,w\nu1,1,2,3\nu2\n", "\0\0\xff"])
+    def test_what_is_no_table_is_refused_with_one_line(self, pool, tmp_path, text):
+        path = self.written(tmp_path, "w.csv", text)
+        with pytest.raises(SelectionError) as caught:
+            query_of(*pool, [path])
+        assert "\n" not in str(caught.value)
+        assert "w.csv" in str(caught.value)

@@ -67,6 +67,12 @@ def count_rows(path: Path) -> int:
         return int(pq.read_metadata(regular(path)).num_rows)
 
 
+def list_columns(path: Path) -> list[str]:
+    """Return the columns of a file of a score folder; `ScoresError` if it is damaged."""
+    with _reading(path):
+        return list(pq.read_schema(regular(path)).names)
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:

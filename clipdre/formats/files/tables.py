@@ -1,4 +1,4 @@
-"""Which Parquet files a user means: files, folders of them, or glob patterns."""
+"""Which tables a user means: files, folders of them, or glob patterns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from clipdre.errors import SelectionError
 from clipdre.formats.files.storage import CHECK_PATH, real, regular
 
 SUFFIX = ".parquet"
+CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+
+
+def is_csv(file: str) -> bool:
+    """Return whether a table is CSV by its name; others are Parquet."""
+    return file.lower().endswith(CSV)
 
 
 def expand_tables(places: Sequence[str | Path], name: str) -> list[Path]:

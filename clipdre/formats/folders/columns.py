@@ -17,13 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from clipdre.core.columns import Column
+from clipdre.core.scores import SCORES
 from clipdre.errors import ScoresError
 from clipdre.formats.files.parquet import count_rows, read_stamp, read_table, write_table
 from clipdre.formats.files.storage import committed, regular
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import MeasureRecord, ShardRecord
-from clipdre.formats.folders.tables import row_digest
+from clipdre.formats.folders.tables import SAMPLE_SCHEMA, row_digest
 
 RECORD = "record.json"
 MEASURE, ROWS = "clipdre.measure", "clipdre.rows"
@@ -34,6 +35,16 @@ GROUP = Column(
     "duplicate_group", "", "key hash that all pairs alike on both sides share; a lone pair's own"
 )
 RANK = Column("duplicate_rank", "", "place in the group by log_ratio; 1 is the best", "low")
+# Only in pools of several captions per image.
+CAPTION_SOURCE = Column("caption_source", "", "which caption of the sample it is: suffix or field")
+# Columns of `clipdre score`, which no other column may be called, in any case.
+RESERVED = {
+    *SAMPLE_SCHEMA.names,
+    *(score.column.name for score in SCORES),
+    GROUP.name,
+    RANK.name,
+    CAPTION_SOURCE.name,
+}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from clipdre.errors import ScoresError
 from clipdre.formats.files.parquet import (
     SCORE_AGAIN,
     count_rows,
+    list_columns,
     read_stamp,
     read_table,
     write_table,
@@ -37,6 +38,10 @@ NPY_HEADER_BYTES = 128
 WARNINGS = "clipdre.warnings"
 # Key of a stamp: the sample of the shard's content.
 SAMPLE = "clipdre.sample"
+NO_SPANS = (
+    "was encoded by a clipdre that did not record where images are, so image_offset is null; pass "
+    "`overwrite` to encode it again"
+)
 
 
 @dataclass(frozen=True)
@@ -74,26 +79,41 @@ class EmbeddingFiles:
         return self.folder / "metadata" / f"metadata_{self._number}.parquet"
 
     def write(self, images: Half, texts: Half, samples: pa.Table, stamp: Mapping[str, str]) -> None:
-        """Commit one shard's embeddings; `stamp` records the shard and settings behind them."""
+        """Commit one shard's embeddings; `stamp` records the shard and settings behind them.
+
+        What the schema of `samples` says of them becomes a part of the stamp.
+        """
         for modality, vectors in ((Modality.IMAGE, images), (Modality.TEXT, texts)):
             with committed(self.array(modality)) as temporary, open(temporary, "wb") as file:
                 np.save(file, vectors)
         names = [CLIP_RETRIEVAL_KEY if n == "key" else n for n in samples.column_names]
-        write_table(samples.rename_columns(names), self.metadata, stamp)
+        renamed = samples.rename_columns(names).replace_schema_metadata(samples.schema.metadata)
+        write_table(renamed, self.metadata, stamp)
 
     def stamp(self) -> dict[str, str]:
         """Return the stamp given to `write`; empty if the shard is not encoded yet."""
         return read_stamp(self.metadata)
 
-    def warnings(self) -> tuple[str, ...]:
-        """Return the warnings about the shard that were found when it was encoded."""
-        return tuple(self.stamp().get(WARNINGS, "").splitlines())
+    def warnings(self, *, of_tar: bool) -> tuple[str, ...]:
+        """Return the warnings about the shard that were found when it was encoded.
+
+        One more is added if it was a tar, and it was not recorded where images are in it.
+        """
+        found = self.stamp().get(WARNINGS, "").splitlines()
+        old = of_tar and "image_offset" not in list_columns(self.metadata)
+        return (*found, NO_SPANS) if old else tuple(found)
 
     def hashes(self) -> npt.NDArray[np.uint64]:
         """Return the key hashes of the shard's rows, shape (rows,)."""
         table = read_table(self.metadata, ["key_hash"])
         hashes: npt.NDArray[np.uint64] = table["key_hash"].to_numpy()
         return hashes
+
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """Return where the sample of each row begins: rows with one offset share their image."""
+        table = read_table(self.metadata, ["offset"])
+        offsets: npt.NDArray[np.int64] = table["offset"].to_numpy()
+        return offsets
 
     def samples(self) -> pa.Table:
         """Return the sample columns of the shard's rows."""

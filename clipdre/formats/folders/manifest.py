@@ -18,10 +18,11 @@ from clipdre.formats.folders.records import (
     Record,
     ReferenceRecord,
     ShardRecord,
+    builtins,
     upgraded,
 )
 from clipdre.formats.tars.places import is_harmless
-from clipdre.words import one_line
+from clipdre.words import count, one_line
 
 SCHEMA_VERSION = 4
 MANIFEST = "manifest.json"
@@ -34,6 +35,18 @@ class _Versioned(msgspec.Struct):
     """What tells a manifest of clipdre from that of another tool, and is quickly read."""
 
     schema_version: Any
+
+
+# Reading options that manifests and stamps lack unless they are used: older ones do not have them.
+LATER = ("keep", "more_captions")
+
+
+def read_settings(read: ReadConfig) -> dict[str, Any]:
+    """Return reading options as manifests and stamps hold them."""
+    defaults, given = builtins(ReadConfig()), builtins(read)
+    return {
+        name: value for name, value in given.items() if name not in LATER or value != defaults[name]
+    }
 
 
 class Manifest(Record, frozen=True, kw_only=True):
@@ -68,6 +81,11 @@ class Manifest(Record, frozen=True, kw_only=True):
     quantiles: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
     complete: bool = False
     schema_version: int = SCHEMA_VERSION
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "unfinished"
+        shards = count(len(self.shards), "shard")
+        return f"Manifest({count(self.rows, 'pair')} of {shards}, {self.model.name}, {state})"
 
     @property
     def reading(self) -> ReadConfig:

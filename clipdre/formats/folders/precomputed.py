@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipdre.core.modality import Modality
-from clipdre.core.scores import SCORES
 from clipdre.errors import InputError
+from clipdre.formats.folders.columns import RESERVED
 from clipdre.formats.folders.embeddings import PREFIXES, map_array
+from clipdre.formats.folders.kept import read_kept
 from clipdre.formats.folders.tables import (
     CLIP_RETRIEVAL_KEY,
     SAMPLE_SCHEMA,
@@ -37,7 +38,6 @@ DATACOMP_COLUMNS = {"text": "caption", "original_width": "width", "original_heig
 DATACOMP_KEYS, CLIP_RETRIEVAL_KEYS = ("uid", "key"), (CLIP_RETRIEVAL_KEY, "key")
 # These mean the same elsewhere as here.
 SHARED = ("uid", "caption", "width", "height")
-RESERVED = {*SAMPLE_SCHEMA.names, *(score.column.name for score in SCORES)}
 Vectors = npt.NDArray[np.floating]
 
 
@@ -105,7 +105,8 @@ class ClipRetrievalLayout:
                 )
                 for prefix in (PREFIXES[modality] for modality in Modality)
             )
-            return images, texts, _renamed(pq.read_table(path), {}, CLIP_RETRIEVAL_KEYS)
+            table = read_kept(pq.read_table(path))
+            return images, texts, _renamed(table, {}, CLIP_RETRIEVAL_KEYS)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import msgspec
 
 from clipdre.core.columns import Column
 from clipdre.core.modality import Modality
+from clipdre.formats.tars.spans import place_of
 from clipdre.words import changed
 
 T = TypeVar("T", bound="Record")
@@ -111,6 +112,11 @@ class ShardRecord(Record, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     after_reference: bool = False
     sample: str = ""
+
+    @property
+    def place(self) -> str:
+        """Path or URL as tables show it, see `clipdre.formats.tars.spans.place_of`."""
+        return place_of(self.url)
 
     @property
     def samples(self) -> int:

@@ -17,8 +17,14 @@ SAMPLE_FIELDS: tuple[tuple[Column, pa.DataType], ...] = (
     (Column("key", "", "name of the sample in its shard"), pa.string()),
     (Column("uid", "", "uid from the sample's json, if any"), pa.string()),
     (Column("shard", "", "name of the shard"), pa.string()),
+    (Column("path", "", "where the shard was when it was scored: path or URL"), pa.string()),
     (Column("offset", "bytes", "start of the sample's span in the (uncompressed) tar"), pa.int64()),
     (Column("nbytes", "bytes", "length of that span, headers and padding included"), pa.int64()),
+    (
+        Column("image_offset", "bytes", "start of the image's own bytes in an uncompressed tar"),
+        pa.int64(),
+    ),
+    (Column("image_nbytes", "bytes", "number of these bytes: the image file"), pa.int64()),
     (Column("caption", "", "the caption as read"), pa.string()),
     (Column("width", "pixels", "width of the image in its file, upright"), pa.int32()),
     (Column("height", "pixels", "height of the image in its file, upright"), pa.int32()),
@@ -86,6 +92,32 @@ def failures_table(failures: Sequence[Failure]) -> pa.Table:
         for failure in failures
     ]
     return pa.Table.from_pylist(rows, schema=FAILURE_SCHEMA)
+
+
+def sample_rows(
+    stored: pa.Table, place: str | None, kept: Mapping[str, pa.Array] | None = None
+) -> pa.Table:
+    """Return sample columns as score files have them, from those stored with the embeddings.
+
+    Columns that an earlier clipdre did not store are null; other columns follow.
+
+    Parameters
+    ----------
+    place : str or None
+        Path or URL of the shard; None if there is no tar.
+    kept : mapping of str to array, optional
+        Columns to put in the place of stored ones.
+    """
+    rows = len(stored)
+    columns = {
+        field.name: stored[field.name]
+        if field.name in stored.column_names
+        else pa.nulls(rows, field.type)
+        for field in SAMPLE_SCHEMA
+    }
+    columns["path"] = pa.array([place] * rows, pa.string())
+    others = {name: stored[name] for name in stored.column_names if name not in columns}
+    return pa.table(columns | others | dict(kept or {}))
 
 
 def scores_table(samples: pa.Table, columns: Mapping[str, npt.NDArray[np.floating]]) -> pa.Table:

@@ -29,6 +29,10 @@ class Group:
         What the reader kept of the members.
     failure : (Reason, str) or None
         Why the sample cannot be used: the first reason found, with a message.
+    image_span : (int, int) or None
+        Where the image's own bytes begin, and how many there are.
+    too_long : dict of str to int
+        Suffixes of captions that were not read, and their sizes.
     """
 
     key: str
@@ -36,6 +40,8 @@ class Group:
     end: int = 0
     content: dict[str, bytes] = field(default_factory=dict)
     failure: tuple[Reason, str] | None = None
+    image_span: tuple[int, int] | None = None
+    too_long: dict[str, int] = field(default_factory=dict)
 
     def fail(self, reason: Reason, message: str) -> None:
         """Record a failure unless there is one already."""

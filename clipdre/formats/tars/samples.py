@@ -91,6 +91,13 @@ class Sample:
     caption : str
     uid : str or None
         ``uid`` from the sample's json member, if it has one.
+    image_span : (int, int) or None
+        Where the image's own bytes begin in the tar, and how many there are; None if the tar is
+        compressed.
+    caption_source : str
+        Which of several captions it is, such as ``txt`` or ``json:title``; empty if there is one.
+    kept : tuple of (str or None)
+        Fields of the json member that the reading settings keep, as JSON; None if missing.
     """
 
     key: str
@@ -99,6 +106,9 @@ class Sample:
     image: bytes
     caption: str
     uid: str | None
+    image_span: tuple[int, int] | None = None
+    kept: tuple[str | None, ...] = ()
+    caption_source: str = ""
 
 
 def printable(text: str) -> str:
@@ -113,3 +123,12 @@ def json_object(raw: bytes | None) -> dict[str, object]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def kept_json(value: object, limit: int) -> str | None:
+    """Return a field of a json member as JSON; None if it is null or longer than `limit` bytes."""
+    try:
+        text = None if value is None else printable(json.dumps(value, ensure_ascii=False))
+    except RecursionError:
+        return None
+    return None if text is None or len(text.encode()) > limit else text

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from clipdre.config import ReadConfig
+from clipdre.config import CaptionSource, ReadConfig
 from clipdre.errors import InputError
-from clipdre.formats.files.storage import open_source
+from clipdre.formats.files.storage import is_compressed, open_source
 from clipdre.formats.tars.captions import says_nothing
 from clipdre.formats.tars.groups import Group, iter_groups
 from clipdre.formats.tars.places import shard_name
@@ -19,6 +19,7 @@ from clipdre.formats.tars.samples import (
     Sample,
     Stage,
     json_object,
+    kept_json,
     printable,
 )
 from clipdre.formats.tars.stated import stated_count
@@ -52,6 +53,7 @@ def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure | No
         message = str(error) if known else f"{type(error).__name__}: {error}"
         yield Failure("", 0, Stage.READ, Reason.UNREADABLE_SHARD, message)
         return
+    found //= len(config.captions)
     stated = stated_count(url, shard_name(url))
     if stated is not None and found < stated.samples:
         all_of_them = count(stated.samples, "sample")
@@ -63,14 +65,20 @@ def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure | No
 
 
 def iter_samples(file: BinaryIO, config: ReadConfig) -> Iterator[Sample | Failure | Note]:
-    """Yield the samples of a tar in order, with a `Failure` for each that cannot be used."""
+    """Yield the samples of a tar in order, with a `Failure` for each that cannot be used.
+
+    If several captions are read, a sample comes once for each of them, with the same image.
+    """
     for group in iter_groups(file, lambda group, member: _add(group, member, config)):
-        yield _finish(group, config) if isinstance(group, Group) else group
+        if isinstance(group, Group):
+            yield from _finish(group, config, in_place=not is_compressed(file))
+        else:
+            yield group
 
 
 def _add(group: Group, member: Member, config: ReadConfig) -> None:
     is_image = member.suffix in config.image_suffixes
-    is_caption = member.suffix == config.caption_suffix and config.caption_field is None
+    is_caption = any(c.suffix == member.suffix and c.field is None for c in config.captions)
     used = is_image or is_caption or member.suffix == "json"
     # Whoever reads the kept sample would also read the map of a sparse file, however long.
     if not used and member.odd != SPARSE_FILE:
@@ -85,65 +93,82 @@ def _add(group: Group, member: Member, config: ReadConfig) -> None:
         group.fail(Reason.MEMBER_TOO_LARGE, message)
         return
     if is_caption and member.size > config.max_caption_bytes:
-        _fail_long_caption(group, member.size, config)
+        group.too_long[member.suffix] = member.size
         return
     slot = "image" if is_image else member.suffix
     if slot in group.content:
         group.fail(Reason.DUPLICATE_MEMBER, f"more than one {slot} member")
         return
     group.content[slot] = member.read()
+    if is_image:
+        group.image_span = (member.data, member.size)
 
 
-def _fail_long_caption(group: Group, size: int, config: ReadConfig) -> None:
+def _long_caption(size: int, config: ReadConfig) -> tuple[Reason, str]:
     message = f"caption of {size} bytes, above the limit of {config.max_caption_bytes}"
-    group.fail(Reason.CAPTION_TOO_LARGE, message)
+    return Reason.CAPTION_TOO_LARGE, message
 
 
-def _finish(group: Group, config: ReadConfig) -> Sample | Failure:
-    caption = None
+def _finish(group: Group, config: ReadConfig, *, in_place: bool) -> Iterator[Sample | Failure]:
+    """Yield the sample once for each of its captions."""
     metadata = json_object(group.content.get("json"))
     if group.failure is None and "image" not in group.content:
         accepted = ", ".join(config.image_suffixes)
         group.fail(Reason.MISSING_IMAGE, f"no member with one of the suffixes {accepted}")
-    if group.failure is None:
-        caption = _caption(group, metadata, config)
-    if group.failure is not None or caption is None:
-        reason, message = group.failure or (Reason.MISSING_CAPTION, "no caption")
-        return Failure(group.key, group.offset, Stage.READ, reason, message)
     uid = metadata.get("uid")
-    return Sample(
-        key=group.key,
-        offset=group.offset,
-        nbytes=group.end - group.offset,
-        image=group.content["image"],
-        caption=printable(caption),
-        uid=uid if isinstance(uid, str) else None,
+    several = len(config.captions) > 1
+    kept = tuple(kept_json(metadata.get(f), config.max_caption_bytes) for f in config.keep)
+    for source in config.captions:
+        caption = group.failure or _caption(group, metadata, source, config)
+        if not isinstance(caption, str):
+            yield Failure(group.key, group.offset, Stage.READ, *caption)
+            continue
+        yield Sample(
+            key=group.key,
+            offset=group.offset,
+            nbytes=group.end - group.offset,
+            image=group.content["image"],
+            caption=printable(caption),
+            uid=uid if isinstance(uid, str) else None,
+            image_span=group.image_span if in_place else None,
+            kept=kept,
+            caption_source=str(source) if several else "",
+        )
+
+
+def _caption(
+    group: Group, metadata: dict[str, object], source: CaptionSource, config: ReadConfig
+) -> str | tuple[Reason, str]:
+    """Return a caption, or why there is none that can be used."""
+    text = (
+        _of_json(metadata, source.field)
+        if source.field is not None
+        else _of_member(group, source, config)
     )
-
-
-def _caption(group: Group, metadata: dict[str, object], config: ReadConfig) -> str | None:
-    if config.caption_field is not None:
-        value = metadata.get(config.caption_field)
-        if not isinstance(value, str):
-            message = f"no json member with text in field {config.caption_field!r}"
-            group.fail(Reason.MISSING_CAPTION, message)
-            return None
-        text = value
-    else:
-        raw = group.content.get(config.caption_suffix)
-        if raw is None:
-            group.fail(Reason.MISSING_CAPTION, f"no {config.caption_suffix} member")
-            return None
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            group.fail(Reason.INVALID_CAPTION, f"caption is not UTF-8: {error}")
-            return None
+    if not isinstance(text, str):
+        return text
     size = len(text.encode("utf-8", "backslashreplace"))
     if size > config.max_caption_bytes:
-        _fail_long_caption(group, size, config)
-        return None
+        return _long_caption(size, config)
     if says_nothing(text):
-        group.fail(Reason.EMPTY_CAPTION, "caption is empty, blank or invisible")
-        return None
+        return Reason.EMPTY_CAPTION, "caption is empty, blank or invisible"
     return text
+
+
+def _of_json(metadata: dict[str, object], field: str) -> str | tuple[Reason, str]:
+    value = metadata.get(field)
+    if not isinstance(value, str):
+        return Reason.MISSING_CAPTION, f"no json member with text in field {field!r}"
+    return value
+
+
+def _of_member(group: Group, source: CaptionSource, config: ReadConfig) -> str | tuple[Reason, str]:
+    if source.suffix in group.too_long:
+        return _long_caption(group.too_long[source.suffix], config)
+    raw = group.content.get(source.suffix)
+    if raw is None:
+        return Reason.MISSING_CAPTION, f"no {source.suffix} member"
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Reason.INVALID_CAPTION, f"caption is not UTF-8: {error}"

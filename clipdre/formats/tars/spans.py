@@ -21,6 +21,7 @@ from clipdre.formats.files.storage import (
     identify,
     is_compressed,
     open_source,
+    unescaped_path,
 )
 from clipdre.formats.files.web import TRUST
 from clipdre.formats.tars.headers import BLOCK, parsed, plain_names
@@ -35,6 +36,7 @@ from clipdre.formats.tars.tar import (
 )
 
 RECORD = 20 * BLOCK
+TXT = "txt"  # suffix of captions where training tools look for them
 # Bytes per read, and the largest gap that is read through instead of sending another request.
 CHUNK = 2 * 1024 * 1024
 REMOTE_CHUNK = 32 * 1024 * 1024
@@ -52,6 +54,13 @@ COPY_AGAIN = "copy or download the shard again"
 Span = tuple[int, int]
 T = TypeVar("T")
 ReadRanges = Callable[[Sequence[Span]], Sequence[bytes]]
+
+
+def place_of(url: str) -> str:
+    """Return where a shard is as tables show it: absolute, without passwords and signatures."""
+    if is_remote(url):
+        return redacted(url)
+    return printable(str(unescaped_path(url).absolute()))
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,7 @@ class SpanReader:
     gap: int
 
     def read(self, spans: Sequence[Span]) -> Iterator[memoryview]:
-        """Yield the bytes of ascending (offset, nbytes) spans.
+        """Yield the bytes of ascending (offset, nbytes) spans, of which neighbours may be the same.
 
         Raises
         ------
@@ -165,8 +174,11 @@ class SpanReader:
 
 def _check(spans: Sequence[Span], size: int | None, name: str) -> None:
     """Refuse spans that a shard cannot have: scores may come from strangers."""
-    reached = 0
+    reached, last = 0, None
     for offset, nbytes in spans:
+        if (offset, nbytes) == last:  # rows of several captions share a sample
+            continue
+        last = offset, nbytes
         known = offset is not None and nbytes is not None
         if not known or offset < reached or not 1 <= nbytes <= LARGEST:
             raise InputError(f"the scores do not say where the samples of {name} are", SCORE_AGAIN)
@@ -265,7 +277,23 @@ def _members(span: memoryview | bytes) -> list[Member]:
     return [part for part in found if isinstance(part, Member) and not part.passed_over]
 
 
-def renamed(span: memoryview, key: str, shard: str) -> bytes:
+def captioned(span: memoryview | bytes, caption: str) -> memoryview | bytes:
+    """Return the sample in `span` with `caption` as its only ``txt`` member.
+
+    The other members stay as they are; so does the whole sample if it has that caption.
+    """
+    members, data = _members(span), caption.encode()
+    old = [member for member in members if member.suffix == TXT]
+    if len(old) == 1 and not old[0].odd and old[0].read() == data:
+        return span
+    kept = [span[member.offset : member.end] for member in members if member.suffix != TXT]
+    info = tarfile.TarInfo(f"{members[0].name[: len(members[0].key)]}.{TXT}")
+    info.size = len(data)
+    header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    return b"".join([*kept, header, data, b"\0" * (-len(data) % BLOCK)])
+
+
+def renamed(span: memoryview | bytes, key: str, shard: str) -> bytes:
     """Return the sample in `span` under another key: new headers, the same contents.
 
     Raises

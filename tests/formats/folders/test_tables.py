@@ -13,6 +13,7 @@ from clipdre.formats.folders.tables import (
     key_hash,
     key_hashes,
     row_digest,
+    sample_rows,
     scores_table,
 )
 from clipdre.formats.tars.samples import Failure, Reason, Stage
@@ -24,8 +25,11 @@ def test_sample_columns_have_a_meaning_and_a_unit_unless_they_are_text():
         "key",
         "uid",
         "shard",
+        "path",
         "offset",
         "nbytes",
+        "image_offset",
+        "image_nbytes",
         "caption",
         "width",
         "height",
@@ -35,6 +39,17 @@ def test_sample_columns_have_a_meaning_and_a_unit_unless_they_are_text():
         assert column.meaning
         assert column.better == "neither"
         assert bool(column.unit) == (kind in (pa.int32(), pa.int64()))
+
+
+def test_rows_of_older_embeddings_lack_what_was_not_recorded():
+    stored = pa.table({"key": ["a", "b"], "offset": [0, 512], "extra": [1, 2]})
+    rows = sample_rows(stored, "/pool/a.tar")
+    assert rows.select(SAMPLE_SCHEMA.names).schema.equals(SAMPLE_SCHEMA)
+    assert rows.column_names == [*SAMPLE_SCHEMA.names, "extra"]
+    assert rows["path"].to_pylist() == ["/pool/a.tar"] * 2
+    assert rows["offset"].to_pylist() == [0, 512]
+    assert rows["image_offset"].null_count == 2
+    assert sample_rows(stored, None)["path"].null_count == 2
 
 
 def test_key_hashes_never_change():

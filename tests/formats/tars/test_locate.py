@@ -1,5 +1,6 @@
 import io
 import tarfile
+from dataclasses import replace
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_samples_are_found_by_key_or_uid_in_order(data):
 
 def test_spans_are_those_that_scoring_records(data):
     scored = list(iter_samples(io.BytesIO(data), ReadConfig()))
-    expected = [Located(s.key, s.uid, s.offset, s.nbytes) for s in scored]
+    expected = [Located(s.key, s.uid, s.offset, s.nbytes, s.image_span) for s in scored]
     assert located(data, "a", "b", "c") == expected
     assert len(expected) == 4
 
@@ -84,7 +85,14 @@ def test_samples_around_garbage_are_found(data):
     first, *rest = located(data, "a", "b", "c")
     garbage = b"\x99" * 1024
     found = located(data[: first.nbytes] + garbage + data[first.nbytes :], "a", "b", "c")
-    moved = [Located(s.key, s.uid, s.offset + len(garbage), s.nbytes) for s in rest]
+    moved = [
+        replace(
+            s,
+            offset=s.offset + len(garbage),
+            image_span=(s.image_span[0] + len(garbage), s.image_span[1]),
+        )
+        for s in rest
+    ]
     assert found == [first, *moved]
 
 

@@ -9,8 +9,8 @@ from clipdre.doctor import diagnose
 from clipdre.errors import InputError
 from clipdre.formats.tars.places import expand_shards
 from clipdre.formats.tars.samples import Failure, Reason, Sample
-from clipdre.formats.tars.shards import iter_samples
-from tests.corpus import extension, padded, raw, signed, special
+from clipdre.formats.tars.shards import iter_samples, read_samples
+from tests.corpus import KINDS, extension, padded, raw, signed, special
 from tests.helpers import pair, peak_memory, png, read_failures, tiny_score, write_tar
 
 
@@ -153,3 +153,18 @@ def test_whatever_one_shard_raises_the_others_are_read(tmp_path, monkeypatch, er
     assert (found.samples, found.good, list(found.findings)) == (6, 5, ["unreadable_shard"])
     monkeypatch.undo()
     assert tiny_score(tmp_path / "pool", tmp_path / "s").rows == 6
+
+
+class TestImageSpans:
+    @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+    def test_are_where_the_image_is_in_the_tar(self, kind, tmp_path):
+        path = tmp_path / f"a{kind.suffix}"
+        path.write_bytes(kind.data)
+        compressed = kind.data.startswith(b"\x1f\x8b")
+        samples = [s for s in read_samples(str(path), ReadConfig()) if isinstance(s, Sample)]
+        for sample in samples:
+            assert (sample.image_span is None) == compressed
+            if not compressed:
+                offset, nbytes = sample.image_span
+                assert kind.data[offset : offset + nbytes] == sample.image
+                assert sample.offset < offset <= sample.offset + sample.nbytes - nbytes

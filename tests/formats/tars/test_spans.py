@@ -13,13 +13,14 @@ from clipdre.formats.tars.spans import (
     RECORD,
     Source,
     SpanReader,
+    captioned,
     checked,
     coalesced,
     end_archive,
     renamed,
 )
 from tests.corpus import extension, padded, raw, special
-from tests.helpers import write_tar
+from tests.helpers import pair, png, write_tar
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=20))
@@ -153,3 +154,48 @@ def test_changed_source_is_refused(tmp_path):
     moved = Source(str(path), 99, None)  # only its size is known
     with moved.opened() as file:
         assert [bytes(view) for view in file.read([(98, 1)])] == [b"x"]
+
+
+class TestCaptioned:
+    def members(self, data):
+        with tarfile.open(fileobj=io.BytesIO(bytes(data) + bytes(1024))) as tar:
+            return [(m.name, tar.extractfile(m).read()) for m in tar.getmembers()]
+
+    def span(self, tmp_path, members, **options):
+        return memoryview(write_tar(tmp_path / "a.tar", members, **options).read_bytes())
+
+    @pytest.mark.parametrize("old", ["txt", "TXT", "cap", None])
+    def test_the_caption_is_the_only_txt(self, tmp_path, old):
+        members = [
+            ("d/b.png", png()),
+            *([(f"d/b.{old}", b"old")] if old else []),
+            ("d/b.cls", b"1"),
+        ]
+        found = captioned(self.span(tmp_path, members), "née <b>\n")
+        kept = [m for m in members if not m[0].lower().endswith("txt")]
+        assert self.members(found) == [*kept, ("d/b.txt", "née <b>\n".encode())]
+
+    def test_the_same_caption_changes_nothing(self, tmp_path):
+        span = self.span(tmp_path, pair("a", "red"))
+        assert captioned(span, "red") is span
+        assert captioned(span, "blue") is not span
+
+    def test_long_names_and_captions_are_whole(self, tmp_path):
+        key = "k" * 180
+        members = [(f"{key}.png", png())]
+        span = self.span(tmp_path, members, format=tarfile.PAX_FORMAT)
+        found = captioned(span, "x" * 5000)
+        assert self.members(found) == [*members, (f"{key}.txt", b"x" * 5000)]
+
+
+def test_a_span_may_be_read_several_times(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [*pair("a"), *pair("b")])
+    data = path.read_bytes()
+    half = 2 * 512 + -(-len(png()) // 512) * 512 + 512
+    spans = [(0, half), (0, half), (half, half)]
+    source = Source(str(path), len(data), None)
+    with source.opened() as reader:
+        found = [bytes(span) for span in reader.read(spans)]
+        assert found == [data[:half], data[:half], data[half : 2 * half]]
+        with pytest.raises(InputError, match="do not say where"):
+            list(reader.read([(half, half), (0, half)]))

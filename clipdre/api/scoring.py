@@ -1,0 +1,189 @@
+"""Score pools, measure columns and check shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clipdre.api.arguments import Places, chosen, listed
+from clipdre.api.scores import Scores
+from clipdre.config import (
+    DEFAULT_MODEL,
+    DEFAULT_PRETRAINED,
+    Architecture,
+    EncodeConfig,
+    EstimateConfig,
+    MeasureConfig,
+    ReadConfig,
+    RunConfig,
+)
+from clipdre.doctor import Diagnosis
+from clipdre.doctor import diagnose as _diagnose
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.records import MeasureRecord
+from clipdre.formats.tars.places import expand_shards
+from clipdre.only_with import NotWith, check
+from clipdre.pipelines import measure as _measure
+from clipdre.pipelines import score as _score
+from clipdre.scorers.base import Scorer
+from clipdre.scorers.registry import find_scorer
+
+PAIRINGS = tuple(
+    NotWith(name, ("encode",), because="which has a field of that name")
+    for name in ("model", "pretrained", "device")
+)
+
+
+def score(
+    shards: Places,
+    output: str | Path,
+    *,
+    model: str | Path | None = None,
+    pretrained: str | Path | None = None,
+    device: str | None = None,
+    read: ReadConfig | None = None,
+    encode: EncodeConfig | None = None,
+    estimate: EstimateConfig | None = None,
+    overwrite: bool = False,
+    discard_embeddings: bool = False,
+    max_bad_fraction: float = 1.0,
+    keep_reference: bool = False,
+    prune: bool = False,
+) -> Scores:
+    """Score folders, tars, globs, brace patterns or URLs; see `clipdre.pipelines.score.score`.
+
+    Parameters
+    ----------
+    shards : path or sequence of paths
+    model, pretrained, device : str, Path or None
+        As on the command line; None for the defaults. Other settings of the encoder are fields of
+        `encode`, which then has these too.
+    read, encode, estimate : ReadConfig, EncodeConfig, EstimateConfig or None
+        Settings of `clipdre.config`; None for the defaults.
+
+    Raises
+    ------
+    UsageError
+        If `encode` is given together with what is one of its fields.
+
+    Examples
+    --------
+    >>> import clipdre
+    >>> scores = clipdre.score("demo/clean", "demo/scores-api", model="clipdre-tiny")
+    >>> scores.manifest.complete
+    True
+    """
+    given = {"model": model, "pretrained": pretrained, "device": device, "encode": encode}
+    check(given, PAIRINGS)
+    encode = encode or _encode_config(model, pretrained, device)
+    config = _score.ScoreConfig(read or ReadConfig(), encode, estimate or EstimateConfig())
+    run = RunConfig(overwrite, discard_embeddings, max_bad_fraction, keep_reference, prune)
+    manifest = _score.score(expand_shards(listed(shards)), Path(output), config, run)
+    return Scores(ScoreFolder(Path(output)), manifest)
+
+
+def _encode_config(
+    model: str | Path | None, pretrained: str | Path | None, device: str | None
+) -> EncodeConfig:
+    """Return the settings of an encoder; only the default model has a default of `pretrained`."""
+    name = DEFAULT_MODEL if model is None else str(model)
+    if pretrained is None:
+        tag = DEFAULT_PRETRAINED if name == DEFAULT_MODEL else None
+    else:
+        tag = str(pretrained)
+    return EncodeConfig(name, tag, device or EncodeConfig.device)
+
+
+def score_embeddings(
+    embeddings: str | Path,
+    output: str | Path,
+    *,
+    architecture: str = "l14",
+    logit_scale: float | None = None,
+    logit_bias: float = 0.0,
+    estimate: EstimateConfig | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    discard_embeddings: bool = False,
+    max_bad_fraction: float = 1.0,
+) -> Scores:
+    """Score a score folder, DataComp metadata or clip-retrieval output, without encoding.
+
+    Parameters
+    ----------
+    architecture : {"l14", "b32"}
+        Model of DataComp's metadata.
+    logit_scale, logit_bias : float
+        Scale and bias of the model that made the embeddings: a score folder has its own, DataComp's
+        metadata a default scale, 100.
+
+    Examples
+    --------
+    >>> import clipdre
+    >>> folder = "demo/scores-clean/embeddings"
+    >>> scores = clipdre.score_embeddings(folder, "demo/scores-again", logit_scale=30.0)
+    >>> scores.manifest.model.logit_scale
+    30.0
+    """
+    manifest = _score.score_stored(
+        Path(embeddings),
+        Path(output),
+        estimate or EstimateConfig(),
+        architecture=chosen(Architecture, architecture, "architecture").value,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
+        device=device,
+        run=RunConfig(overwrite, discard_embeddings, max_bad_fraction),
+    )
+    return Scores(ScoreFolder(Path(output)), manifest)
+
+
+def measure(
+    scores: Scores,
+    scorer: str | Scorer,
+    *,
+    suffix: str = "",
+    device: str = "auto",
+    overwrite: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> MeasureRecord:
+    """Add a scorer's columns to a score folder; see `clipdre.pipelines.measure.measure`.
+
+    Parameters
+    ----------
+    scorer : str or Scorer
+        Name of a scorer, which takes `settings`, or a scorer with settings of its own.
+
+    Examples
+    --------
+    >>> import clipdre
+    >>> scores = clipdre.open_scores("demo/scores-clean")
+    >>> circles = {"prompt": ("a circle",)}
+    >>> record = clipdre.measure(scores, "prompt-weight", settings=circles)
+    >>> [column.name for column in record.columns]
+    ['prompt_weight', 'prompt_log_weight']
+    """
+    if isinstance(scorer, str):
+        scorer = find_scorer(scorer)(**(settings or {}))
+    config = MeasureConfig(suffix, device, overwrite)
+    return _measure.measure(scores.folder, scores.manifest, scorer, config)
+
+
+def diagnose(
+    shards: Places,
+    *,
+    read: ReadConfig | None = None,
+    decode: bool = False,
+    workers: int = 1,
+) -> Diagnosis:
+    """Check shards as `clipdre doctor` does; see `clipdre.doctor.diagnose`.
+
+    Examples
+    --------
+    >>> import clipdre
+    >>> list(clipdre.diagnose(["demo/pool"], decode=True).findings)
+    ['unreadable_image']
+    """
+    urls = expand_shards(listed(shards))
+    return _diagnose(urls, read or ReadConfig(), decode=decode, workers=workers)
