@@ -197,7 +197,7 @@ def diagnose(
             for name, found in report.found.items():
                 finding = findings.setdefault(name, Finding(name not in HARMLESS))
                 finding.add(found.count, found.examples)
-            progress.advance(size, report.samples)
+            progress.advance(size, report.samples, report.samples - report.good)
     _add_shared(findings, names, keys)
     ordered = sorted(findings.items(), key=lambda item: (-item[1].samples, item[0]))
     return Diagnosis(len(urls), samples, good, dict(ordered))

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+NUMBER = re.compile(r"(\d{1,18}(?:\.\d{1,9})?) ?([kmgt]?)", re.IGNORECASE | re.ASCII)
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def count(number: int, noun: str) -> str:
     """Return a number with its noun: "1 shard", "1,200 shards"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def whole_number(text: str) -> int:
+    """Return the number that a text such as "2000", "10k" or "1.5M" stands for; else ValueError."""
+    found = NUMBER.fullmatch(text.strip().replace("_", "").replace(",", ""))
+    number = Decimal(found[1]) * UNITS[found[2].lower()] if found else Decimal("0.5")
+    if number != int(number):
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(number)
+
+
+def size(nbytes: float) -> str:
+    """Return a number of bytes in the unit that suits it: "512 B", "1.2 MB"."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if nbytes < 999.5 or unit == "TB":
+            break
+        nbytes /= 1000
+    return f"{nbytes:,.0f} {unit}" if unit == "B" or nbytes >= 99.5 else f"{nbytes:.1f} {unit}"
 
 
 def closest(name: str, known: Sequence[str], most: int = 3) -> str:

@@ -1,6 +1,6 @@
 import pytest
 
-from clipdre.words import changed, closest, count, one_line
+from clipdre.words import changed, closest, count, one_line, size, whole_number
 
 KNOWN = ["key", "uid", "similarity", "log_ratio", "log_ratio_se", "kl_image", "kl_text"]
 
@@ -9,6 +9,45 @@ def test_counts_have_their_noun():
     assert count(0, "shard") == "0 shards"
     assert count(1, "shard") == "1 shard"
     assert count(1200, "shard") == "1,200 shards"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("7", 7),
+        ("2,000", 2000),
+        (" 10k", 10**4),
+        ("10 K", 10**4),
+        ("1.5M", 1_500_000),
+        ("3G", 3 * 10**9),
+    ],
+)
+def test_numbers_may_have_a_suffix(text, number):
+    assert whole_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (99_600, "100 kB"),
+        (1_260_000, "1.3 MB"),
+        (999_999, "1.0 MB"),
+        (7.5e15, "7,500 TB"),
+    ],
+)
+def test_sizes_have_the_unit_that_suits_them(nbytes, text):
+    assert size(nbytes) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "k", "-1", "1.5", "0.0001k", "1e3", "1kk", "10x", "٣", "9" * 30]
+)
+def test_other_texts_are_not_whole_numbers(text):
+    with pytest.raises(ValueError, match="is not a whole number"):
+        whole_number(text)
 
 
 @pytest.mark.parametrize(

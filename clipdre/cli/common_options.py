@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 
-def no_stream(folder: Path) -> Path:
+def no_stream(folder: Path | None) -> Path | None:
     """Return a folder to write; refuse ``-``, which stands for stdout elsewhere."""
     if str(folder) == "-":
         raise typer.BadParameter("this command writes a folder, not a stream: name one")

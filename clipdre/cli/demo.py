@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdre.cli.common_options import no_stream
+from clipdre.cli.numbers import Count
 from clipdre.cpus import usable_cpus
 from clipdre.words import count
 
@@ -28,7 +29,7 @@ def demo(
         ),
     ],
     pairs: Annotated[
-        int, typer.Option(min=500, help="Pairs in the noisy pool.", metavar="N")
+        int, typer.Option(parser=Count(500), help="Pairs in the noisy pool.", metavar="N")
     ] = 10_000,
     seed: Annotated[int, typer.Option(help="Random seed of the pools.")] = 1,
     device: Annotated[

@@ -102,9 +102,11 @@ def _print(found: Diagnosis, *, decode: bool) -> None:
             message = example.message[:SHOWN]
             note(f"    e.g. {where} at byte {example.offset}: {message}", stdout=True)
     if not decode:
-        note("only the headers of images were checked; --decode reads them to the last pixel")
+        unread = "only the headers of images were checked; --decode reads them to the last pixel"
+        note(unread, stdout=True)
     if not found.loses:
         if "no_end_marker" in found.findings:
-            note("nothing would be lost of what the shards hold, but some may be cut off")
+            cut_off = "nothing would be lost of what the shards hold, but some may be cut off"
+            note(cut_off, stdout=True)
         else:
-            note("nothing would be lost")
+            note("nothing would be lost", stdout=True)

@@ -28,8 +28,9 @@ def emit(
     keys: Annotated[
         str,
         typer.Option(
-            help="List of samples, - for stdin: lines (shard/key, key or uid), DataComp's .npy, or "
-            "columns shard, key and uid of JSON lines, CSV, Parquet or Arrow.",
+            help="List of samples, - for stdin: lines (shard/key, key, uid, or name of a file), "
+            "DataComp's .npy, or columns shard, key and uid, or file_name, of JSON lines, CSV, "
+            "TSV, Parquet or Arrow.",
             metavar="FILE",
         ),
     ],

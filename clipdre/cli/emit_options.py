@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 import typer
 
+from clipdre.cli.numbers import Count, parse_bytes
 from clipdre.config import EmitConfig, SubsetFormat
 from clipdre.errors import UsageError
 from clipdre.only_with import NotWith, OnlyWith, Pairing, check
@@ -23,21 +24,6 @@ PAIRINGS: tuple[Pairing, ...] = (
     OnlyWith("writers", ("format",), SubsetFormat.TAR.value),
     NotWith("overwrite", ("output",), STDOUT),
 )
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-
-def parse_bytes(text: str) -> int:
-    """Parse ``500MB``, ``1G`` or a plain number of bytes."""
-    number = text.strip().upper().removesuffix("B")
-    unit = number[-1:] if number[-1:] in UNITS else ""
-    try:
-        size = int(float(number.removesuffix(unit)) * UNITS[unit])
-    except (ValueError, OverflowError):
-        size = 0
-    if size < 1:
-        raise typer.BadParameter(f"invalid size {text!r}: use bytes or a suffix, e.g. 500MB")
-    return size
-
 
 Output = Annotated[
     str | None,
@@ -71,7 +57,10 @@ Shards = Annotated[
 ShardSize = Annotated[
     int,
     typer.Option(
-        min=1, help="Largest number of samples per tar.", metavar="N", rich_help_panel=PANEL
+        parser=Count(),
+        help="Largest number of samples per tar, e.g. 10k.",
+        metavar="N",
+        rich_help_panel=PANEL,
     ),
 ]
 MaxBytes = Annotated[

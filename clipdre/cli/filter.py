@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from clipdre.cli.terminal import given_options
 from clipdre.config import TIME_LIMIT, EmitConfig
 from clipdre.errors import UsageError
 from clipdre.only_with import NotWith, OnlyWith, check
+from clipdre.selecting.rules import AMOUNTS, Amount
 from clipdre.words import count
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from clipdre.sql.joined import Join
 
 EXAMPLE = "Example:  clipdre filter scores --where 'width >= 200' --by log_ratio --top 30% -o kept"
+# Pairs of a pool from which on few people want 100 or fewer.
+LARGE = 10_000
 RULES = ("distinct", "where", "by", "top", "bottom", "sample", "balance", "recipe")
 PAIRINGS = (
     NotWith("every", RULES, because="which keeps only some pairs"),
@@ -106,10 +110,11 @@ def filter_scores(
         _note_join(join)
     selections = [select(query, rule) for rule in request.rules(query)]
     for selection in selections:
-        _note_selection(selection, dry_run)
+        _hint_at_percent(selection)
     if dry_run:
         show(selections, as_json=json)
         return
+    _note_selection(selections[0])
     config = EmitConfig(shard_size, max_bytes, seed if shuffle else None, writers, card)
     write.write_and_print(selections[0], place, format, config, shards, overwrite)
 
@@ -146,18 +151,36 @@ def _note_join(join: Join) -> None:
         note(f"columns of {join} that the scores have too are renamed: {names}")
 
 
-def _note_selection(selection: Selection, dry_run: bool) -> None:
+def _hint_at_percent(selection: Selection) -> None:
+    """Ask about a count that looks like a percentage, because it is small for such a pool."""
+    from clipdre.cli.terminal import note
+
+    amounts: dict[str, Amount | None] = {"budget": selection.rule.budget}
+    for step in selection.rule.steps:
+        amounts |= {name: getattr(step, name) for name in AMOUNTS if getattr(step, name)}
+    for name, amount in amounts.items():
+        number = amount.value if amount else math.inf
+        if isinstance(number, int) and number <= 100 and selection.pool >= LARGE:
+            note(
+                f"--{name} {number} is a count, of {count(selection.pool, 'pair')}: did you mean "
+                f"--{name} {number}%?"
+            )
+
+
+def _note_selection(selection: Selection) -> None:
     """Print how many pairs are kept, and anything a curator would not expect."""
     from clipdre.cli.terminal import note
 
     share = len(selection) / max(1, selection.pool)
-    verb = "would keep" if dry_run else "keeping"
     name = f"{selection.rule.name}: " if selection.rule.name else ""
-    note(f"{name}{verb} {len(selection):,} of {count(selection.pool, 'pair')} ({share:.1%})")
+    note(f"{name}keeping {len(selection):,} of {count(selection.pool, 'pair')} ({share:.1%})")
     for counted in selection.steps:
         step = counted.step
         if len(selection.steps) > 1:
-            note(f"    {step}: {counted.kept:,} of {counted.before:,}")
+            cut = f" ({counted.cut})" if counted.cut else ""
+            note(f"    {step}: {counted.kept:,} of {counted.before:,}{cut}")
+        elif counted.cut:
+            note(f"cut: {counted.cut}")
         if counted.unranked:
             what = " or ".join(text for text in (step.by, step.balance) if text)
             note(f"not kept: {count(counted.unranked, 'row')} without a value of {what}")

@@ -10,7 +10,9 @@ import typer
 from clipdre.cli.common_options import Json, Scores
 
 if TYPE_CHECKING:
+    from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.reporting.summary import Summary
+    from clipdre.reporting.unfinished import Unfinished
 
 EXAMPLE = "Example:  clipdre info scores"
 
@@ -19,18 +21,40 @@ def info(
     scores: Scores,
     json: Json = False,
 ) -> None:
-    """Show what a score folder holds: samples, failures, scores, and what each column means."""
-    from clipdre.cli.summary import show_summary
-    from clipdre.cli.terminal import echo_json, table
+    """Show what a score folder holds: samples, failures, scores, and what each column means.
+
+    Of a run that has not finished, shows how far it is.
+    """
+    from clipdre.cli.terminal import echo_json
     from clipdre.formats.folders.folder import ScoreFolder
-    from clipdre.formats.folders.manifest import read_complete_manifest
+    from clipdre.formats.folders.manifest import read_complete_manifest, read_manifest
     from clipdre.reporting.summary import summarize
 
-    found = summarize(ScoreFolder(scores), read_complete_manifest(scores))
+    folder, finished, unfinished = ScoreFolder(scores), None, None
+    complete = read_manifest(scores).complete
+    if not complete or folder.replacement.path.exists():
+        from clipdre.reporting.unfinished import find_unfinished  # loads torch
+
+        unfinished = find_unfinished(folder)
+    if complete:
+        finished = summarize(folder, read_complete_manifest(scores))
     if json:
-        echo_json(_machine(found))
+        found = {"complete": finished is not None, **(_finished(finished) if finished else {})}
+        if unfinished is not None:
+            found["unfinished"] = _unfinished(unfinished, folder)
+        echo_json(found)
         return
-    show_summary(found, scores, stdout=True)
+    if finished is not None:
+        _show(finished, folder)
+    if unfinished is not None:
+        _show_unfinished(unfinished, folder)
+
+
+def _show(found: Summary, folder: ScoreFolder) -> None:
+    from clipdre.cli.summary import show_summary
+    from clipdre.cli.terminal import table
+
+    show_summary(found, folder.path, stdout=True)
     typer.echo()
     table(
         "Columns",
@@ -44,11 +68,51 @@ def info(
     )
 
 
-def _machine(found: Summary) -> dict[str, Any]:
+def _show_unfinished(found: Unfinished, folder: ScoreFolder) -> None:
+    from clipdre.cli.summary import describe_model, on_disk, show_counts
+    from clipdre.cli.terminal import note
+    from clipdre.reporting.contents import disk_usage, failure_examples
+    from clipdre.words import count, size
+
+    manifest = found.manifest
+    what = "the scores that are to replace these are" if found.replaces else "this run is"
+    every = count(len(manifest.shards), "shard")
+    share = found.encoded_bytes / max(1, found.nbytes)
+    note(f"{what} unfinished: run the same 'clipdre score' again, it resumes", stdout=True)
+    note(
+        f"encoded: {found.encoded:,} of {every}, {size(found.encoded_bytes)} of "
+        f"{size(found.nbytes)} ({share:.0%})",
+        stdout=True,
+    )
+    note(f"with scores: {found.scored:,} of {every}", stdout=True)
+    place = folder.replacement if found.replaces else folder
+    show_counts(manifest, failure_examples(place, manifest), place.path, stdout=True)
+    note(f"model: {describe_model(manifest.model)}", stdout=True)
+    note(on_disk(disk_usage(folder)), stdout=True)
+
+
+def _unfinished(found: Unfinished, folder: ScoreFolder) -> dict[str, Any]:
+    from clipdre.formats.folders.records import builtins
+    from clipdre.reporting.contents import disk_usage
+
+    return {
+        "model": builtins(found.manifest.model),
+        "shards": len(found.manifest.shards),
+        "encoded": found.encoded,
+        "scored": found.scored,
+        "nbytes": found.nbytes,
+        "encoded_nbytes": found.encoded_bytes,
+        "rows": found.manifest.rows,
+        "failures": found.manifest.failures,
+        "disk": disk_usage(folder),
+    }
+
+
+def _finished(found: Summary) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from clipdre.formats.folders.manifest import PROBABILITIES
     from clipdre.formats.folders.records import builtins
-    from clipdre.reporting.summary import PROBABILITIES
 
     name, reliability = found.least_reliable
     return {
@@ -60,6 +124,7 @@ def _machine(found: Summary) -> dict[str, Any]:
         "samples": found.manifest.samples,
         "rows": found.manifest.rows,
         "failures": found.failures,
+        "failure_examples": {reason: asdict(e) for reason, e in found.examples.items()},
         "probabilities": PROBABILITIES,
         "quantiles": found.quantiles,
         "mean_log_ratio": found.mean_log_ratio,
@@ -70,6 +135,7 @@ def _machine(found: Summary) -> dict[str, Any]:
             "at_most_shown": math.log(max(found.manifest.rows, 1)),
         },
         "duplicates": None if found.duplicates is None else asdict(found.duplicates),
+        "disk": found.disk,
         "warnings": found.caveats,
         "columns": [asdict(column) for column in found.columns],
     }

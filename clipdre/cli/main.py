@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,14 +21,17 @@ from clipdre.cli import (
     emit,
     info,
     measure,
+    messages,
     recipes,
     reference,
     score,
     scorers,
+    settings,
     signals,
 )
 from clipdre.cli import filter as filter_command
-from clipdre.cli.usage import ParserError, help_text, parser_message
+from clipdre.cli.messages import with_messages
+from clipdre.cli.usage import ParserError, help_text, paragraphs, parser_message
 from clipdre.cpus import limit_threads
 from clipdre.errors import ClipdreError, UsageError
 from clipdre.words import one_line
@@ -36,15 +40,26 @@ USAGE = 2
 # What a shell reports for programs whose reader, such as ``head``, had enough.
 CLOSED_PIPE = 128 + signal.SIGPIPE
 ORDER: list[str] = []
+HELP = """Which image-text pairs are worth keeping?
+
+clipdre scores the pairs of WebDataset shards with a CLIP or SigLIP model, and filters the shards by
+the scores. Begin with 'clipdre score POOL -o SCORES'; 'clipdre info SCORES' shows what came of it,
+and 'clipdre filter SCORES' writes the pairs that you keep. 'clipdre demo FOLDER' shows all of it on
+drawn images.
+
+Every option can also be set by a variable, such as CLIPDRE_SCORE_BATCH_SIZE=64 for the --batch-size
+of 'clipdre score', or in a file that --config names.
+"""
 
 
-class Commands(TyperGroup):
+class Commands(settings.PlainHelp, TyperGroup):
     """All commands; anything a user can cause ends as one line on stderr, exit 1 or 2."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
         """Run the command line; show the parser's errors as our own, unless the caller does."""
         from clipdre.cli.terminal import strip_controls
 
+        messages.install()
         options["standalone_mode"] = False
         if not standalone_mode:
             return super().main(*args, **options)
@@ -52,7 +67,7 @@ class Commands(TyperGroup):
             code = super().main(*args, **options)
         except ParserError as error:
             if message := parser_message(error):
-                typer.echo(f"clipdre: error: {strip_controls(message)}", err=True)
+                messages.LOG.error(strip_controls(message))
             code = USAGE
         sys.exit(code)
 
@@ -70,17 +85,17 @@ class Commands(TyperGroup):
         def shown(message: object) -> str:
             return strip_controls(as_options(str(message), command())).replace("\n", " ")
 
-        warnings.formatwarning = lambda message, *_, **__: f"clipdre: warning: {shown(message)}\n"
+        warnings.showwarning = lambda message, *_, **__: messages.LOG.warning(shown(message))
         try:
             return super().invoke(ctx)
         except ClipdreError as error:
-            typer.echo(f"clipdre: error: {shown(error)}", err=True)
+            messages.LOG.error(shown(error))
             raise typer.Exit(USAGE if isinstance(error, UsageError) else 1) from None
         except BrokenPipeError:
             _discard_stdout()
             raise typer.Exit(CLOSED_PIPE) from None
         except (OSError, MemoryError) as error:  # whatever else the machine refuses
-            typer.echo(f"clipdre: error: {shown(_refused(error))}", err=True)
+            messages.LOG.error(shown(_refused(error)))
             raise typer.Exit(1) from None
 
 
@@ -92,30 +107,32 @@ def _refused(error: OSError | MemoryError) -> str:
 app = typer.Typer(
     name="clipdre",
     cls=Commands,
-    help="Which image-text pairs are worth keeping? Score WebDataset shards and filter them.",
+    help=paragraphs(HELP),
     epilog="Example:  clipdre filter $(clipdre score pool -o s) --by log_ratio --top 30% -o kept",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": settings.PREFIX,
+    },
 )
 
 
 def _add(name: str, command: Callable[..., None], example: str) -> None:
-    app.command(name, help=help_text(command), epilog=example)(command)
+    app.command(name, cls=settings.Command, help=help_text(command), epilog=example)(command)
     ORDER.append(name)
 
 
-_add("score", score.score, score.EXAMPLE)
+_add("score", with_messages(score.score), score.EXAMPLE)
 _add("info", info.info, info.EXAMPLE)
-_add("filter", filter_command.filter_scores, filter_command.EXAMPLE)
+_add("filter", with_messages(filter_command.filter_scores), filter_command.EXAMPLE)
 _add("recipes", recipes.recipes, recipes.EXAMPLE)
-_add("emit", emit.emit, emit.EXAMPLE)
+_add("emit", with_messages(emit.emit), emit.EXAMPLE)
 app.add_typer(measure.app)
 ORDER.append("measure")
 _add("scorers", scorers.scorers, scorers.EXAMPLE)
-_add("doctor", doctor.doctor, doctor.EXAMPLE)
+_add("doctor", with_messages(doctor.doctor), doctor.EXAMPLE)
 _add("reference", reference.reference, reference.EXAMPLE)
 _add("demo", demo.demo, demo.EXAMPLE)
 
@@ -129,8 +146,21 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            callback=settings.use_file,
+            is_eager=True,
+            help='TOML file of options by command, such as score.model = "ViT-B-32". The command '
+            "line comes first, then CLIPDRE_ variables, then this file.",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     pass
 

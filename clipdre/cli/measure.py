@@ -14,6 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from clipdre.cli.common_options import Scores
+from clipdre.cli.messages import with_messages
+from clipdre.cli.settings import Command, PlainHelp
 from clipdre.cli.usage import help_text
 from clipdre.config import MeasureConfig
 from clipdre.words import count
@@ -37,7 +39,7 @@ Overwrite = Annotated[
 ]
 
 
-class ScorerCommands(TyperGroup):
+class ScorerCommands(PlainHelp, TyperGroup):
     """Subcommands, made only when needed: loading scorers takes a moment."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
@@ -97,7 +99,8 @@ def scorer_command(scorer: type[Scorer]) -> Any:
     function.__annotations__ = {p.name: p.annotation for p in parameters}
     function.__doc__ = f"{scorer.title}.\n\nSource: {scorer.source}."
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    single.command(scorer.name, epilog=_example(scorer), rich_help_panel=PANEL)(function)
+    make = single.command(scorer.name, cls=Command, epilog=_example(scorer), rich_help_panel=PANEL)
+    make(with_messages(function))
     return typer.main.get_command(single)
 
 

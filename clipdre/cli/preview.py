@@ -1,4 +1,4 @@
-"""A dry run as tables, or as JSON."""
+"""A dry run on stdout, as tables or as JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from clipdre.cli.terminal import echo_json, note, table
+from clipdre.words import count
 
 if TYPE_CHECKING:
     from clipdre.selecting.preview import Comparison, Preview
@@ -47,16 +48,23 @@ def _machine(previews: Sequence[Preview], comparison: Comparison | None) -> dict
 
 def _print_preview(found: Preview) -> None:
     name = f"{found.name}: " if found.name else ""
+    share = found.kept / max(1, found.pool)
+    note(
+        f"{name}would keep {found.kept:,} of {count(found.pool, 'pair')} ({share:.1%})",
+        stdout=True,
+    )
     table(
         f"{name}what each step keeps",
-        ("step", "before", "after where", "no value", "asked", "kept"),
+        ("step", "before", "after where", "no value", "asked", "kept", "cut"),
         [
             (
                 str(s.step),
                 *(f"{n:,}" for n in (s.before, s.after_where, s.unranked, s.asked, s.kept)),
+                s.cut.rpartition(" ")[2],
             )
             for s in found.steps
         ],
+        stdout=True,
     )
     table(
         f"{name}means",
@@ -65,6 +73,7 @@ def _print_preview(found: Preview) -> None:
             (score, *("-" if mean is None else f"{mean:.4g}" for mean in means))
             for score, means in found.means.items()
         ],
+        stdout=True,
     )
     shown, label = found.shards, "kept of each shard"
     if len(shown) > 2 * SHOWN_SHARDS:
@@ -75,13 +84,18 @@ def _print_preview(found: Preview) -> None:
         f"{name}{label}",
         ("shard", "rows", "kept", "share"),
         [(n, f"{rows:,}", f"{kept:,}", f"{kept / max(1, rows):.1%}") for n, rows, kept in shown],
+        stdout=True,
     )
     before, after = found.mean_log_ratio
     if before is not None and after is not None:
-        note(f"{name}mean log ratio {before:.3f} nats in the pool, {after:.3f} in the subset")
+        note(
+            f"{name}mean log ratio {before:.3f} nats in the pool, {after:.3f} in the subset",
+            stdout=True,
+        )
     note(
         f"{name}repeated among the kept: {found.duplicates['caption']:.1%} of captions, "
-        f"{found.duplicates['uid']:.1%} of uids"
+        f"{found.duplicates['uid']:.1%} of uids",
+        stdout=True,
     )
 
 
@@ -96,11 +110,12 @@ def _print_comparison(previews: Sequence[Preview], found: Comparison) -> None:
         "overlap: rows that both keep, as a share of those that either keeps (Jaccard)",
         ("recipe", "kept", *found.names),
         [(a, f"{sizes[a]:,}", *(overlap(a, b) for b in found.names)) for a in found.names],
+        stdout=True,
     )
     rows = []
-    for name, (count, captions) in found.only.items():
+    for name, (number, captions) in found.only.items():
         for n, caption in enumerate(captions or [""]):
             rows.append(
-                (caption[:SHOWN_CAPTION], name if not n else "", f"{count:,}" if not n else "")
+                (caption[:SHOWN_CAPTION], name if not n else "", f"{number:,}" if not n else "")
             )
-    table("kept by one recipe alone", ("example", "recipe", "rows"), rows, words=2)
+    table("kept by one recipe alone", ("example", "recipe", "rows"), rows, words=2, stdout=True)

@@ -32,6 +32,8 @@ from clipdre.only_with import NotWith, OnlyWith, check
 if TYPE_CHECKING:
     from clipdre.formats.folders.manifest import Manifest
 
+# Samples that a dry run tries.
+TRIED = 500
 # Name in messages of a reference that is a path.
 SAVED = "PATH"
 EXAMPLE = (
@@ -69,6 +71,9 @@ RULES: tuple[OnlyWith | NotWith, ...] = (
     OnlyWith("tau", ("normalize",), "tau"),
     NotWith("prune", ("overwrite", "embeddings")),
     NotWith("keep_reference", ("overwrite",)),
+    NotWith("dry_run", ("embeddings",), because="which are encoded already"),
+    OnlyWith("limit", ("dry_run",), because="which tries so many samples"),
+    OnlyWith("json", ("dry_run",)),
 )
 # What decides how a reference is built. `reference` always has a value in `RULES`.
 BUILT = ("reference", "neighbors", "bulk", "alike", "own")
@@ -77,8 +82,8 @@ KEPT = (NotWith("keep_reference", BUILT, because="which is for one that is built
 
 def score(
     context: typer.Context,
-    output: take.Output,
     shards: take.Shards = None,
+    output: take.Output = None,
     embeddings: take.Embeddings = None,
     architecture: take.Architectures = Architecture.L14,
     logit_scale: take.LogitScale = None,
@@ -108,6 +113,9 @@ def score(
     discard_embeddings: take.DiscardEmbeddings = False,
     prune: take.Prune = False,
     overwrite: take.Overwrite = False,
+    dry_run: take.DryRun = False,
+    limit: take.Limit = TRIED,
+    json: take.Json = False,
 ) -> None:
     """Score image-text pairs: alignment and information in nats, from one encoding pass.
 
@@ -120,10 +128,25 @@ def score(
     check(given, KEPT)
     if not shards and embeddings is None:
         raise UsageError("nothing to score", "name shards, or `embeddings`")
+    if output is None and not dry_run:
+        raise UsageError("no `output`", "name a folder for the scores, or add `dry_run`")
     if normalize is Normalization.TAU and tau is None:
         raise UsageError("`normalize` tau needs a number of negatives", "add `tau`")
     estimate = replace(_estimate_config(reference, neighbors, bulk, tau), alike=alike, own=own)
     run_config = RunConfig(overwrite, discard_embeddings, max_bad_fraction, keep_reference, prune)
+    read = read_config(
+        image_key,
+        text_key,
+        max_member_bytes,
+        max_json_bytes,
+        max_caption_bytes,
+        max_pixels,
+        decode,
+    )
+    encode = _encode_config(model, pretrained, device, precision, batch_size, workers)
+    if output is None or dry_run:
+        _try_out(shards or [], read, encode, estimate, (limit, json))
+        return
     if embeddings is not None:
         manifest = _score_embeddings(
             embeddings,
@@ -134,16 +157,6 @@ def score(
             device,
         )
     else:
-        read = read_config(
-            image_key,
-            text_key,
-            max_member_bytes,
-            max_json_bytes,
-            max_caption_bytes,
-            max_pixels,
-            decode,
-        )
-        encode = _encode_config(model, pretrained, device, precision, batch_size, workers)
         manifest = _score_shards(shards or [], output, read, encode, estimate, run_config)
     _show(manifest, output)
     typer.echo(str(output))
@@ -169,6 +182,24 @@ def _score_shards(
     if encode.precision is Precision.AUTO:
         note(f"--precision auto: {manifest.model.precision} for this device")
     return manifest
+
+
+def _try_out(
+    shards: list[str],
+    read: ReadConfig,
+    encode: EncodeConfig,
+    estimate: EstimateConfig,
+    asked: tuple[int, bool],
+) -> None:
+    from clipdre.cli.trial import show_trial
+    from clipdre.formats.tars.places import expand_shards
+    from clipdre.pipelines.score import ScoreConfig
+    from clipdre.pipelines.trial import try_out
+
+    limit, as_json = asked
+    urls = expand_shards(shards, sys.stdin)
+    found = try_out(urls, ScoreConfig(read, encode, estimate), limit)
+    show_trial(found, as_json=as_json)
 
 
 def _score_embeddings(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipdre.cli.common_options import no_stream
+from clipdre.cli.numbers import Count, parse_bytes
 from clipdre.config import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
@@ -21,13 +22,14 @@ from clipdre.config import (
 )
 
 MODEL, READING, REFERENCE, RUN = "Model", "Reading", "Reference", "Run"
+PREVIEW = "Preview"
 
 Output = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--output",
         "-o",
-        help="Score folder to write.",
+        help="Score folder to write; needed unless --dry-run.",
         metavar="SCORES",
         callback=no_stream,
         rich_help_panel=RUN,
@@ -125,7 +127,7 @@ BatchSize = Annotated[
     typer.Option(
         "--batch-size",
         "-b",
-        min=1,
+        parser=Count(),
         help="Pairs encoded together.",
         metavar="N",
         rich_help_panel=RUN,
@@ -154,7 +156,7 @@ ReferenceWay = Annotated[
 Neighbors = Annotated[
     int,
     typer.Option(
-        min=1,
+        parser=Count(),
         help="Least number of near counterparts that stratified evaluates exactly.",
         metavar="N",
         rich_help_panel=REFERENCE,
@@ -163,7 +165,7 @@ Neighbors = Annotated[
 Bulk = Annotated[
     int,
     typer.Option(
-        min=2,
+        parser=Count(2),
         help="Pairs in the uniform sample of stratified and sample.",
         metavar="N",
         rich_help_panel=REFERENCE,
@@ -201,7 +203,7 @@ Normalize = Annotated[
 Tau = Annotated[
     int | None,
     typer.Option(
-        min=1,
+        parser=Count(),
         help="Negatives per positive in the model's training.",
         metavar="N",
         rich_help_panel=REFERENCE,
@@ -255,34 +257,34 @@ MaxBadFraction = Annotated[
 MaxMemberBytes = Annotated[
     int,
     typer.Option(
-        min=1,
+        parser=parse_bytes,
         help="Reject members larger than this.",
-        metavar="BYTES",
+        metavar="SIZE",
         rich_help_panel=READING,
     ),
 ]
 MaxJsonBytes = Annotated[
     int,
     typer.Option(
-        min=1,
+        parser=parse_bytes,
         help="Reject json members larger than this.",
-        metavar="BYTES",
+        metavar="SIZE",
         rich_help_panel=READING,
     ),
 ]
 MaxCaptionBytes = Annotated[
     int,
     typer.Option(
-        min=1,
+        parser=parse_bytes,
         help="Reject captions longer than this.",
-        metavar="BYTES",
+        metavar="SIZE",
         rich_help_panel=READING,
     ),
 ]
 MaxPixels = Annotated[
     int,
     typer.Option(
-        min=1,
+        parser=Count(),
         help="Reject images with more pixels, or that need more memory than 12 bytes for each.",
         metavar="N",
         rich_help_panel=READING,
@@ -301,4 +303,26 @@ Overwrite = Annotated[
     typer.Option(
         "--overwrite", help="Replace what another run left in the output.", rich_help_panel=RUN
     ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Encode some pairs, and report pairs per second on this device, what limits them, and "
+        "time and disk for the whole pool; write nothing.",
+        rich_help_panel=PREVIEW,
+    ),
+]
+Limit = Annotated[
+    int,
+    typer.Option(
+        parser=Count(),
+        help="Samples that --dry-run tries, from the beginnings of several shards.",
+        metavar="N",
+        rich_help_panel=PREVIEW,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the dry run as JSON.", rich_help_panel=PREVIEW),
 ]

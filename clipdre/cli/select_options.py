@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clipdre.cli.numbers import Count
 from clipdre.config import JoinKey
 from clipdre.core.scores import MAIN_COLUMNS
 
@@ -42,7 +43,8 @@ By = Annotated[
 Top = Annotated[
     str | None,
     typer.Option(
-        help="Keep the largest: a share of what --where leaves (25% or 0.25), or a count.",
+        help="Keep the largest: a share of what --where leaves (25% or 0.25), or a count "
+        "(2000 or 10k).",
         metavar="AMOUNT",
         rich_help_panel=RANK,
     ),
@@ -64,7 +66,7 @@ Uniform = Annotated[
 Bins = Annotated[
     int | None,
     typer.Option(
-        min=1,
+        parser=Count(),
         help="Number of bins of --uniform.  (default: 100)",
         metavar="N",
         rich_help_panel=RANK,
@@ -89,7 +91,7 @@ Balance = Annotated[
 Cap = Annotated[
     int | None,
     typer.Option(
-        min=1,
+        parser=Count(),
         help="Rows per value of --balance: the best by --by, or random ones.",
         metavar="N",
         rich_help_panel=RANK,

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipdre.cli.terminal import note, table
 from clipdre.core.reliability import TRUSTED_POOL
-from clipdre.words import count
+from clipdre.formats.folders.manifest import PROBABILITIES, Manifest
+from clipdre.words import count, size
 
 if TYPE_CHECKING:
+    from clipdre.formats.folders.records import ModelRecord
+    from clipdre.reporting.contents import FailureExample
     from clipdre.reporting.summary import Summary
 
 
 def show_summary(found: Summary, folder: Path, *, stdout: bool = False) -> None:
     """Print samples, failures by reason, and quantiles of the main scores."""
-    from clipdre.reporting.summary import PROBABILITIES
-
-    manifest, model = found.manifest, found.manifest.model
-    failed = sum(found.failures.values())
-    reasons = [(f"  {reason}", f"{count:,}") for reason, count in found.failures.items()]
+    manifest, model, reference = found.manifest, found.manifest.model, found.reference
+    show_counts(manifest, found.examples, folder, stdout=stdout)
     table(
-        f"{count(manifest.samples, 'sample')} in {count(len(manifest.shards), 'shard')}",
-        ("", "samples"),
-        [("scored", f"{manifest.rows:,}"), ("failed", f"{failed:,}"), *reasons],
-        stdout=stdout,
-    )
-    table(
-        "Scores (quantiles over the pool; nats, similarity is a cosine; pool: correlation of a "
-        "score between two halves of it)",
+        "Scores in nats (similarity: a cosine): quantiles, and reliability of the pool",
         ("score", *(f"{p:.0%}" for p in PROBABILITIES), "pool"),
         [
             (name, *(f"{v:.3f}" for v in values), _share(manifest.pool_reliability.get(name)))
@@ -37,23 +31,68 @@ def show_summary(found: Summary, folder: Path, *, stdout: bool = False) -> None:
         ],
         stdout=stdout,
     )
+    lines = [
+        f"model: {describe_model(model)}",
+        f"reference: {reference.method}, of {count(reference.pairs, 'pair')}",
+        f"mean log ratio of the pool: {found.mean_log_ratio:.3f} nats",
+        *_information(found),
+        *_reliability(found, folder),
+        *_duplicates(found),
+        on_disk(found.disk),
+        *(f"warning: {text}" for text in found.caveats),
+    ]
+    for line in lines:
+        note(line, stdout=stdout)
+
+
+def show_counts(
+    manifest: Manifest,
+    examples: Mapping[str, FailureExample],
+    folder: Path,
+    *,
+    stdout: bool = False,
+) -> None:
+    """Print how many samples were scored and how many failed, with an example of each reason."""
+    failed = sum(manifest.failures.values())
     note(
-        f"mean log ratio of the pool: {found.mean_log_ratio:.3f} nats ({model.name}, "
-        f"{model.precision}, logit scale {model.logit_scale:.1f}; {found.reference.method} "
-        f"reference of {count(found.reference.pairs, 'pair')})",
+        f"{count(manifest.samples, 'sample')} in {count(len(manifest.shards), 'shard')}: "
+        f"{manifest.rows:,} scored, {failed:,} failed",
         stdout=stdout,
     )
-    if found.information is not None:
-        limit = f"where this pool can show at most log N = {math.log(max(manifest.rows, 1)):.2f}"
-        shown = f"at least {found.information:.2f} nats, {limit} (InfoNCE)"
-        if not found.information > 0:
-            shown = f"not shown by this pool (InfoNCE's bound is {found.information:.2f} nats)"
-        note(f"mutual information of images and captions: {shown}", stdout=stdout)
-    warnings = [f"warning: {text}" for text in found.caveats]
-    for line in [*_reliability(found, folder), *_duplicates(found), *warnings]:
-        note(line, stdout=stdout)
     if failed:
-        note(f"reasons for each failed sample: {folder}/failures/", stdout=stdout)
+        rows = [
+            (reason, _where(examples.get(reason)), f"{samples:,}")
+            for reason, samples in manifest.failures.items()
+        ]
+        title = f"Failures (each is a row in {folder}/failures/)"
+        table(title, ("reason", "for example", "samples"), rows, words=2, stdout=stdout)
+
+
+def describe_model(model: ModelRecord) -> str:
+    """Return a model's name and what decides its vectors, in a few words."""
+    pretrained = f" {model.pretrained}" if model.pretrained else ""
+    return f"{model.name}{pretrained}, {model.precision}, logit scale {model.logit_scale:.1f}"
+
+
+def on_disk(parts: Mapping[str, int]) -> str:
+    """Return the space that a folder takes, in one line."""
+    listed = ", ".join(f"{name} {size(nbytes)}" for name, nbytes in parts.items())
+    return f"on disk: {size(sum(parts.values()))} ({listed})"
+
+
+def _where(example: FailureExample | None) -> str:
+    return "" if example is None else f"{example.shard}/{example.key}".rstrip("/")
+
+
+def _information(found: Summary) -> list[str]:
+    """Return what the pool shows of the mutual information, in one line."""
+    if found.information is None:
+        return []
+    limit = f"where this pool can show at most log N = {math.log(max(found.manifest.rows, 1)):.2f}"
+    shown = f"at least {found.information:.2f} nats, {limit} (InfoNCE)"
+    if not found.information > 0:
+        shown = f"not shown by this pool (InfoNCE's bound is {found.information:.2f} nats)"
+    return [f"mutual information of images and captions: {shown}"]
 
 
 def _share(value: float | None) -> str:

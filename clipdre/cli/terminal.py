@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clipdre.cli.messages import LOG, shows_notes
+
 # Width of tables in a file or a pipe.
 FILE_WIDTH = 100
 # Parameters of the Python API whose option has another name.
@@ -26,8 +28,12 @@ PARAMETER = re.compile(r"`([a-z_]+)`")
 
 
 def note(message: str, *, stdout: bool = False) -> None:
-    """Print one line."""
-    _console(stderr=not stdout).print(Text(strip_controls(message)), soft_wrap=True)
+    """Print one line: of a report on stdout, or about the run on stderr."""
+    text = strip_controls(message)
+    if stdout:
+        _console(stderr=False).print(Text(text), soft_wrap=True)
+    else:
+        LOG.info(text)
 
 
 def echo_json(value: object) -> None:
@@ -52,6 +58,8 @@ def table(
     stdout: bool = False,
 ) -> None:
     """Print a table whose first `words` columns hold text, and the others numbers."""
+    if not stdout and not shows_notes():
+        return
     drawn = Table(box=SIMPLE_HEAD, header_style="", pad_edge=False)
     for n, name in enumerate(header):
         drawn.add_column(name, justify="left" if n < words else "right", overflow="fold")
@@ -93,12 +101,12 @@ def as_options(message: str, command: Any) -> str:
 
 
 def given_options(context: typer.Context) -> dict[str, Any]:
-    """Return the parameters that the user gave, even if they equal the defaults."""
+    """Return the parameters that the user set in any way, even to their defaults."""
     source = context.get_parameter_source
     return {
         name: value
         for name, value in context.params.items()
-        if (found := source(name)) is not None and not found.name.startswith("DEFAULT")
+        if (found := source(name)) is not None and found.name != "DEFAULT"
     }
 
 

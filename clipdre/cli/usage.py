@@ -13,6 +13,10 @@ ParserError: Any = typer.BadParameter.__base__
 # The parser's wording, and ours.
 REWORDED = (
     (re.compile(r"'(--?[a-z][\w-]*)'( / '--?[a-z][\w-]*')*"), r"\1"),
+    (
+        re.compile(r"^No such option: --config.*"),
+        "option --config comes before the command: clipdre --config FILE COMMAND",
+    ),
     (re.compile(r"^Got unexpected extra argument(?:s|\(s\))? \((.*)\)"), r"unexpected argument \1"),
     (re.compile(r"argument '(\w+)'"), r"argument \1"),
     (re.compile(r"\. Did you mean (.*)\?$"), r": did you mean \1?"),
@@ -29,9 +33,13 @@ METAVAR = re.compile(r"[{}\[\]]|\.\.\.")
 
 
 def help_text(command: Any) -> str:
-    """Return a docstring with one line per paragraph: Rich would keep its line breaks."""
-    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
-    return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
+    """Return a docstring with one line per paragraph."""
+    return paragraphs(inspect.getdoc(command) or "")
+
+
+def paragraphs(text: str) -> str:
+    """Return a text with one line per paragraph: Rich would keep its line breaks."""
+    return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in text.split("\n\n"))
 
 
 def parser_message(error: Any) -> str:

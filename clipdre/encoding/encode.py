@@ -106,7 +106,7 @@ def _halved(size: int, error: Exception) -> int:
 
 
 @dataclass
-class _InParts:
+class InParts:
     """Encodes rows in parts that fit into the device's memory."""
 
     encode: Callable[[Sequence[Tensor]], Tensor]
@@ -210,8 +210,8 @@ class _Batch:
     def __init__(self, encoder: Encoder, batch_size: int) -> None:
         self._dim = encoder.record.embedding_dim
         self._size = batch_size
-        self._encode_images = _InParts(encoder.encode_images, batch_size)
-        self._encode_texts = _InParts(encoder.encode_texts, CAPTIONS)
+        self._encode_images = InParts(encoder.encode_images, batch_size)
+        self._encode_texts = InParts(encoder.encode_texts, CAPTIONS)
         self._pixels: list[Tensor] = []
         self._tokens: list[Tensor] = []
         self._images: list[Tensor] = []
@@ -282,7 +282,7 @@ class ShardEncoder:
         """Yield what each shard gave, in order, with all vectors unless it died."""
         found = [_Found(shard) for shard in shards]
         reading = settled = 0
-        nbytes = samples = 0
+        nbytes = samples = failures = 0
         with ThreadPoolExecutor(max(1, self._config.workers)) as threads:
             for record in self._records(shards, threads):
                 shard = found[reading]
@@ -290,10 +290,11 @@ class ShardEncoder:
                 if ended or shard.died is None:
                     more, one = shard.add(record)
                     nbytes, samples = nbytes + more, samples + one
+                    failures += isinstance(record, Failure)
                     full = isinstance(record, Decoded) and self._batch.add(record)
                 if ended or full:
-                    self._advance(nbytes, samples)
-                    nbytes = samples = 0
+                    self._advance(nbytes, samples, failures)
+                    nbytes = samples = failures = 0
                 reading += ended
                 if self._batch.is_full or (full and reading > settled):
                     self._batch.settle(found[settled : reading + 1])

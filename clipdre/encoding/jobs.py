@@ -84,7 +84,7 @@ class IngestWork:
         def read(jobs: Sequence[ShardJob]) -> Iterator[tuple[ShardJob, ShardEmbeddings]]:
             for job in jobs:
                 found = self.source.read(job.shard)
-                advance(job.shard.nbytes, found.seen)
+                advance(job.shard.nbytes, found.seen, len(found.failures))
                 yield job, found
 
         return lambda jobs: _committed(read(jobs))

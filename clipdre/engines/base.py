@@ -14,8 +14,12 @@ Result = TypeVar("Result")
 Item_contra = TypeVar("Item_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
 
-# Reports progress: units of work, and samples.
-Advance = Callable[[int, int], None]
+
+class Advance(Protocol):
+    """Reports progress: units of work, samples, and how many of those failed."""
+
+    def __call__(self, work: int, samples: int, failures: int = 0, /) -> None:
+        """Report that so much more is done."""
 
 
 class Work(Protocol[Item_contra, Result_co]):
@@ -47,5 +51,5 @@ class Engine(Protocol):
         ...
 
 
-def silent(work: int, samples: int) -> None:
+def silent(work: int, samples: int, failures: int = 0, /) -> None:
     """Report no progress."""

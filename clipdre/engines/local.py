@@ -18,6 +18,9 @@ from clipdre.engines.base import Advance, Engine, Item, Result, Work
 from clipdre.errors import ClipdreError, ModelError
 from clipdre.words import one_line
 
+# What a worker process reports: the arguments of `Advance`.
+Report = tuple[int, int, int]
+
 
 def local_engine(devices: Sequence[str]) -> Engine:
     """Return the engine for one device (this process) or several (a process each)."""
@@ -91,7 +94,7 @@ class ProcessPerDevice:
 
 
 @contextmanager
-def _relayed(reports: SimpleQueue[tuple[int, int] | None], advance: Advance) -> Iterator[None]:
+def _relayed(reports: SimpleQueue[Report | None], advance: Advance) -> Iterator[None]:
     """Pass on the progress that worker processes report."""
 
     def relay() -> None:
@@ -112,14 +115,14 @@ _worker: Callable[[Any], Any] | ClipdreError
 
 
 def _start(
-    names: SimpleQueue[str], reports: SimpleQueue[tuple[int, int] | None], work: Work[Any, Any]
+    names: SimpleQueue[str], reports: SimpleQueue[Report | None], work: Work[Any, Any]
 ) -> None:
     global _worker  # noqa: PLW0603 (an initializer has no other way to hand something on)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and ends
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
-    def advance(amount: int, samples: int) -> None:
-        reports.put((amount, samples))
+    def advance(amount: int, samples: int, failures: int = 0) -> None:
+        reports.put((amount, samples, failures))
 
     try:
         _worker = work.start(names.get(), advance)

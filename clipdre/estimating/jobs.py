@@ -15,6 +15,7 @@ import torch
 
 from clipdre.core.moments import Moments
 from clipdre.core.reliability import split_half
+from clipdre.core.scores import MAIN_COLUMNS
 from clipdre.engines.base import Advance
 from clipdre.estimating.estimate import (
     Columns,
@@ -27,10 +28,12 @@ from clipdre.formats.files.parquet import read_stamp, read_table, write_table
 from clipdre.formats.folders.columns import ROWS
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.manifest import PROBABILITIES, Manifest
 from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.formats.folders.tables import row_digest, scores_table
+from clipdre.sql.query import ScoreQuery
+from clipdre.sql.statistics import quantiles
 
 # Threads that write score files: most of it is waiting for the disk.
 WRITERS = 4
@@ -141,6 +144,12 @@ def pool_reliability(folder: ScoreFolder, shards: Sequence[ShardRecord]) -> dict
             pool[name] = pool[name].merge(moments) if name in pool else moments
     found = {name: split_half(moments) for name, moments in pool.items()}
     return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def pool_quantiles(folder: ScoreFolder, manifest: Manifest) -> dict[str, tuple[float, ...]]:
+    """Return the quantiles of the main columns at `PROBABILITIES`, as the manifest keeps them."""
+    found = quantiles(ScoreQuery(folder, manifest), MAIN_COLUMNS, PROBABILITIES)
+    return {name: tuple(v) for name, v in found.items() if all(map(math.isfinite, v))}
 
 
 def _ranges(shards: Sequence[ShardRecord], most: int) -> Iterator[range]:

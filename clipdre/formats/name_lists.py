@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 from collections.abc import Sequence
@@ -22,8 +23,10 @@ from clipdre.formats.uids import UID_DTYPE, uid_digits
 NUMPY, PARQUET, ARROW_FILE, ARROW_STREAM = b"\x93NUMPY", b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 # Columns that name a sample. One of the last two has to be there.
 COLUMNS = ("shard", "key", "uid")
-# A column of names of any kind: shard/key, key or uid.
+# A column of names of any kind: shard/key, key, uid, or a file's name.
 NAME = "name"
+# Columns that other tools call so.
+FILE_NAMES = ("file_name", "filename", "image_path", "path")
 DELIMITERS = ",\t;"
 # Text that may be a key or shard whose leading zeros a tool dropped, and fits into 64 bits.
 NUMBER = "^(0|[1-9][0-9]{0,17})$"
@@ -82,6 +85,8 @@ def _names(data: bytes) -> pa.Table:
         return _from_table(pa.ipc.open_file(data).read_all())
     if data.startswith(ARROW_STREAM):
         return _from_table(pa.ipc.open_stream(data).read_all())
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as Windows' tools write
+        data = data.decode("utf-16").encode()
     return _from_text(data)
 
 
@@ -124,7 +129,7 @@ def _from_text(data: bytes) -> pa.Table:
         return _from_table(_json_table(text))
     header = text.partition("\n")[0].rstrip("\r")
     for delimiter in DELIMITERS:
-        columns = [column.strip('"') for column in header.split(delimiter)]
+        columns = [column.strip().strip('"').lower() for column in header.split(delimiter)]
         # A line with a slash is a sample of a shard, whatever its key is.
         if _names_samples(columns) and "/" not in header:
             return _from_table(_csv_table(data, delimiter, columns))
@@ -132,7 +137,14 @@ def _from_text(data: bytes) -> pa.Table:
 
 
 def _names_samples(columns: Sequence[str]) -> bool:
-    return "key" in columns or "uid" in columns
+    return not {"key", "uid", *FILE_NAMES}.isdisjoint(columns)
+
+
+def _naming(columns: Sequence[str]) -> list[str]:
+    """Return the columns that name samples: those of clipdre, else one of file names."""
+    if "key" in columns or "uid" in columns:
+        return [name for name in COLUMNS if name in columns]
+    return [name for name in FILE_NAMES if name in columns][:1]
 
 
 def _from_table(table: pa.Table) -> pa.Table:
@@ -140,14 +152,17 @@ def _from_table(table: pa.Table) -> pa.Table:
     if not _names_samples(table.column_names):
         columns = f"columns {', '.join(table.column_names)}, but " if table.column_names else ""
         raise ValueError(f"it has {columns}no key and no uid")
-    names = table.select([name for name in COLUMNS if name in table.column_names])
+    names = table.select(_naming(table.column_names))
     names.validate(full=True)
     repeated = (c for c in names.columns if pa.types.is_dictionary(c.type))
     texts = (c for c in repeated if not _is_number(_plain(c.type)))
     _check_expanded(sum(map(_text_bytes, texts)), names.nbytes)
     plain = [_plain(f.type) for f in names.schema]
     kinds = [kind if _is_number(kind) else pa.string() for kind in plain]
-    return names.cast(pa.schema(zip(names.column_names, kinds, strict=True)))
+    names = names.cast(pa.schema(zip(names.column_names, kinds, strict=True)))
+    if names.column_names[0] in FILE_NAMES:
+        return pa.table({NAME: names[0].cast(pa.string())})
+    return names
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -173,7 +188,7 @@ def _json_table(text: str) -> pa.Table:
     rows = [json.loads(line) for line in split_lines(text)]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("not every line is a JSON object")
-    columns = {name: [row.get(name) for row in rows] for name in COLUMNS}
+    columns = {name: [row.get(name) for row in rows] for name in (*COLUMNS, *FILE_NAMES)}
     known = {n: c for n, c in columns.items() if any(value is not None for value in c)}
     return pa.table({name: _json_column(column) for name, column in known.items()})
 
@@ -187,10 +202,11 @@ def _json_column(values: Sequence[Any]) -> pa.Array:
 def _csv_table(data: bytes, delimiter: str, columns: Sequence[str]) -> pa.Table:
     table = pcsv.read_csv(
         io.BytesIO(data),
+        read_options=pcsv.ReadOptions(skip_rows=1, column_names=columns),
         parse_options=pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=pcsv.ConvertOptions(
-            include_columns=[name for name in COLUMNS if name in columns],
-            column_types=dict.fromkeys(COLUMNS, pa.string()),
+            include_columns=_naming(columns),
+            column_types=dict.fromkeys((*COLUMNS, *FILE_NAMES), pa.string()),
             null_values=[""],
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
@@ -202,4 +218,4 @@ def _csv_table(data: bytes, delimiter: str, columns: Sequence[str]) -> pa.Table:
 def _csv_column(name: str, texts: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return keys and shards as numbers if none has a leading zero, which CSV cannot tell."""
     is_number = pc.all(pc.match_substring_regex(texts, NUMBER)).as_py()
-    return texts.cast(pa.int64()) if is_number and name != "uid" else texts
+    return texts.cast(pa.int64()) if is_number and name in ("key", "shard") else texts

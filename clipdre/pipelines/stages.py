@@ -16,7 +16,7 @@ from clipdre.encoding.jobs import ShardJob, together
 from clipdre.engines.base import Engine, Work
 from clipdre.errors import OutputError, ScoresError
 from clipdre.estimating.estimate import usable_reference
-from clipdre.estimating.jobs import EstimateWork, pool_reliability, shard_ranges
+from clipdre.estimating.jobs import EstimateWork, pool_quantiles, pool_reliability, shard_ranges
 from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.files.storage import exclusive, remove_unfinished
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
@@ -155,7 +155,7 @@ class Stages:
                 stamp = encoding_stamp(manifest, shard)
                 if is_encoded(self.folder, shard, own, stamp, retry=self.work is not None):
                     done[shard.name] = recounted(self.folder, shard, own)
-                    progress.advance(shard.nbytes)
+                    progress.skip(shard.nbytes)
                 else:
                     failures = self.folder.failures(shard.name)
                     jobs.append(ShardJob(shard, own, failures, stamp))
@@ -195,6 +195,7 @@ class Stages:
             manifest,
             reference=record,
             pool_reliability=pool_reliability(self.folder, manifest.shards),
+            quantiles=pool_quantiles(self.folder, manifest),
             complete=True,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,11 @@ from clipdre.estimating.caveats import caveats
 from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.folders.columns import DUPLICATES, ColumnFolder
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.manifest import PROBABILITIES, Manifest
 from clipdre.formats.folders.records import ReferenceRecord
+from clipdre.reporting.contents import FailureExample, disk_usage, failure_examples
 from clipdre.sql import statistics
 from clipdre.sql.query import ScoreQuery
-
-PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Summary:
     reference : ReferenceRecord
     failures : dict
         Reason to how many samples failed for it, the most frequent first.
+    examples : dict
+        Reason to one of those samples.
     quantiles : dict
         Main columns to their quantiles at `PROBABILITIES`, each in the column's unit.
     mean_log_ratio : float
@@ -68,11 +70,14 @@ class Summary:
         All columns of the folder, measured ones included.
     caveats : list of str
         Warnings about the scores.
+    disk : dict
+        Part of the folder to its bytes on disk, the largest first.
     """
 
     manifest: Manifest
     reference: ReferenceRecord
     failures: dict[str, int]
+    examples: dict[str, FailureExample]
     quantiles: dict[str, list[float]]
     mean_log_ratio: float
     least_reliable: tuple[str, float]
@@ -80,6 +85,7 @@ class Summary:
     duplicates: Duplicated | None
     columns: list[Column]
     caveats: list[str]
+    disk: Mapping[str, int]
 
     @property
     def is_exact(self) -> bool:
@@ -109,14 +115,24 @@ def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
         manifest=manifest,
         reference=manifest.reference,
         failures=manifest.failures,
-        quantiles=statistics.quantiles(query, MAIN_COLUMNS, PROBABILITIES),
+        examples=failure_examples(folder, manifest),
+        quantiles=_quantiles(query),
         mean_log_ratio=errors["log_ratio"].mean,
         least_reliable=(worst, errors[worst].reliability),
         information=None if bound is None else errors[bound].mean - repeated,
         duplicates=duplicates,
         columns=query.described(),
         caveats=caveats(query, manifest.reference),
+        disk=disk_usage(folder),
     )
+
+
+def _quantiles(query: ScoreQuery) -> dict[str, list[float]]:
+    """Return the quantiles that the manifest keeps; older ones lack them."""
+    kept = query.manifest.quantiles
+    missing = [name for name in MAIN_COLUMNS if len(kept.get(name, ())) != len(PROBABILITIES)]
+    found = statistics.quantiles(query, missing, PROBABILITIES) if missing else {}
+    return {name: found.get(name) or list(kept[name]) for name in MAIN_COLUMNS}
 
 
 def _duplicated(folder: ScoreFolder) -> Duplicated | None:

@@ -56,6 +56,9 @@ def select_listed(query: ScoreQuery, listed: NameList, source: str) -> Listed:
     if not total:
         raise SelectionError(f"{source} is empty", "list at least one sample")
     found = query.table(" UNION ALL ".join(_matches(query, names)))
+    files = _unknown_files(query, names, found)
+    if files:
+        found = query.table(" UNION ALL ".join([f"FROM {found}", *_matches(query, files)]))
     rows = RowSet(
         query,
         query.table(f"SELECT DISTINCT {FILE}, {ROW}, key_hash FROM {found}"),
@@ -89,6 +92,23 @@ def _distinct(query: ScoreQuery, listed: NameList) -> tuple[str, int]:
     )
     ((total,),) = query.fetchall(f"SELECT count(*) FROM {names}")
     return names, total
+
+
+def _unknown_files(query: ScoreQuery, names: str, found: str) -> str | None:
+    """Return a table of the names that were not found but may be those of files, as samples.
+
+    ``00000.tar/3.jpg`` is ``00000/3``: in a shard, the key ends at the first dot of the name.
+    """
+    kinds = dict(query.fetchall(f"SELECT column_name, column_type FROM (DESCRIBE {names})"))
+    column = NAME if NAME in kinds else "key"
+    if kinds.get(column) != "VARCHAR":
+        return None
+    sample = rf"regexp_replace({column}, '\.(tar|tar\.gz|tgz)/', '/')"
+    files = query.table(
+        rf"SELECT * REPLACE (regexp_replace({sample}, '\.[^/]*$', '') AS {column}) "
+        f"FROM {names} ANTI JOIN {found} USING ({ID}) WHERE contains({column}, '.')"
+    )
+    return files if query.fetchall(f"SELECT 1 FROM {files} LIMIT 1") else None
 
 
 def _matches(query: ScoreQuery, names: str) -> Iterator[str]:

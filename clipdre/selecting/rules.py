@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 
 from clipdre.errors import SelectionError
 from clipdre.only_with import NotWith, OnlyWith, Pairing, check
+from clipdre.words import whole_number
 
-CURE = "use a count such as 1000, or a share such as 25% or 0.25"
+CURE = "use a count such as 1000 or 10k, or a share such as 25% or 0.25"
 MOST_BINS, MOST_ROWS = 1_000_000, 2**62
 AMOUNTS = ("top", "bottom", "sample")
 BUDGET = re.compile(r"(?:(?P<factor>[\d.]{1,20})\s*\*?\s*)?budget")
@@ -48,7 +49,7 @@ class Amount:
 
 
 def parse_amount(value: str | int | float, name: str, *, of_budget: bool = False) -> Amount:
-    """Parse a count (``1000``) or a share (``25%``, ``0.25``).
+    """Parse a count (``1000``, ``10k``, ``1.5M``) or a share (``25%``, ``0.25``).
 
     Parameters
     ----------
@@ -71,6 +72,8 @@ def parse_amount(value: str | int | float, name: str, *, of_budget: bool = False
             number: int | float = float(multiple["factor"] or 1)
         elif text.endswith("%"):
             number = float(text[:-1]) / 100
+        elif text[-1:].isalpha():
+            number = whole_number(text)
         else:
             number = float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError:

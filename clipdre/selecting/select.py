@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,9 @@ class Counted:
         Rows to keep. Without an amount, all remaining rows.
     kept : int
         Rows kept: fewer than `asked` only if too few have a value.
+    threshold : float or None
+        Value of the last row that a top or bottom keeps: the smallest, or the largest. None for
+        other steps, which have no cut, and if it is infinite.
     """
 
     step: Step
@@ -45,6 +49,21 @@ class Counted:
     unranked: int
     asked: int
     kept: int
+    threshold: float | None = None
+
+    @property
+    def cut(self) -> str:
+        """The threshold as a condition, such as ``log_ratio >= 3.21``; empty without one.
+
+        The kept rows fulfil it; so may others with the same value, of which a rank keeps some.
+        """
+        if self.threshold is None:
+            return ""
+        with np.errstate(over="ignore"):
+            single = np.float32(self.threshold)  # as score files hold them: fewer digits are exact
+        exact = str(single if single == self.threshold else self.threshold).removesuffix(".0")
+        by = " ".join((self.step.by or "").split())
+        return f"{by} {'<=' if self.step.bottom else '>='} {exact}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +93,12 @@ class Selection:
     def query(self) -> ScoreQuery:
         """The score folder as a table."""
         return self.rows.query
+
+    @property
+    def threshold(self) -> float | None:
+        """Threshold of the last step that cuts by rank; None if none does. See `Counted`."""
+        cuts = [step.threshold for step in self.steps if step.threshold is not None]
+        return cuts[-1] if cuts else None
 
     @cached_property
     def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -125,8 +150,9 @@ def select(query: ScoreQuery, rule: Rule) -> Selection:
             asked = step.amount.of(present)
         available = present if step.balance else present - unranked
         rows = runner.chosen(left, asked, available)
-        counted.append(Counted(step, before, after_where, unranked, asked, min(asked, available)))
-        before = counted[-1].kept
+        before, came = min(asked, available), before
+        threshold = runner.threshold(rows)
+        counted.append(Counted(step, came, after_where, unranked, asked, before, threshold))
     return Selection(rule, rows, pool, tuple(counted))
 
 
@@ -226,6 +252,13 @@ class _Runner:
         if self.step.uniform:
             return self._uniform(rows, asked)
         return largest(rows, available, self.value, self.ties, asked)
+
+    def threshold(self, kept: RowSet) -> float | None:
+        """Return the value of the last kept row, see `Counted`."""
+        if self.step.uniform or not (self.step.top or self.step.bottom):
+            return None
+        (value,) = kept.one(f"{'max' if self.step.bottom else 'min'}({self.by})")
+        return value if value is not None and math.isfinite(value) else None
 
     def _uniform(self, rows: RowSet, asked: int) -> RowSet:
         low, high = rows.one(f"min({self.by})", f"max({self.by})", condition=f"isfinite({self.by})")

@@ -16,7 +16,7 @@ from clipdre.cli.main import app
 def run(tmp_path, monkeypatch):
     """Run a command line in `tmp_path`; returns exit_code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # restored at the end
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # restored at the end
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("TERMINAL_WIDTH", raising=False)
 

@@ -15,8 +15,9 @@ def bad(tmp_path):
 
 def test_good_shards_are_passed(run, pool):
     found = run(f"doctor {pool}")
-    assert printed(found) == "300 samples in 3 shards, 300 good\n"
-    assert found.stderr.splitlines() == [
+    assert found.stderr == ""
+    assert printed(found).splitlines() == [
+        "300 samples in 3 shards, 300 good",
         "only the headers of images were checked; --decode reads them to the last pixel",
         "nothing would be lost",
     ]
@@ -42,14 +43,14 @@ def test_a_tar_that_was_cut_between_members_is_reported(run, tmp_path):
     found = run(f"doctor {path}")
     assert found.exit_code == 0
     assert rows_of(found.stdout)["no_end_marker"] == ["no", "1", "1"]
-    last = found.stderr.splitlines()[-1]
+    last = found.stdout.splitlines()[-1]
     assert last == "nothing would be lost of what the shards hold, but some may be cut off"
     (tmp_path / "a_stats.json").write_text('{"count": 9, "successes": 2}')
     found = run(f"doctor {path}")
     assert found.exit_code == 1
     assert rows_of(found.stdout)["fewer_samples"] == ["yes", "1", "1"]
     path.write_bytes(whole)
-    assert run(f"doctor {path}").stdout == "2 samples in 1 shard, 2 good\n"
+    assert run(f"doctor {path}").stdout.startswith("2 samples in 1 shard, 2 good\n")
 
 
 def test_only_decode_finds_an_image_that_is_cut(run, bad):

@@ -4,7 +4,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from clipdre.cli.emit_options import parse_bytes
+from clipdre.cli.numbers import parse_bytes
 from tests.cli.running import error_of, printed
 from tests.helpers import pair, read_scores, tiny_score, write_tar
 

@@ -29,9 +29,38 @@ def best(table, column, n):
 def test_writes_tars_and_prints_their_folder(run, scored, tmp_path):
     found = run(f"filter {scored[0]} --by log_ratio --top 30% -o kept")
     assert printed(found) == "kept\n"
-    assert found.stderr == "keeping 90 of 300 pairs (30.0%)\n"
+    first, cut = found.stderr.splitlines()
+    assert first == "keeping 90 of 300 pairs (30.0%)"
+    assert cut.startswith("cut: log_ratio >= ")
     with tarfile.open(tmp_path / "kept" / "00000000.tar") as tar:
         assert len(tar.getmembers()) == 3 * 90
+
+
+@pytest.mark.parametrize("amount", ["--top 20%", "--bottom 13"])
+@pytest.mark.parametrize("by", ["kl_text", "kl_image - log_ratio"])
+def test_the_cut_is_a_condition_that_keeps_the_same(run, scored, tmp_path, by, amount):
+    ranked = run(f"filter {scored[0]} --by '{by}' {amount} --format keys -o -")
+    (cut,) = [line for line in ranked.stderr.splitlines() if line.startswith("cut: ")]
+    condition = cut.removeprefix("cut: ")
+    same = run(f"filter {scored[0]} --where '{condition}' --format keys -o -")
+    assert printed(same) == printed(ranked)
+    written = run(f"filter {scored[0]} --by '{by}' {amount} -o kept")
+    assert written.exit_code == 0
+    (step,) = json.loads((tmp_path / "kept" / "summary.json").read_text())["steps"]
+    assert step["threshold"] == pytest.approx(float(condition.split()[-1]), rel=1e-7)
+
+
+def test_each_step_of_a_recipe_reports_its_cut(run, scored):
+    command = f"filter {scored[0]} --recipe log-ratio-then-kl --budget 20%"
+    found = run(f"{command} --dry-run --json")
+    (selection,) = json.loads(printed(found))["selections"]
+    distinct, *ranked = selection["steps"]
+    assert distinct["threshold"] is None
+    lines = [line.strip() for line in run(f"{command} --format keys -o -").stderr.splitlines()]
+    for step, column in zip(ranked, ("log_ratio", "kl_text"), strict=True):
+        (line,) = [line for line in lines if line.startswith(f"top by {column}: ")]
+        shown = line.rpartition(f"({column} >= ")[2].rstrip(")")
+        assert float(shown) == pytest.approx(step["threshold"], rel=1e-7)
 
 
 def test_keys_on_stdout_are_those_of_a_plain_sort(run, scored, table):
@@ -93,6 +122,7 @@ def test_sidecars_are_joined_and_reported(run, scored, table, sidecars, tmp_path
         "columns of 00000.parquet and 2 more that the scores have too are renamed: caption to "
         '"sidecars_caption"',
         "keeping 3 of 300 pairs (1.0%)",
+        "cut: -row >= -6",
         "not kept: 12 rows without a value of -row",
     ]
     kept = pq.read_table(tmp_path / "kept" / "00000000.parquet")
@@ -155,12 +185,14 @@ def test_a_finished_subset_is_kept_and_another_is_refused(run, scored):
     assert error.endswith("choose another --output, or pass --overwrite")
 
 
-def test_rows_without_a_value_are_counted(run, scored):
+def test_rows_without_a_value_are_counted(run, scored, table):
+    lowest = table["kl_text"].to_numpy()[100:200].min()
     by = "CASE WHEN shard = '00001' THEN kl_text END"
     found = run(f'filter {scored[0]} --by "{by}" --top 150 --format keys -o -')
     assert len(printed(found).splitlines()) == 100
     assert found.stderr.splitlines() == [
         "keeping 100 of 300 pairs (33.3%)",
+        f"cut: {by} >= {lowest!s}",
         f"not kept: 200 rows without a value of {by}",
         "asked for 150, but only 100 are left to choose from",
     ]
@@ -171,7 +203,11 @@ class TestRecipes:
         command = f"filter {scored[0]} --recipe kl --budget 10% --format keys -o -"
         found = run(command)
         assert printed(found).splitlines() == best(table, "kl_text", 30)
-        assert found.stderr == "kl: keeping 30 of 300 pairs (10.0%)\n"
+        lowest = np.sort(table["kl_text"].to_numpy())[-30]
+        assert found.stderr.splitlines() == [
+            "kl: keeping 30 of 300 pairs (10.0%)",
+            f"cut: kl_text >= {lowest!s}",
+        ]
 
     def test_a_copy_can_be_changed(self, run, scored, tmp_path):
         text = printed(run("recipes log-ratio-then-kl"))
@@ -198,9 +234,9 @@ class TestRecipes:
         ("--where 'simlarity > 1'", "did you mean similarity?"),
         ("--by nosuch --top 3", "cannot use --by 'nosuch': there is no column nosuch: see "),
         ("--by caption --top 3", "cannot use --by 'caption': it has type VARCHAR: use a number"),
-        ("--by width --top 150%", "--top 150% is above 100%: use a count such as 1000, or a "),
-        ("--by width --top some", "--top 'some' is not a number: use a count such as 1000, or a "),
-        ("--sample 0", "--sample 0 keeps nothing: use a count such as 1000, or a share such as"),
+        ("--by width --top 150%", "--top 150% is above 100%: use a count such as 1000 or "),
+        ("--by width --top some", "--top 'some' is not a number: use a count such as 1000 or "),
+        ("--sample 0", "--sample 0 keeps nothing: use a count such as 1000 or 10k, or a share"),
         ("--where 'width < 0'", "nothing is kept, so there is nothing to write: loosen the "),
         ("--recipe klx", "clipdre has no recipe 'klx': did you mean kl or klr?"),
         ("--recipe none.toml", "there is no recipe file none.toml: check the path"),

@@ -88,16 +88,30 @@ def test_no_arguments_show_help(run):
 
 
 def test_version(run):
-    assert printed(run("--version")) == f"clipdre {clipdre.__version__}\n"
+    assert printed(run("--version")) == printed(run("-V")) == f"clipdre {clipdre.__version__}\n"
     assert succeeded(f"{CLIPDRE} --version") == f"clipdre {clipdre.__version__}\n"
     module = [sys.executable, "-m", "clipdre", "--version"]
     assert subprocess.check_output(module, text=True) == f"clipdre {clipdre.__version__}\n"
 
 
 @pytest.mark.parametrize(
+    ("words", "completions"),
+    [("clipdre rec", "recipes\n"), ("clipdre score --batch", "--batch-size\n")],
+)
+def test_shells_can_complete(words, completions):
+    n = len(words.split()) - 1
+    variables = f"COMP_WORDS='{words}' COMP_CWORD={n} _CLIPDRE_COMPLETE=complete_bash"
+    assert succeeded(f"{variables} clipdre").strip() == completions.strip()
+
+
+@pytest.mark.parametrize(
     ("command", "message"),
     [
         ("--nosuch", "no such option --nosuch: see 'clipdre --help'"),
+        (
+            "score --config x.toml",
+            "option --config comes before the command: clipdre --config FILE COMMAND",
+        ),
         ("filter s --byy 3", "no such option --byy: use --by"),
         ("score --nosuch", "no such option --nosuch: see 'clipdre score --help'"),
         (
@@ -107,10 +121,11 @@ def test_version(run):
         ("nosuch", "no such command 'nosuch': see 'clipdre --help'"),
         ("filtr s", "no such command 'filtr': did you mean 'filter'?"),
         ("info", "missing argument SCORES: see 'clipdre info --help'"),
-        ("score x.tar", "missing option --output: see 'clipdre score --help'"),
+        ("score x.tar", "no --output: name a folder for the scores, or add --dry-run"),
         ("info a b", "unexpected argument b: see 'clipdre info --help'"),
         ("filter s --by", "option --by requires an argument"),
-        ("score x -o y --bulk many", "invalid value for --bulk: use a valid integer"),
+        ("score x -o y --bulk many", "invalid value for --bulk: 'many' is not a count: use a num"),
+        ("score x -o y --bulk 1.5", "invalid value for --bulk: '1.5' is not a count: use a num"),
         (
             "score x -o y --bulk 1",
             "invalid value for --bulk: use a value greater than or equal to 2",
@@ -234,14 +249,19 @@ class TestPipes:
             "clipdre filter {scores} --all --format jsonl -o -",
             "PYTHONUNBUFFERED=1 clipdre filter {scores} --all --format jsonl -o -",
             "clipdre info {scores}",
+            "clipdre info {scores} 2>&1",
+            "clipdre filter {scores} --by kl_text --top 10 --dry-run",
+            "clipdre reference {scores}",
+            "clipdre doctor {pool}",
             "clipdre recipes",
+            "clipdre scorers",
         ],
     )
-    def test_a_closed_pipe_ends_quietly_as_for_other_tools(self, scored, command):
-        command = command.format(scores=scored[0])
+    def test_a_closed_pipe_ends_quietly_as_for_other_tools(self, scored, pool, command):
+        command = command.format(scores=scored[0], pool=pool)
         run = shell(f"{command} | head -c 10 | wc -c")
         # What fits into the pipe's buffer is written in full, and that is a success.
-        assert run.returncode in ((141,) if "filter" in command else (0, 141)), run.stderr
+        assert run.returncode in ((141,) if "-o -" in command else (0, 141)), run.stderr
         assert run.stdout.strip() == "10"
         assert "rror" not in run.stderr
         assert "Traceback" not in run.stderr

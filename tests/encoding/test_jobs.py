@@ -62,7 +62,7 @@ class TestEncodeWork:
         (record,) = do([job])
         assert (record.name, record.rows, record.failures) == ("a", 5, {})
         assert_written(job, encoded(job.shard, encoder).images)
-        assert [sum(column) for column in zip(*reports, strict=True)] == [job.shard.nbytes, 5]
+        assert [sum(column) for column in zip(*reports, strict=True)] == [job.shard.nbytes, 5, 0]
 
     def test_loads_the_model_on_its_device_only_if_needed(self, job, encoder, monkeypatch):
         loaded = []
@@ -87,7 +87,7 @@ def test_ingest_work_takes_embeddings_over(scored, tmp_path):
     job = ShardJob(shard, files, tmp_path / "failures.parquet", {"clipdre.encoded": "x"})
     (record,) = IngestWork(source).start("cpu", lambda *report: reports.append(report))([job])
     assert (record.rows, record.failures) == (100, {})
-    assert reports == [(77, 100)]
+    assert reports == [(77, 100, 0)]
     before = np.load(folder / "embeddings" / "img_emb" / "img_emb_1.npy")
     after = np.load(files.array(Modality.IMAGE))
     np.testing.assert_allclose(after, before, atol=1e-3)

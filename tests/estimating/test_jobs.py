@@ -174,7 +174,7 @@ def test_several_devices_write_the_same_files(copied):
     engine = local_engine(["cpu", "cpu"])
     done = engine.run(work_on(copied), ranges, lambda *report: reports.append(report))
     assert sorted(index for index, _ in done) == [0, 1, 2]
-    assert reports == [(100, 100)] * 3
+    assert reports == [(100, 100, 0)] * 3
     for file, expected in zip(files_of(copied), before, strict=True):
         found = pq.read_table(file)
         assert found.schema.equals(expected.schema, check_metadata=True)

@@ -76,6 +76,14 @@ def test_lines_are_names_of_any_kind(data, names):
 
 
 @pytest.mark.parametrize("as_file", [parquet, arrow, arrow_file, json_columns, csv])
+@pytest.mark.parametrize("name", ["file_name", "filename", "image_path", "path"])
+def test_columns_of_file_names_are_names_of_any_kind(as_file, name):
+    assert read(as_file({"score": [1, 2], name: ["0/7.jpg", "8"]})) == {"name": ["0/7.jpg", "8"]}
+    both = read(as_file({name: ["a.jpg"], "key": ["k"]}))
+    assert both == {"key": ["k"]}
+
+
+@pytest.mark.parametrize("as_file", [parquet, arrow, arrow_file, json_columns, csv])
 @pytest.mark.parametrize(
     "columns",
     [
@@ -97,6 +105,9 @@ def test_tables_name_samples_by_all_their_columns(as_file, columns):
         b"key,uid\r\n007,1\r\n\r\n8,\r\n",
         b'\xef\xbb\xbf"uid"\t"key"\n"1"\t"007"\n\t"8"\n',
         b";key;uid\n0;007;1\n1;8;\n",
+        b'"UID", Key \r\n1,007\r\n,8\r\n',
+        "uid\tkey\r\n1\t007\r\n\t8\r\n".encode("utf-16"),
+        b"\xfe\xff" + "key,uid\n007,1\n8,\n".encode("utf-16-be"),
     ],
 )
 def test_csv_comes_from_any_tool(data):
@@ -134,7 +145,8 @@ def test_datacomp_subset_files_hold_uids():
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"\xff\xfe", "utf-8"),
+        (b"\xfa\xfe", "utf-8"),
+        (b"\xff\xfea", "utf-16"),
         (b'{"key": ', "Expecting value"),
         (b'{"key": "a"}\n[1]', "not every line is a JSON object"),
         (json_lines({"title": "t"}), "it has no key and no uid"),

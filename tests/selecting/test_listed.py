@@ -16,10 +16,11 @@ from clipdre.emitting.export import (
 )
 from clipdre.errors import SelectionError
 from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import read_manifest
 from clipdre.formats.name_lists import read_names
 from clipdre.selecting.listed import select_listed
 from clipdre.sql.query import ScoreQuery
-from tests.helpers import pair, subset_of, tiny_score, write_tar
+from tests.helpers import pair, subset_of, tiny_score, write_score_folder, write_tar
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,34 @@ def listed(scored, data):
 
 def places(found):
     return list(zip(*(column.tolist() for column in found.selection.places), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"a/1.jpg\n", [(0, 1)]),
+        (b"alone-b.tar.gz\n", [(1, 4)]),
+        (b"b.tar/1.png\na/0\n", [(0, 0), (1, 1)]),
+        (b"2.orig.jpg\n", [(0, 1), (0, 2), (1, 2)]),
+        (b"file_name\na.tgz/3.txt\n", [(0, 3)]),
+        (b"key,shard\n3.jpg,b\n", [(1, 3)]),
+    ],
+)
+def test_names_of_files_stand_for_their_samples(repeating, data, expected):
+    found = listed(repeating, data)
+    assert places(found) == expected
+    assert found.missing == 0
+
+
+def test_a_key_with_a_dot_comes_before_the_name_of_a_file(scored, tmp_path):
+    """Embeddings made elsewhere may have such keys."""
+    columns = {"shard": ["s"] * 3, "key": ["a.b", "a", "c"], "uid": [None] * 3}
+    write_score_folder(tmp_path, [{**columns, "key_hash": pa.array([1, 2, 3], pa.uint64())}])
+    made_up = tmp_path, read_manifest(tmp_path)
+    assert places(listed(made_up, b"a.b\n")) == [(0, 0)]
+    assert places(listed(made_up, b"a.x\n")) == [(0, 1)]
+    found = listed(made_up, b"c.x\nd.x\n")
+    assert (places(found), found.missing, found.first_missing) == ([(0, 2)], 1, "d.x")
 
 
 @pytest.mark.parametrize(

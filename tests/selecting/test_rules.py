@@ -14,6 +14,9 @@ from clipdre.selecting.rules import Amount, Rule, Step, parse_amount
         ("1.0", Amount(1.0)),
         ("100%", Amount(1.0)),
         ("1e-3", Amount(1e-3)),
+        ("10k", Amount(10_000)),
+        ("1.5M", Amount(1_500_000)),
+        ("2_000", Amount(2000)),
         (25, Amount(25)),
         (1, Amount(1)),
         (1.0, Amount(1.0)),
@@ -41,6 +44,9 @@ def test_parses_multiples_of_the_budget_where_allowed(text, factor):
     [
         ("0", "`top` 0 keeps nothing"),
         ("-3", "`top` -3 keeps nothing"),
+        ("0k", "`top` 0k keeps nothing"),
+        ("1.0001k", "`top` '1.0001k' is not a number"),
+        ("10 kilo", "`top` '10 kilo' is not a number"),
         ("0%", "`top` 0% keeps nothing"),
         ("0.0", "`top` 0.0 keeps nothing"),
         ("0 * budget", "`top` 0 * budget keeps nothing"),
@@ -61,7 +67,7 @@ def test_refuses_amounts_that_make_no_sense(value, problem):
     with pytest.raises(SelectionError) as caught:
         parse_amount(value, "top", of_budget=True)
     assert caught.value.problem == problem
-    assert caught.value.cure == "use a count such as 1000, or a share such as 25% or 0.25"
+    assert caught.value.cure == "use a count such as 1000 or 10k, or a share such as 25% or 0.25"
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,19 @@ def kept_hashes(parts, rule):
         return Counter(found), selection
 
 
+def test_steps_without_a_rank_have_no_threshold(scored):
+    for step in (
+        {"where": "log_ratio > 0"},
+        {"sample": 0.5, "by": "kl_text"},
+        {"by": "kl_text", "top": 0.5, "uniform": True},
+        {"by": "kl_text", "balance": "caption", "cap": 1},
+    ):
+        assert chosen(scored, **step).threshold is None
+    infinite = chosen(scored, by="-log(0 * log_ratio + 0)", top=3)
+    assert len(infinite) in (0, 3)
+    assert infinite.threshold is None
+
+
 def hashes_of(rows):
     return Counter(row["key_hash"] for row in rows)
 
@@ -106,7 +119,9 @@ class TestAgainstNaiveSelection:
         step = Step(by="x", **{"top" if sign > 0 else "bottom": Amount(n)})
         found, selection = kept_hashes(parts, Rule((step,)))
         rows = [row for part in parts for row in part]
-        assert found == hashes_of(naive.top(rows, n, sign))
+        kept = naive.top(rows, n, sign)
+        assert found == hashes_of(kept)
+        assert selection.threshold == (kept[-1]["x"] if kept else None)
         assert selection.steps[0].unranked == sum(not naive.is_number(row["x"]) for row in rows)
 
     @checked

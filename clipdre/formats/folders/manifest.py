@@ -25,6 +25,7 @@ from clipdre.words import one_line
 
 SCHEMA_VERSION = 4
 MANIFEST = "manifest.json"
+PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Without it, `score` would read this manifest again.
 CURE = "score again with `overwrite`"
 
@@ -52,6 +53,9 @@ class Manifest(Record, frozen=True, kw_only=True):
     pool_reliability : dict
         Column to its correlation between two halves of the pool; empty if a clipdre that did not
         measure it made the scores. Columns that do not vary have none.
+    quantiles : dict
+        Main column to its quantiles over the pool at `PROBABILITIES`; none for columns without a
+        finite value, and if an older clipdre made the scores.
     """
 
     clipdre_version: str
@@ -61,6 +65,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     reference: ReferenceRecord | None = None
     keeps_reference: bool = False
     pool_reliability: dict[str, float] = msgspec.field(default_factory=dict)
+    quantiles: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
     complete: bool = False
     schema_version: int = SCHEMA_VERSION
 
