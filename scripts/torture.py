@@ -7,6 +7,7 @@ python scripts/torture.py --kills 5 --pairs 60 --seed 3
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import random
 import shutil
@@ -28,6 +29,8 @@ from clipdre.truth.pool import write_pool
 
 # Commands import these when they run; importing them here spares every forked process.
 LOADED = ("clipdre.pipelines.score", "clipdre.emitting.export", "clipdre.cli.preview")
+# Suffixes of files that hold floats: which pairs are encoded together changes their last bits.
+NUMBERS = (".parquet", ".npy", ".npz", ".json")
 TINY = ["--model", "clipdre-tiny", "--device", "cpu", "--workers", "2", "--batch-size", "16"]
 
 
@@ -96,14 +99,26 @@ def check_same(found: Path, whole: Path, *, exactly: bool) -> None:
         a, b = found / name, whole / name
         if a.read_bytes() == b.read_bytes():
             continue
-        if exactly or a.suffix not in (".parquet", ".npy") or not numbers_agree(a, b):
+        if exactly or a.suffix not in NUMBERS or not numbers_agree(a, b):
             raise SystemExit(f"{name} differs from that of the unbroken run")
 
 
 def numbers_agree(a: Path, b: Path) -> bool:
-    """Whether two tables or arrays are equal to float tolerance."""
+    """Whether two tables, arrays or records are equal to float tolerance."""
     if a.suffix == ".npy":
         return np.allclose(np.load(a), np.load(b), atol=2e-3)
+    if a.suffix == ".npz":
+        with np.load(a) as one, np.load(b) as other:
+            return one.files == other.files and all(
+                np.allclose(one[name], other[name], atol=2e-3)
+                if one[name].dtype.kind == "f"
+                else np.array_equal(one[name], other[name])
+                for name in one.files
+            )
+    if a.suffix == ".json":
+        one, other = (json.loads(path.read_bytes()) for path in (a, b))
+        halves = [list(found.pop("pool_reliability", {}).values()) for found in (one, other)]
+        return one == other and np.allclose(*halves, atol=2e-3)
     left, right = pq.read_table(a), pq.read_table(b)
     if left.schema != right.schema or len(left) != len(right):
         return False
@@ -131,6 +146,7 @@ def torture(
     kills: int,
     dice: random.Random,
     old: Path | None = None,
+    replacing: tuple[str, ...] = ("--overwrite",),
 ) -> str:
     """Kill a command `kills` times, which may replace `old`; return a line about the outcome."""
     whole = out.with_name(f"{out.name}-whole")
@@ -138,7 +154,7 @@ def torture(
     seconds = finished(run)
     out.rename(whole)
     if old is not None:
-        run.append("--overwrite")
+        run += replacing
         shutil.copytree(old, out)
         seconds += finished(run)
         shutil.rmtree(out)
@@ -201,6 +217,9 @@ def main(
         old = folder / "old-scores"
         finished([*score, *exact, "-o", str(old)])
         print(torture(score, folder / "score-overwrite", kills, dice, old))
+        old, half = folder / "half-scores", sorted((folder / "pool").glob("*.tar"))[::2]
+        finished(["score", *map(str, half), *TINY, "-o", str(old)])
+        print(torture(score, folder / "score-growth", kills, dice, old, replacing=()))
         old = folder / "emit-whole"
         print(torture(["filter", scores, *rule], folder / "filter-overwrite", kills, dice, old))
 

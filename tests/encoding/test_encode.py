@@ -17,6 +17,7 @@ from clipdre.encoding import decode as decoding
 from clipdre.encoding.encode import Decoded, ShardEncoder, commit_shard, decode, failed_shard
 from clipdre.engines.base import silent
 from clipdre.errors import ModelError
+from clipdre.formats.files.content import content_sample
 from clipdre.formats.folders.embeddings import EmbeddingFiles
 from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, key_hash
@@ -435,7 +436,9 @@ class TestCommit:
         np.testing.assert_array_equal(np.load(files.array(Modality.IMAGE)), found.images)
         np.testing.assert_array_equal(np.load(files.array(Modality.TEXT)), found.texts)
         assert files.samples().equals(found.samples)
-        assert files.stamp() == {"clipdre.encoded": "x"}
+        sample = content_sample(shard.url)
+        assert record.sample == sample != ""
+        assert files.stamp() == {"clipdre.encoded": "x", "clipdre.sample": sample}
 
     def test_a_lost_sample_is_a_bug(self, tmp_path, shard, encoder):
         found = encoded(shard, encoder)

@@ -14,6 +14,7 @@ from clipdre.encoding.ingest import open_embeddings
 from clipdre.encoding.jobs import EncodeWork, IngestWork, ShardJob, together, workers_per_device
 from clipdre.engines.base import silent
 from clipdre.errors import ModelError, OutputError
+from clipdre.formats.files.content import content_sample
 from clipdre.formats.folders.embeddings import EmbeddingFiles
 from clipdre.formats.folders.records import ShardRecord
 from tests.encoding.shards import encoded, shard_of
@@ -41,10 +42,15 @@ def on(device):
     return dataclasses.replace(TINY, encode=dataclasses.replace(TINY.encode, device=device))
 
 
+def stamp_of(job):
+    """What a finished job's files are stamped with."""
+    return {"clipdre.encoded": "x", "clipdre.sample": content_sample(job.shard.url)}
+
+
 def assert_written(job, images):
     """The files of a finished job: images, stamp, failures."""
     np.testing.assert_array_equal(np.load(job.files.array(Modality.IMAGE)), images)
-    assert job.files.stamp() == {"clipdre.encoded": "x"}
+    assert job.files.stamp() == stamp_of(job)
     assert job.failures.exists()
 
 
@@ -135,4 +141,4 @@ def test_finished_shards_stay_if_a_later_one_cannot_be_written(job, encoder, tmp
     do = EncodeWork(ReadConfig(), TINY.encode, encoder).start("cpu", silent)
     with pytest.raises(OutputError, match="cannot write"):
         do([job, blocked])
-    assert job.files.stamp() == {"clipdre.encoded": "x"}
+    assert job.files.stamp() == stamp_of(job)

@@ -164,9 +164,17 @@ class TestMoved:
         moved = relocated(subset.selection, expand_shards([str(tmp_path / "new")]))
         assert emitted(moved, tmp_path / "there") == emitted(subset, tmp_path / "here")
 
-    def test_samples_that_cannot_be_told_apart_are_refused(self, two, subset, tmp_path):
+    def test_folders_of_other_names_are_told_apart_by_their_content(self, two, subset, tmp_path):
         for source, name in zip(SOURCES, ("x", "y"), strict=True):
             shutil.copytree(two[0] / source, tmp_path / "new" / name)
+        moved = relocated(subset.selection, expand_shards([str(tmp_path / "new")]))
+        assert emitted(moved, tmp_path / "there") == emitted(subset, tmp_path / "here")
+
+    def test_samples_that_cannot_be_told_apart_are_refused(self, two, subset, tmp_path):
+        (tmp_path / "new").mkdir()
+        for tar in two[0].rglob("*.tar"):
+            repacked = [(name, data) for name, _, data in reversed(members(tar))]
+            write_tar(tmp_path / "new" / f"{tar.parent.name}-{tar.name}", repacked)
         with pytest.raises(InputError, match="10 kept keys are those of several samples"):
             relocated(subset.selection, expand_shards([str(tmp_path / "new")]))
 
