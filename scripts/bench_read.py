@@ -40,7 +40,7 @@ def decode_all(encoder: OpenClipEncoder, shard: str, way: Decode, threads: int) 
     config = ReadConfig(decode=way)
     with ThreadPoolExecutor(threads) as pool:
         samples = read_samples(shard, config)
-        return sum(1 for _ in pool.map(lambda sample: decode(sample, encoder, config), samples))
+        return sum(1 for _ in pool.map(lambda sample: decode([sample], encoder, config), samples))
 
 
 def rates(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, float]:
