@@ -53,8 +53,9 @@ dist: $(READY) ## Build the wheel and sdist in dist/, and run the demo from the 
 docker: ## Build an image (BASE=... for another base, such as one with CUDA)
 	docker build -t clipdre $(if $(BASE),--build-arg BASE=$(BASE)) .
 
-docs: $(READY) ## Generate docs/cli.md, docs/columns.md and README's table
+docs: $(READY) ## Generate documents and tables from the code, and build the site in build/site
 	@$(BIN)/python scripts/make_docs.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## Remove .venv and ./demo
 	rm -rf $(VENV) demo

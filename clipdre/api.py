@@ -28,14 +28,13 @@ from clipdre.config import (
 from clipdre.doctor import Diagnosis
 from clipdre.doctor import diagnose as _diagnose
 from clipdre.emitting.write import Written, write_subset
-from clipdre.encoding.ingest import open_embeddings
 from clipdre.errors import SelectionError, UsageError
 from clipdre.estimating import check as _check
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest, read_complete_manifest
 from clipdre.formats.folders.records import MeasureRecord
 from clipdre.formats.name_lists import read_names
-from clipdre.formats.tars.shards import expand_shards
+from clipdre.formats.tars.places import expand_shards
 from clipdre.pipelines import measure as _measure
 from clipdre.pipelines import score as _score
 from clipdre.reporting import summary as _summary
@@ -119,6 +118,8 @@ def score(
     overwrite: bool = False,
     discard_embeddings: bool = False,
     max_bad_fraction: float = 1.0,
+    keep_reference: bool = False,
+    prune: bool = False,
 ) -> Scores:
     """Score folders, tars, globs, brace patterns or URLs; see `clipdre.pipelines.score.score`.
 
@@ -139,12 +140,8 @@ def score(
     config = _score.ScoreConfig(
         read or ReadConfig(), encode or EncodeConfig(), estimate or EstimateConfig()
     )
-    manifest = _score.score(
-        expand_shards(_listed(shards)),
-        Path(output),
-        config,
-        RunConfig(overwrite, discard_embeddings, max_bad_fraction),
-    )
+    run = RunConfig(overwrite, discard_embeddings, max_bad_fraction, keep_reference, prune)
+    manifest = _score.score(expand_shards(_listed(shards)), Path(output), config, run)
     return Scores(ScoreFolder(Path(output)), manifest)
 
 
@@ -161,15 +158,15 @@ def score_embeddings(
     discard_embeddings: bool = False,
     max_bad_fraction: float = 1.0,
 ) -> Scores:
-    """Score DataComp metadata or clip-retrieval output, without encoding.
+    """Score a score folder, DataComp metadata or clip-retrieval output, without encoding.
 
     Parameters
     ----------
     architecture : {"l14", "b32"}
         Model of DataComp's metadata.
     logit_scale, logit_bias : float
-        Scale and bias of the model that produced the embeddings. Only DataComp's metadata have a
-        default scale, 100.
+        Scale and bias of the model that made the embeddings: a score folder has its own, DataComp's
+        metadata a default scale, 100.
 
     Examples
     --------
@@ -179,12 +176,13 @@ def score_embeddings(
     >>> scores.manifest.model.logit_scale
     30.0
     """
-    known = _chosen(Architecture, architecture, "architecture")
-    source = open_embeddings(Path(embeddings), known.value, logit_scale, logit_bias)
-    manifest = _score.score_embeddings(
-        source,
+    manifest = _score.score_stored(
+        Path(embeddings),
         Path(output),
         estimate or EstimateConfig(),
+        architecture=_chosen(Architecture, architecture, "architecture").value,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
         device=device,
         run=RunConfig(overwrite, discard_embeddings, max_bad_fraction),
     )

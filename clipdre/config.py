@@ -161,7 +161,7 @@ class EstimateConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a scoring run does with its folder; it does not decide any score.
+    """What a scoring run does with its folder.
 
     Attributes
     ----------
@@ -171,11 +171,18 @@ class RunConfig:
         Keep no embeddings of the pool once it is scored.
     max_bad_fraction : float
         Share of samples that may fail.
+    keep_reference : bool
+        Score shards that are added against the reference that is there; it is built again by
+        default.
+    prune : bool
+        Drop the rows of shards that are not among those given, or have changed.
     """
 
     overwrite: bool = False
     discard_embeddings: bool = False
     max_bad_fraction: float = 1.0
+    keep_reference: bool = False
+    prune: bool = False
 
 
 @dataclass(frozen=True)

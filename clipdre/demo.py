@@ -21,7 +21,7 @@ from clipdre.formats.files.outputs import output_folder, read_json, write_json
 from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
-from clipdre.formats.tars.shards import expand_shards
+from clipdre.formats.tars.places import expand_shards
 from clipdre.pipelines.score import ScoreConfig, score
 from clipdre.selecting.recipes import read_recipe
 from clipdre.selecting.rules import Amount, Rule, Step

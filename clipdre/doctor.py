@@ -19,8 +19,9 @@ from clipdre.formats.folders.tables import key_hash
 from clipdre.formats.tars.captions import longest_word
 from clipdre.formats.tars.images import check_image, decode_image
 from clipdre.formats.tars.limits import ImageError
+from clipdre.formats.tars.places import shard_names
 from clipdre.formats.tars.samples import Failure, Note, NoteKind, Reason, Sample, Stage, printable
-from clipdre.formats.tars.shards import read_samples, shard_name
+from clipdre.formats.tars.shards import read_samples
 from clipdre.progress import Progress
 
 EXAMPLES = 3
@@ -183,12 +184,12 @@ def diagnose(
     workers : int
         Number of shards read in parallel.
     """
-    sizes = [_size(url) for url in urls]
+    sizes, names = [_size(url) for url in urls], shard_names(urls)
     findings: dict[str, Finding] = {}
     samples = good = 0
     keys = []
     with Progress("read", sum(sizes)) as progress, ThreadPoolExecutor(workers) as threads:
-        reports = threads.map(lambda url: _read(url, config, decode), urls)
+        reports = threads.map(lambda url, name: _read(url, name, config, decode), urls, names)
         for size, report in zip(sizes, reports, strict=True):
             samples += report.samples
             good += report.good
@@ -197,7 +198,7 @@ def diagnose(
                 finding = findings.setdefault(name, Finding(name not in HARMLESS))
                 finding.add(found.count, found.examples)
             progress.advance(size, report.samples, report.samples - report.good)
-    _add_shared(findings, urls, keys)
+    _add_shared(findings, names, keys)
     ordered = sorted(findings.items(), key=lambda item: (-item[1].samples, item[0]))
     return Diagnosis(len(urls), samples, good, dict(ordered))
 
@@ -209,8 +210,8 @@ def _size(url: str) -> int:
         return 0
 
 
-def _read(url: str, config: ReadConfig, decode: bool) -> _Read:
-    shard, found = shard_name(url), defaultdict[str, _Found](_Found)
+def _read(url: str, shard: str, config: ReadConfig, decode: bool) -> _Read:
+    found = defaultdict[str, _Found](_Found)
     seen: Counter[str] = Counter()
     samples = good = 0
     last = ""
@@ -262,7 +263,7 @@ def _is_unsafe(key: str) -> bool:
 
 
 def _add_shared(
-    findings: dict[str, Finding], urls: Sequence[str], keys: Sequence[npt.NDArray[np.uint64]]
+    findings: dict[str, Finding], names: Sequence[str], keys: Sequence[npt.NDArray[np.uint64]]
 ) -> None:
     """Add the keys that several shards have in common."""
     every = np.fromiter(chain.from_iterable(keys), np.uint64, sum(map(len, keys)))
@@ -271,8 +272,8 @@ def _add_shared(
     if not len(shared):
         return
     finding = findings.setdefault(SHARED, Finding(lost=False))
-    for url, hashes in zip(urls, keys, strict=True):
+    for name, hashes in zip(names, keys, strict=True):
         here = int(np.isin(hashes, shared).sum())
         if here:
             message = "other shards have the same keys"
-            finding.add(here, [Example(shard_name(url), "", 0, message)])
+            finding.add(here, [Example(name, "", 0, message)])

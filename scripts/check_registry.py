@@ -21,7 +21,7 @@ import torch
 import typer
 
 from clipdre.config import EncodeConfig
-from clipdre.formats.tars.shards import expand_shards
+from clipdre.formats.tars.places import expand_shards
 from clipdre.pipelines.score import ScoreConfig, score
 from clipdre.truth.pool import write_pool
 

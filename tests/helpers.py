@@ -21,7 +21,7 @@ from clipdre.emitting.subset import Subset
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest, read_manifest
 from clipdre.formats.folders.records import ModelRecord, ReferenceRecord, ShardRecord
-from clipdre.formats.tars.shards import expand_shards
+from clipdre.formats.tars.places import expand_shards
 from clipdre.pipelines.score import ScoreConfig, score
 from clipdre.selecting.rules import AMOUNTS, Amount, Rule, Step
 from clipdre.selecting.select import Selection, select

@@ -26,7 +26,8 @@ def doctor(
     shards: Annotated[
         list[str],
         typer.Argument(
-            help="Folders, tars, globs, {00..99} patterns, URLs, or '-' for a list on stdin.",
+            help="Folders (with their subfolders), tars, globs (** for any depth), {00..99} "
+            "patterns, URLs, or '-' for a list on stdin.",
             metavar="SHARDS",
         ),
     ],
@@ -51,7 +52,7 @@ def doctor(
     Reads shards as 'clipdre score' does, but loads no model. Exits with 1 if samples would be lost.
     """
     from clipdre.doctor import diagnose
-    from clipdre.formats.tars.shards import expand_shards
+    from clipdre.formats.tars.places import expand_shards
 
     config = read_config(
         image_key, text_key, max_member_bytes, max_json_bytes, max_caption_bytes, max_pixels

@@ -142,7 +142,7 @@ def write_and_print(
     """Write the selected samples, and print where."""
     from clipdre.cli.terminal import TerminalWriter, note
     from clipdre.emitting.write import write_subset
-    from clipdre.formats.tars.shards import expand_shards
+    from clipdre.formats.tars.places import expand_shards
 
     on_terminal = output == STDOUT and sys.stdout.isatty()
     written = write_subset(

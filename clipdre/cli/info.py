@@ -118,6 +118,8 @@ def _finished(found: Summary) -> dict[str, Any]:
     return {
         "model": builtins(found.manifest.model),
         "reference": builtins(found.reference),
+        "keeps_reference": found.manifest.keeps_reference,
+        "rows_after_reference": found.manifest.after_reference,
         "shards": len(found.manifest.shards),
         "samples": found.manifest.samples,
         "rows": found.manifest.rows,

@@ -69,10 +69,15 @@ RULES: tuple[OnlyWith | NotWith, ...] = (
     NotWith("alike", ("reference",), SAVED, because="which brings its own"),
     NotWith("own", ("reference",), SAVED, because="which brings its own"),
     OnlyWith("tau", ("normalize",), "tau"),
+    NotWith("prune", ("overwrite", "embeddings")),
+    NotWith("keep_reference", ("overwrite",)),
     NotWith("dry_run", ("embeddings",), because="which are encoded already"),
     OnlyWith("limit", ("dry_run",), because="which tries so many samples"),
     OnlyWith("json", ("dry_run",)),
 )
+# What decides how a reference is built. `reference` always has a value in `RULES`.
+BUILT = ("reference", "neighbors", "bulk", "alike", "own")
+KEPT = (NotWith("keep_reference", BUILT, because="which is for one that is built again"),)
 
 
 def score(
@@ -97,6 +102,7 @@ def score(
     own: take.OwnWay = EstimateConfig.own,
     normalize: take.Normalize = Normalization.REFERENCE,
     tau: take.Tau = None,
+    keep_reference: take.KeepReference = False,
     image_key: take.ImageKey = IMAGE_KEY,
     text_key: take.TextKey = ReadConfig.caption_suffix,
     max_bad_fraction: take.MaxBadFraction = 1.0,
@@ -105,6 +111,7 @@ def score(
     max_caption_bytes: take.MaxCaptionBytes = ReadConfig.max_caption_bytes,
     max_pixels: take.MaxPixels = ReadConfig.max_pixels,
     discard_embeddings: take.DiscardEmbeddings = False,
+    prune: take.Prune = False,
     overwrite: take.Overwrite = False,
     dry_run: take.DryRun = False,
     limit: take.Limit = TRIED,
@@ -112,11 +119,13 @@ def score(
 ) -> None:
     """Score image-text pairs: alignment and information in nats, from one encoding pass.
 
-    A stopped run resumes when the same command is run again. Prints the path of the score folder.
+    A stopped run resumes when the same command is run again. With more shards, only those are
+    encoded; with other options of the reference, none are. Prints the path of the score folder.
     """
     given = given_options(context)
     methods = [method.value for method in ReferenceMethod]
     check({**given, "reference": reference if reference in methods else SAVED}, RULES)
+    check(given, KEPT)
     if not shards and embeddings is None:
         raise UsageError("nothing to score", "name shards, or `embeddings`")
     if output is None and not dry_run:
@@ -124,7 +133,7 @@ def score(
     if normalize is Normalization.TAU and tau is None:
         raise UsageError("`normalize` tau needs a number of negatives", "add `tau`")
     estimate = replace(_estimate_config(reference, neighbors, bulk, tau), alike=alike, own=own)
-    run_config = RunConfig(overwrite, discard_embeddings, max_bad_fraction)
+    run_config = RunConfig(overwrite, discard_embeddings, max_bad_fraction, keep_reference, prune)
     read = read_config(
         image_key,
         text_key,
@@ -162,7 +171,7 @@ def _score_shards(
     run_config: RunConfig,
 ) -> Manifest:
     from clipdre.cli.terminal import note
-    from clipdre.formats.tars.shards import expand_shards
+    from clipdre.formats.tars.places import expand_shards
     from clipdre.pipelines.score import ScoreConfig
     from clipdre.pipelines.score import score as run
 
@@ -183,7 +192,7 @@ def _try_out(
     asked: tuple[int, bool],
 ) -> None:
     from clipdre.cli.trial import show_trial
-    from clipdre.formats.tars.shards import expand_shards
+    from clipdre.formats.tars.places import expand_shards
     from clipdre.pipelines.score import ScoreConfig
     from clipdre.pipelines.trial import try_out
 
@@ -201,12 +210,19 @@ def _score_embeddings(
     model: tuple[Architecture, float | None, float],
     device: str,
 ) -> Manifest:
-    from clipdre.encoding.ingest import open_embeddings
-    from clipdre.pipelines.score import score_embeddings
+    from clipdre.pipelines.score import score_stored
 
     architecture, logit_scale, logit_bias = model
-    source = open_embeddings(embeddings, architecture.value, logit_scale, logit_bias)
-    return score_embeddings(source, output, estimate, device=device, run=run_config)
+    return score_stored(
+        embeddings,
+        output,
+        estimate,
+        architecture=architecture.value,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
+        device=device,
+        run=run_config,
+    )
 
 
 def _encode_config(

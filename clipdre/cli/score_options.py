@@ -38,7 +38,8 @@ Output = Annotated[
 Shards = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Folders, tars, globs, {00..99} patterns, URLs, or '-' for a list on stdin.",
+        help="Folders (with their subfolders), tars, globs (** for any depth), {00..99} patterns, "
+        "URLs, or '-' for a list on stdin.",
         metavar="SHARDS",
         show_default=False,
     ),
@@ -46,7 +47,7 @@ Shards = Annotated[
 Embeddings = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of DataComp metadata (parquet and npz) or clip-retrieval output, scored "
+        help="Score folder, DataComp metadata (parquet and npz) or clip-retrieval output, scored "
         "without encoding; instead of SHARDS. A row without a key (uid, image_path) is named by "
         "its number.",
         metavar="FOLDER",
@@ -208,6 +209,15 @@ Tau = Annotated[
         rich_help_panel=REFERENCE,
     ),
 ]
+KeepReference = Annotated[
+    bool,
+    typer.Option(
+        "--keep-reference",
+        help="When shards are added: score them against the reference that is there, and leave the "
+        "other scores as they are. By default the reference is built again from all shards.",
+        rich_help_panel=REFERENCE,
+    ),
+]
 ImageKey = Annotated[
     str,
     typer.Option(
@@ -278,6 +288,14 @@ MaxPixels = Annotated[
         help="Reject images with more pixels, or that need more memory than 12 bytes for each.",
         metavar="N",
         rich_help_panel=READING,
+    ),
+]
+Prune = Annotated[
+    bool,
+    typer.Option(
+        "--prune",
+        help="Drop the rows of shards that are not among SHARDS any more, or have changed.",
+        rich_help_panel=RUN,
     ),
 ]
 Overwrite = Annotated[

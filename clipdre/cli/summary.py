@@ -123,8 +123,16 @@ def _reliability(found: Summary, folder: Path) -> list[str]:
             f"{TRUSTED_POOL:g}): against other pairs their order would differ; score more pairs "
             "together"
         )
+    manifest = found.manifest
+    if manifest.keeps_reference:
+        lines.append(
+            "the reference was kept: all rows are scored against the "
+            f"{count(found.reference.pairs, 'pair')} of the pool as it was; "
+            f"{count(manifest.after_reference, 'row')} came later"
+        )
     if found.is_exact:
-        whose = "this pool" if found.saved is None else f"the pool of {found.saved}"
+        whose = "the pool as it was" if manifest.keeps_reference else "this pool"
+        whose = whose if found.saved is None else f"the pool of {found.saved}"
         return [f"error of the reference: none, every score is exact for {whose}", *lines]
     name, reliability = found.least_reliable
     if math.isfinite(reliability):

@@ -205,5 +205,5 @@ def _is_part_of_scores(path: Path) -> bool:
     return any(
         (folder / MANIFEST).is_file()
         and path.relative_to(folder).parts[0] in (MANIFEST, REPLACEMENT, *PARTS)
-        for folder in list(path.parents)[:4]
+        for folder in path.parents
     )

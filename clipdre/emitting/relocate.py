@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +11,9 @@ import pyarrow as pa
 from clipdre.emitting.subset import Subset
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify, open_source
+from clipdre.formats.folders.moved import find_moved, has_content_of
 from clipdre.formats.tars.locate import Located, locate
-from clipdre.formats.tars.shards import shard_name
+from clipdre.formats.tars.places import shard_names
 from clipdre.formats.tars.spans import Source
 from clipdre.formats.uids import canonical_uid
 from clipdre.selecting.select import Selection
@@ -22,48 +24,57 @@ from clipdre.words import count
 def relocated(selection: Selection, urls: Sequence[str]) -> Subset:
     """Return a subset that takes its samples from the tars `urls`.
 
-    If `urls` hold every scored shard by name and size, their byte spans are used as they are.
-    Otherwise samples are searched for by uid, or by key if they have no uid.
+    If `urls` hold the shards of all kept samples, by name and size, their byte spans are used as
+    they are. Otherwise samples are searched for by uid, or by key if they have no uid.
 
     Raises
     ------
     InputError
-        If a kept sample is in none of the tars.
+        If a kept sample is in none of the tars, or has no uid and a key that others share.
     """
-    sources = {shard_name(url): Source(url, identify(url).nbytes, None) for url in urls}
+    sources = {url: Source(url, identify(url).nbytes, None) for url in urls}
     manifest = selection.query.manifest
-    same = "embeddings" not in manifest.settings["read"] and all(
-        shard.name in sources and sources[shard.name].nbytes == shard.nbytes
-        for shard in manifest.shards
-    )
-    return (
-        Subset(selection, sources) if same else _SearchedSubset(selection, list(sources.values()))
-    )
+    if manifest.has_tars:
+        found = find_moved(
+            manifest.shards, urls, lambda s, url: has_content_of(s, url, sources[url].nbytes)
+        )
+        subset = Subset(selection, {name: sources[url] for name, url in found.items()})
+        if all(manifest.shards[index].name in found for index in subset.files):
+            return subset
+    names = dict(zip(urls, shard_names(urls), strict=True))
+    return _SearchedSubset(selection, {names[url]: source for url, source in sources.items()})
 
 
 class _SearchedSubset(Subset):
     """Samples found in other tars, in the order of these tars."""
 
-    def __init__(self, selection: Selection, sources: Sequence[Source]) -> None:
+    def __init__(self, selection: Selection, sources: Mapping[str, Source]) -> None:
         super().__init__(selection)
-        self._sources = sources
+        self._sources = list(sources.values())
         batches = list(selection.rows.batches())
         kept = pa.Table.from_batches(batches) if batches else None
         # Exact duplicates share a uid, and each of them must be found.
         rows: dict[str, list[int]] = {}
-        names = zip(kept["uid"].to_pylist(), kept["key"].to_pylist(), strict=True) if kept else ()
-        for row, (uid, key) in enumerate(names):
+        unnamed = defaultdict[str, list[str]](list)  # key to shards, of rows without a uid
+        for row, name in enumerate(
+            kept.select(["uid", "key", "shard"]).to_pylist() if kept else ()
+        ):
+            uid, key = name["uid"], name["key"]
             rows.setdefault(canonical_uid(uid) if uid else key, []).append(row)
-        self._parts = []
-        for index, source in enumerate(sources):
+            if not uid:
+                unnamed[key].append(name["shard"])
+        self._parts, met = [], Counter[str]()
+        for index, (shard, source) in enumerate(sources.items()):
             with open_source(source.url) as file:
                 found = list(locate(file, lambda name: name in rows or canonical_uid(name) in rows))
+            met.update(s.key for s in found if s.key in unnamed)
             taken = [(s, rows.get(canonical_uid(s.uid or "")) or rows.get(s.key)) for s in found]
             here = [(sample, left.pop(0)) for sample, left in taken if left]
             if here and kept is not None:
                 table = kept.take(pa.array([row for _, row in here]))
                 samples = [sample for sample, _ in here]
-                self._parts.append(_moved(table, index, shard_name(source.url), samples))
+                self._parts.append(_moved(table, index, shard, samples))
+        _check_alike(unnamed, met)
         lost = [name for name, left in rows.items() for _ in left]
         if lost:
             raise InputError(
@@ -91,6 +102,17 @@ class _SearchedSubset(Subset):
     def source(self, index: int) -> Source:
         """Return the searched tar of that index."""
         return self._sources[index]
+
+
+def _check_alike(unnamed: Mapping[str, Sequence[str]], met: Mapping[str, int]) -> None:
+    """Refuse keys that do not say which sample is meant: those of several sources often agree."""
+    alike = [k for k, shards in unnamed.items() if len(set(shards)) > 1 or met[k] > len(shards)]
+    if alike:
+        raise InputError(
+            f"{count(len(alike), 'kept key')} are those of several samples in the pool or in the "
+            f"`shards`, and without a uid (for instance {alike[0]})",
+            "pass the scored tars themselves under their own names, or score these ones",
+        )
 
 
 def _moved(table: pa.Table, index: int, shard: str, samples: Sequence[Located]) -> pa.Table:

@@ -91,7 +91,7 @@ class Subset:
         OutputError
             If there are no tars.
         """
-        sources = [self.source(index) for index in sorted(self._census.files)]
+        sources = [self.source(index) for index in sorted(self.files)]
         remote = [source for source in sources if is_remote(source.url)]
         for source in sources:
             if source in remote[:1] or not is_remote(source.url):
@@ -107,6 +107,11 @@ class Subset:
             "GROUP BY key HAVING count(*) > 1"
         )
         return dict(found)
+
+    @property
+    def files(self) -> list[int]:
+        """Indices of the files of scores that the kept rows are from."""
+        return self._census.files
 
     @property
     def renamed(self) -> int:

@@ -20,8 +20,9 @@ from clipdre.config import EncodeConfig, ReadConfig
 from clipdre.encoding.decode import Decoded, decode
 from clipdre.engines.base import Advance
 from clipdre.errors import ModelError
+from clipdre.formats.files.content import content_sample
 from clipdre.formats.files.parquet import write_table
-from clipdre.formats.folders.embeddings import WARNINGS, EmbeddingFiles, Half
+from clipdre.formats.folders.embeddings import SAMPLE, WARNINGS, EmbeddingFiles, Half
 from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, failures_table, key_hashes
 from clipdre.formats.tars.samples import (
@@ -343,12 +344,15 @@ def commit_shard(
     counts = Counter(failure.reason.value for failure in ordered)
     write_table(failures_table(ordered), failures)
     warned = {WARNINGS: "\n".join(found.warnings)} if found.warnings else {}
-    files.write(found.images, found.texts, found.samples, {**stamp, **warned})
+    sample = content_sample(shard.url)
+    stamp = {**stamp, **warned, SAMPLE: sample}
+    files.write(found.images, found.texts, found.samples, stamp)
     return msgspec.structs.replace(
         shard,
         rows=len(found.samples),
         failures=dict(sorted(counts.items())),
         warnings=found.warnings,
+        sample=sample,
     )
 
 

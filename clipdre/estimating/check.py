@@ -97,9 +97,9 @@ def check_reference(folder: ScoreFolder, manifest: Manifest) -> ReferenceCheck:
     record = manifest.reference
     if record is None:
         raise ScoresError(f"{folder.path} records no reference", SCORE_AGAIN)
-    # A saved reference belongs to another pool, whose embeddings are not here.
+    # A saved reference belongs to another pool, a kept one to the pool as it was.
     own = ReferenceFolder(folder.reference)
-    same = own.record() == record and record.version == VERSION
+    same = own.record() == record and record.version == VERSION and not manifest.keeps_reference
     checkable = folder.embeddings.exists() and same
     measured = _measured(folder, manifest, own) if checkable else {}
     names = [name for name in COLUMNS if name in query.columns]

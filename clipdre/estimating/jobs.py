@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from clipdre.core.moments import Moments
@@ -23,7 +24,7 @@ from clipdre.estimating.estimate import (
     query_rows,
     usable_reference,
 )
-from clipdre.formats.files.parquet import read_stamp, write_table
+from clipdre.formats.files.parquet import read_stamp, read_table, write_table
 from clipdre.formats.folders.columns import ROWS
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
@@ -37,6 +38,8 @@ from clipdre.sql.statistics import quantiles
 # Threads that write score files: most of it is waiting for the disk.
 WRITERS = 4
 REFERENCE, TAU, HALVES = "clipdre.reference", "clipdre.tau", "clipdre.halves"
+# Pairs of the pool that is scored: the one column that depends on them is `CONTRIBUTION`.
+PAIRS, CONTRIBUTION = "clipdre.pairs", "kl_contribution"
 
 
 @dataclass(frozen=True)
@@ -78,19 +81,34 @@ class EstimateWork:
                 for n in shards
             }
             paths = {n: self.folder.scores(self.manifest.shards[n].name) for n in shards}
-            if not all(stamps[n].items() <= read_stamp(paths[n]).items() for n in shards):
+            found = {n: read_stamp(paths[n]) for n in shards}
+            if all(stamps[n].items() <= found[n].items() for n in shards):
+                for n in shards:
+                    if found[n].get(PAIRS) != str(len(pool)):
+                        _count_pairs(paths[n], found[n], len(pool))
+            else:
                 estimates = estimate_rows(pool, hashes, estimator, start, stop)
 
                 def write(n: int) -> None:
                     part = estimates[pool.starts[n] - start : pool.starts[n + 1] - start]
                     table = scores_table(files[n].samples(), part.columns)
-                    write_table(table, paths[n], {**stamps[n], HALVES: encoded(part.halves)})
+                    stamp = {PAIRS: str(len(pool)), HALVES: encoded(part.halves)}
+                    write_table(table, paths[n], {**stamps[n], **stamp})
 
                 with ThreadPoolExecutor(WRITERS) as threads:
                     list(threads.map(write, shards))
             advance(stop - start, stop - start)
 
         return do
+
+
+def _count_pairs(path: Path, stamp: Mapping[str, str], pairs: int) -> None:
+    """Bring the scores of a shard up to a pool that has grown, while its reference was kept."""
+    table = read_table(path)
+    ratios = table["log_ratio"].to_numpy().astype(np.float64)
+    at = table.schema.get_field_index(CONTRIBUTION)
+    table = table.set_column(at, CONTRIBUTION, pa.array((ratios / pairs).astype(np.float32)))
+    write_table(table, path, {**stamp, PAIRS: str(pairs)})
 
 
 def shard_ranges(

@@ -47,7 +47,7 @@ def write_duplicates(folder: ScoreFolder, manifest: Manifest, found: Duplicates)
     """Write group and rank of each scored pair beside the scores, as measured columns are."""
     written = ColumnFolder(folder.columns / DUPLICATES)
     with exclusive(written.path):
-        remove_unfinished(written.path)
+        remove_unfinished(written.path, "**")
         _write(written, folder, manifest, found)
 
 

@@ -61,7 +61,7 @@ def measure(
     replacing = _is_replaced(final, scorer, config.overwrite) or _is_finished(replacement)
     written = replacement if replacing else final
     with shared(folder.path), exclusive(written.path):
-        remove_unfinished(written.path, f"{FIT}/*")
+        remove_unfinished(written.path, "**")
         engine = local_engine(usable_devices(config.device))
         identity = {"scorer": scorer.name, "version": scorer.version, "settings": builtins(scorer)}
         reader = PoolReader(folder, manifest, engine.devices[0], config.rows_at_once)

@@ -22,7 +22,7 @@ from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.sources import source_of
 from clipdre.formats.tars.samples import Sample
 from clipdre.formats.tars.shards import iter_samples
-from clipdre.formats.tars.spans import checked
+from clipdre.formats.tars.spans import CHANGED, checked
 from clipdre.models.encoder import Encoder
 from clipdre.models.load import load_encoder
 
@@ -151,9 +151,7 @@ class StoredRows:
                     )
                     samples = [sample for sample in found if isinstance(sample, Sample)]
                     if not samples:
-                        raise InputError(
-                            f"{source.name} has changed since it was scored", "score it again"
-                        )
+                        raise InputError(f"{source.name} has changed since it was scored", CHANGED)
                     yield samples[0]
 
 

@@ -18,8 +18,9 @@ from clipdre.encoding.encode import CAPTIONS, InParts
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify
 from clipdre.formats.folders.records import ModelRecord
+from clipdre.formats.tars.places import shard_name
 from clipdre.formats.tars.samples import Failure, Note, Reason, Sample, Stage
-from clipdre.formats.tars.shards import read_samples, shard_name
+from clipdre.formats.tars.shards import read_samples
 from clipdre.formats.tars.stated import stated_count
 from clipdre.models.encoder import Encoder
 from clipdre.models.load import load_encoder, usable_devices

@@ -63,7 +63,7 @@ class Summary:
     information : float or None
         InfoNCE's lower bound on the mutual information of image and caption, in nats: the mean
         negcliploss, less log k for pairs of k that left each other out. None if the scores do not
-        have that column, or are relative to another pool.
+        have that column, or some are relative to a pool without them.
     duplicates : Duplicated or None
         How much of the pool is alike; None if that was not measured.
     columns : list of Column
@@ -105,7 +105,8 @@ def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
     query = ScoreQuery(folder, manifest)
     with_errors = [name for name in MAIN_COLUMNS if name in ESTIMATED_COLUMNS]
     duplicates = _duplicated(folder)
-    bound = "negcliploss" if "negcliploss" in query.columns and not _saved(manifest) else None
+    own = not _saved(manifest) and not manifest.keeps_reference
+    bound = "negcliploss" if "negcliploss" in query.columns and own else None
     errors = statistics.errors(query, [*with_errors, *([bound] if bound else [])])
     left_out = manifest.reference.own != Own.COUNTED.value
     repeated = duplicates.mean_log_size if duplicates is not None and left_out else 0.0

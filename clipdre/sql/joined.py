@@ -11,7 +11,7 @@ import duckdb
 
 from clipdre.config import JoinKey
 from clipdre.errors import SelectionError
-from clipdre.formats.tars.shards import shard_name
+from clipdre.formats.tars.places import shard_name, shard_of_file
 from clipdre.only_with import OnlyWith, check
 from clipdre.sql.database import Database
 from clipdre.sql.expressions import FILE, check_names, folded, literal, private, quoted
@@ -57,20 +57,20 @@ class _Table(NamedTuple):
     files : list of str
     columns : dict
         Columns by their names in lower case: SQL does not tell them from upper case.
-    beside_shards : bool
-        Whether files have the names of shards: then each has the rows of its shard.
+    shards : list of str or None
+        The shard that each file has the name of, and whose rows it has.
     """
 
     files: list[str]
     columns: dict[str, str]
-    beside_shards: bool
+    shards: list[str | None]
 
     def __str__(self) -> str:
         return f"{WITH} {_label(self.files)}"
 
     def choices(self) -> list[JoinKey]:
         """Return what rows can be matched by, the most specific first."""
-        known = {*self.columns, *(["shard"] if self.beside_shards else [])}
+        known = {*self.columns, *(["shard"] if any(self.shards) else [])}
         return [key for key in JoinKey if known.issuperset(key.names)]
 
 
@@ -136,11 +136,11 @@ def _tables(database: Database, files: Sequence[Path], shards: Sequence[str]) ->
     groups: dict[frozenset[str], _Table] = {}
     for file in map(str, files):
         columns = {folded(name): name for name in _scan(database, [file]).columns}
-        table = groups.setdefault(frozenset(columns), _Table([], columns, beside_shards=False))
+        table = groups.setdefault(frozenset(columns), _Table([], columns, []))
         table.files.append(file)
     names = frozenset(shards)
     return [
-        table._replace(beside_shards=any(shard_name(file) in names for file in table.files))
+        table._replace(shards=[shard_of_file(file, names) for file in table.files])
         for table in groups.values()
     ]
 
@@ -198,7 +198,8 @@ def _file_view(database: Database, table: _Table, by: tuple[str, ...]) -> _View:
     for name in by:
         kind, column = kinds.get(name, "VARCHAR"), quoted(name)
         if name not in kinds:  # the name of the file is that of the shard
-            listed = ", ".join(literal(shard_name(file)) for file in table.files)
+            owners = zip(table.shards, table.files, strict=True)
+            listed = ", ".join(literal(shard or shard_name(file)) for shard, file in owners)
             column = f"([{listed}])[{FILE}::BIGINT + 1]"
         names.append(private(name))
         columns += f", {spelled(name, column, kind)} AS {names[-1]}"

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -101,7 +102,10 @@ def test_runs_again_only_with_the_same_settings_or_overwrite(run, pool, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("{empty}", "no .tar files in {empty}: pass the folder that holds the shards"),
+        (
+            "{empty}",
+            "no .tar files in {empty} and its subfolders: pass the folder that holds the shards",
+        ),
         ("nowhere.tar", "no such shard or folder: nowhere.tar: check the path"),
         ("{pool} --model ViT-B-33", "unknown model ViT-B-33: did you mean ViT-B-32"),
         ("{pool} --model ViT-B-32 --pretrained a/b.pt", "a/b.pt"),
@@ -240,3 +244,51 @@ def test_an_option_that_would_not_be_used_is_refused(run, tmp_path, option, mess
 @pytest.mark.parametrize("option", ["--neighbors 64 --bulk 64", "--reference stratified --bulk 64"])
 def test_options_of_the_reference_in_use_are_accepted(run, option):
     assert error_of(run(f"score nowhere.tar -o out {option}"), 1).startswith("no such shard")
+
+
+class TestSecondRuns:
+    @pytest.fixture
+    def grown(self, run, pool, tmp_path):
+        """A pool of one shard, scored, to which another one was added."""
+        (tmp_path / "pool").mkdir()
+        shutil.copy2(pool / "00000.tar", tmp_path / "pool")
+        printed(run(f"score pool -o s {TINY}"))
+        shutil.copy2(pool / "00001.tar", tmp_path / "pool")
+
+    def test_a_pool_grows(self, run, grown):
+        found = run(f"score pool -o s {TINY}")
+        assert printed(found) == "s\n"
+        assert "exact reference of 200 pairs" in found.stderr
+
+    def test_a_reference_is_kept(self, run, grown):
+        found = run(f"score pool -o s {TINY} --keep-reference")
+        assert printed(found) == "s\n"
+        said = "scored against the 100 pairs of the pool as it was; 100 rows came later"
+        assert said in " ".join(found.stderr.split())
+        shown = json.loads(printed(run("info s --json")))
+        assert (shown["keeps_reference"], shown["rows_after_reference"]) == (True, 100)
+        assert shown["reference"]["pairs"] == 100
+
+    def test_shards_that_are_gone_are_named(self, run, grown, tmp_path):
+        (tmp_path / "pool" / "00000.tar").unlink()
+        error = error_of(run(f"score pool -o s {TINY}"), 1)
+        assert f"these SHARDS do not hold: 00000 ({tmp_path}/pool/00000.tar)" in error
+        assert "give all SHARDS of the pool, wherever they are now; pass --prune to drop" in error
+        (tmp_path / "pool" / "00002.tar").symlink_to(tmp_path / "pool" / "00001.tar")
+        assert "00000" in error_of(run(f"score pool -o s {TINY} --keep-reference"), 1)
+
+    def test_a_score_folder_is_scored_again_from_its_embeddings(self, run, grown):
+        found = run("score --embeddings s -o again --reference sample --bulk 64")
+        assert printed(found) == "again\n"
+        assert "sample reference of 100 pairs" in found.stderr
+        assert printed(run("filter again --by similarity --top 5 -o kept")) == "kept\n"
+        error = error_of(run("score --embeddings s -o again --logit-scale 50"), 2)
+        assert "records the scale and bias of its model: drop --logit-scale" in error
+
+    @pytest.mark.parametrize(
+        "options",
+        ["--keep-reference --overwrite", "--prune --overwrite", "--keep-reference --bulk 64"],
+    )
+    def test_options_that_contradict_each_other_are_refused(self, run, grown, options):
+        error = error_of(run(f"score pool -o s {TINY} {options}"), 2)
+        assert "cannot be used with" in error

@@ -118,6 +118,7 @@ class TestWork:
                 b"clipdre.reference": manifest.reference.digest.encode(),
                 b"clipdre.tau": b"64",
                 b"clipdre.rows": rows_stamp(own).encode(),
+                b"clipdre.pairs": b"300",
             }
             assert "log_ratio_tau" in pq.read_schema(file).names
 

@@ -6,7 +6,7 @@ import pytest
 
 from clipdre.config import EstimateConfig, ReadConfig, ReferenceMethod
 from clipdre.errors import InputError
-from clipdre.formats.tars.shards import expand_shards
+from clipdre.formats.tars.places import expand_shards
 from clipdre.pipelines import trial
 from clipdre.pipelines.trial import Trial, try_out
 from tests.helpers import TINY, all_files, pair, png, write_tar

@@ -115,6 +115,14 @@ def local_path(place: str) -> Path | None:
     return None if is_remote(place) else unescaped_path(place)
 
 
+def absolute(url: str) -> str:
+    """Return a local path so that it holds in any working directory; other URLs as they are."""
+    if is_remote(url):
+        return url
+    path = Path.cwd() / url.removeprefix(LOCAL)
+    return str(real(path.parent) / path.name if ".." in path.parts else path)
+
+
 def regular(path: Path) -> Path:
     """Return the path of a regular file: opening a pipe or a device may take forever.
 

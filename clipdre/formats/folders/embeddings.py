@@ -35,6 +35,8 @@ PREFIXES = {Modality.IMAGE: "img", Modality.TEXT: "text"}
 NPY_HEADER_BYTES = 128
 # Key of a stamp: the warnings about a shard, one a line.
 WARNINGS = "clipdre.warnings"
+# Key of a stamp: the sample of the shard's content.
+SAMPLE = "clipdre.sample"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from clipdre.words import count
 # Everything that a run writes below its folder, besides the manifest.
 PARTS = ("scores", "failures", "embeddings", "reference", "columns")
 MOVING = "moving"
+# Subfolder for the replacement of an earlier plan until its embeddings have been taken over.
+ABANDONED = ".abandoned"
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,26 @@ class ScoreFolder:
         """Scores that are to replace these once they are complete."""
         return ScoreFolder(self.path / REPLACEMENT)
 
+    @property
+    def abandoned(self) -> ScoreFolder:
+        """What an interrupted run to another plan left of its replacement."""
+        return ScoreFolder(self.path / ABANDONED)
+
+    def abandon_replacement(self) -> None:
+        """Set an unfinished replacement aside, so that another one can take over its embeddings."""
+        new, old = self.replacement, self.abandoned
+        if (old.path / MANIFEST).exists():  # what was taken over from it is all that is in `new`
+            new.clear()
+        elif (new.path / MANIFEST).exists():
+            new.path.rename(old.path)
+
+    def remove_abandoned(self) -> None:
+        """Remove what `abandon_replacement` set aside."""
+        old = self.abandoned
+        if not old.is_foreign():
+            old.clear()
+            shutil.rmtree(old.path, ignore_errors=True)
+
     def finish_replacement(self) -> None:
         """Put a finished replacement in the place of these scores; do nothing if there is none.
 
@@ -123,7 +145,8 @@ class ScoreFolder:
                     shutil.rmtree(self.path / part, ignore_errors=True)
                     (new / part).rename(self.path / part)
             if (new / MANIFEST).exists():
-                (new / MANIFEST).replace(self.path / MANIFEST)
+                read_manifest(new).write(self.path)  # paths of shards may be from there
+                (new / MANIFEST).unlink()
             shutil.rmtree(new, ignore_errors=True)
         except OSError as error:
             raise OutputError(

@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
-from clipdre.config import ReadConfig
+from clipdre.config import EstimateConfig, ReadConfig
 from clipdre.errors import ScoresError
-from clipdre.formats.files.storage import committed, is_utf8, regular
+from clipdre.formats.files.remote import is_remote
+from clipdre.formats.files.storage import absolute, committed, is_utf8, regular, unescaped_path
 from clipdre.formats.folders.records import (
     ModelRecord,
     Record,
@@ -19,9 +20,10 @@ from clipdre.formats.folders.records import (
     ShardRecord,
     upgraded,
 )
+from clipdre.formats.tars.places import is_harmless
 from clipdre.words import one_line
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST = "manifest.json"
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Without it, `score` would read this manifest again.
@@ -46,6 +48,8 @@ class Manifest(Record, frozen=True, kw_only=True):
         size and the like do not.
     reference : ReferenceRecord or None
         How the marginals were computed; None until they are.
+    keeps_reference : bool
+        Whether the reference is that of the pool before shards were added or dropped.
     pool_reliability : dict
         Column to its correlation between two halves of the pool; empty if a clipdre that did not
         measure it made the scores. Columns that do not vary have none.
@@ -59,6 +63,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     settings: dict[str, dict[str, Any]]
     shards: tuple[ShardRecord, ...]
     reference: ReferenceRecord | None = None
+    keeps_reference: bool = False
     pool_reliability: dict[str, float] = msgspec.field(default_factory=dict)
     quantiles: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
     complete: bool = False
@@ -68,6 +73,16 @@ class Manifest(Record, frozen=True, kw_only=True):
     def reading(self) -> ReadConfig:
         """Settings that the shards were read with."""
         return msgspec.convert(self.settings["read"], ReadConfig)
+
+    @property
+    def estimating(self) -> EstimateConfig:
+        """Settings that the marginals are computed with."""
+        return msgspec.convert(self.settings.get("estimate", {}), EstimateConfig)
+
+    @property
+    def after_reference(self) -> int:
+        """Pairs that came after the reference, which was kept: they are not in it."""
+        return sum(shard.rows for shard in self.shards if shard.after_reference)
 
     @property
     def rows(self) -> int:
@@ -93,9 +108,16 @@ class Manifest(Record, frozen=True, kw_only=True):
         return "embeddings" not in self.settings["read"]
 
     def write(self, folder: Path) -> None:
-        """Write atomically to `folder`."""
+        """Write atomically to `folder`; shards inside it are written by their path from there."""
+        here = Path(absolute(str(folder)))
+        shards = (
+            msgspec.structs.replace(shard, url=str(Path(shard.url).relative_to(here)))
+            if not is_remote(shard.url) and Path(shard.url).is_relative_to(here)
+            else shard
+            for shard in self.shards
+        )
         with committed(folder / MANIFEST) as temporary:
-            temporary.write_bytes(self.encoded())
+            temporary.write_bytes(msgspec.structs.replace(self, shards=tuple(shards)).encoded())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -130,9 +152,26 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         raw = _upgraded(raw) if version == 1 else raw
-        return _checked(msgspec.convert({**raw, "schema_version": SCHEMA_VERSION}, type=Manifest))
+        found = msgspec.convert({**raw, "schema_version": SCHEMA_VERSION}, type=Manifest)
+        return _checked(_found_inside(found, Path(absolute(str(folder)))))
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ScoresError(f"{path} is damaged ({error})", CURE) from error
+
+
+def _found_inside(manifest: Manifest, folder: Path) -> Manifest:
+    """Return a manifest with the absolute paths of shards that are named by their path from it.
+
+    Those that are not there are from an older clipdre, whose paths were as they were given.
+    """
+    if all(is_remote(s.url) or s.url.startswith("/") for s in manifest.shards):
+        return manifest  # as a rule, and nothing is looked up
+    shards = (
+        msgspec.structs.replace(shard, url=str(folder / shard.url))
+        if not is_remote(shard.url) and unescaped_path(str(folder / shard.url)).is_file()
+        else shard
+        for shard in manifest.shards
+    )
+    return msgspec.structs.replace(manifest, shards=tuple(shards))
 
 
 def _checked(manifest: Manifest) -> Manifest:
@@ -140,8 +179,9 @@ def _checked(manifest: Manifest) -> Manifest:
     if "read" not in manifest.settings:
         raise ValueError("no settings `read`")
     assert manifest.reading
+    assert manifest.estimating
     names = [shard.name for shard in manifest.shards]
-    if not names or len(set(names)) < len(names) or any({"/", "\0"} & set(name) for name in names):
+    if not names or len(set(names)) < len(names) or not all(map(is_harmless, names)):
         raise ValueError("the shards do not have a name each")
     return manifest
 

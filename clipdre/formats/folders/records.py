@@ -95,6 +95,11 @@ class ShardRecord(Record, frozen=True, kw_only=True):
     warnings : tuple of str
         Why the shard may lack samples that it once had (no end of the archive, or fewer samples
         than are stated beside it), or how rows of embeddings without a key are named.
+    after_reference : bool
+        Whether the shard came after the reference, which was kept: its pairs are scored against
+        those of the other shards, and are not in the reference themselves.
+    sample : str
+        Of its content, see `clipdre.formats.files.content`; empty if it was not taken.
     """
 
     name: str
@@ -104,6 +109,8 @@ class ShardRecord(Record, frozen=True, kw_only=True):
     rows: Count = 0
     failures: dict[str, Count] = {}
     warnings: tuple[str, ...] = ()
+    after_reference: bool = False
+    sample: str = ""
 
     @property
     def samples(self) -> int:

@@ -39,6 +39,7 @@ from clipdre.formats.folders.records import ReferenceRecord, upgraded
 from clipdre.words import one_line
 
 RECORD = "reference.json"
+LEADERS = "alike.npz"
 CURE = "score that pool again with `overwrite`"
 MOST_PAIRS = 2**48
 Hashes = npt.NDArray[np.uint64]
@@ -91,12 +92,12 @@ class ReferenceFolder:
 
     def write_leaders(self, leaders: npt.NDArray[np.int64], digest: str) -> None:
         """Write which row leads each row's group of alike pairs."""
-        with committed(self.path / "alike.npz") as temporary, open(temporary, "wb") as file:
+        with committed(self.path / LEADERS) as temporary, open(temporary, "wb") as file:
             np.savez(file, leaders=leaders, digest=np.array(digest))
 
     def leaders(self, digest: str, rows: int) -> npt.NDArray[np.int64] | None:
         """Return what `write_leaders` wrote of `rows` with this digest; None if there is none."""
-        with suppress(ScoresError), self._archive("alike.npz") as found:
+        with suppress(ScoresError), self._archive(LEADERS) as found:
             if str(found.get("digest")) == digest:
                 return _are_leaders(_checked(found["leaders"], np.int64, rows))
         return None

@@ -33,4 +33,4 @@ def source_of(shard: ShardRecord) -> Source:
                 "the web or in a store",
                 TRUST,
             )
-    return Source(shard.url, shard.nbytes, shard.modified, public=True)
+    return Source(shard.url, shard.nbytes, shard.modified, shard.sample, public=True)

@@ -1,21 +1,16 @@
-"""Find WebDataset shards and read their samples."""
+"""Read the samples of WebDataset shards."""
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import BinaryIO
-
-from braceexpand import braceexpand
 
 from clipdre.config import ReadConfig
 from clipdre.errors import InputError
-from clipdre.formats.files.lines import split_lines
-from clipdre.formats.files.remote import is_remote
-from clipdre.formats.files.storage import open_source, unescaped_path
+from clipdre.formats.files.storage import open_source
 from clipdre.formats.tars.captions import says_nothing
 from clipdre.formats.tars.groups import Group, iter_groups
-from clipdre.formats.tars.loose import refuse_loose
+from clipdre.formats.tars.places import shard_name
 from clipdre.formats.tars.samples import (
     Failure,
     Note,
@@ -38,81 +33,6 @@ DAMAGE = {
     Reason.COMPRESSED_TAR,
     Reason.EMPTY_FILE,
 }
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-GLOB_CHARACTERS = frozenset("*?[")
-
-
-def expand_shards(arguments: Sequence[str], stdin: Iterable[str] = ()) -> list[str]:
-    """Return the paths and URLs of the shards that `arguments` name, each once, sorted by name.
-
-    Each argument is a folder (its tars), a tar, a glob, a brace pattern, a URL, or
-    ``-``, which stands for the lines of `stdin`, see `clipdre.formats.files.lines`. Bytes that are
-    not UTF-8 are escaped, see `clipdre.formats.files.storage.unescaped_path`.
-
-    Raises
-    ------
-    InputError
-        If an argument names no tar, or two shards have the same name.
-    """
-    urls: list[str] = []
-    for argument in arguments:
-        if argument == "-":
-            lines = split_lines("".join(stdin))
-            urls += [url for line in lines for url in _expand(line.strip())]
-        else:
-            urls += _expand(argument)
-    if not urls:
-        raise InputError("no shards were given", "pass folders, tars, globs, or '-' with a list")
-    # Sorted, so that a run resumes in whatever order the same shards are given.
-    urls = sorted(map(printable, dict.fromkeys(urls)), key=shard_name)
-    by_name: dict[str, str] = {}
-    for url in urls:
-        name = shard_name(url)
-        if name in by_name:
-            raise InputError(
-                f"two shards are named {name!r}: {by_name[name]} and {url}",
-                "rename one of them, or score them into different folders",
-            )
-        by_name[name] = url
-    return urls
-
-
-def _expand(pattern: str) -> list[str]:
-    path = unescaped_path(pattern)
-    if path.exists() and not is_remote(pattern):
-        if not path.is_dir():
-            refuse_loose(path)
-            return [pattern]
-        found = [p for p in path.iterdir() if p.name.endswith(TAR_SUFFIXES)]
-        tars = sorted(str(p) for p in found if not p.name.startswith("."))
-        if not tars:
-            refuse_loose(path)
-            raise InputError(f"no .tar files in {pattern}", "pass the folder that holds the shards")
-        return tars
-    expanded = list(braceexpand(pattern)) if "{" in pattern else [pattern]
-    urls: list[str] = []
-    for name in expanded:
-        if is_remote(name):
-            urls.append(name)
-        elif GLOB_CHARACTERS & set(name):
-            matches = sorted(glob.glob(name))
-            if matches:
-                refuse_loose(unescaped_path(matches[0]))
-            urls += matches
-        elif unescaped_path(name).exists():
-            urls.append(name)
-        else:
-            raise InputError(f"no such shard or folder: {name}", "check the path")
-    if not urls:
-        raise InputError(f"no file matches {pattern}", "check the pattern")
-    return urls
-
-
-def shard_name(url: str) -> str:
-    """Return the name of a shard: the last part of its path without its suffix."""
-    name = url.rstrip("/").rpartition("/")[2]
-    suffix = next((s for s in (*TAR_SUFFIXES, ".parquet") if name.endswith(s)), "")
-    return name.removesuffix(suffix)
 
 
 def read_samples(url: str, config: ReadConfig) -> Iterator[Sample | Failure | Note]:

@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import BinaryIO, TypeVar
 
 from clipdre.errors import InputError
+from clipdre.formats.files.content import content_sample
 from clipdre.formats.files.remote import is_remote, read_ranges, redacted
 from clipdre.formats.files.storage import (
     GZIP_MAGIC,
@@ -42,7 +43,11 @@ MAGIC_SPAN = (0, len(GZIP_MAGIC))
 MAX_VECTORS = 1024  # what POSIX systems accept in one vectored call
 LARGEST = 2**32  # bytes of a sample
 SCORE_AGAIN = "score it again"
-MOVED = "check the path; if the pool has moved, or the path was relative, name it with `shards`"
+CHANGED = f"{SCORE_AGAIN}, or name the tars that were scored with `shards`"
+MOVED = (
+    "check the path; if the pool has moved, or the path was relative, name it with `shards`, or "
+    "score its new place into the same folder, which encodes nothing"
+)
 COPY_AGAIN = "copy or download the shard again"
 Span = tuple[int, int]
 T = TypeVar("T")
@@ -59,6 +64,8 @@ class Source:
     nbytes : int
     modified : str or None
         Time of change; None if the shard was moved, so that only its size can be compared.
+    sample : str
+        Of its content; a shard with another time of change is the same if it has it.
     public : bool
         Whether a web host has to have a public address.
     """
@@ -66,6 +73,7 @@ class Source:
     url: str
     nbytes: int
     modified: str | None
+    sample: str = ""
     public: bool = False
 
     def check(self) -> None:
@@ -74,17 +82,19 @@ class Source:
         Raises
         ------
         InputError
-            If it is missing, or its size or time of change differs.
+            If it is missing, or its size differs, or its time of change and content.
         """
         try:
             now = identify(self.url, self.public)
         except InputError as error:
             raise InputError(error.problem, TRUST if error.cure == TRUST else MOVED) from error
-        if now != SourceIdentity(self.nbytes, self.modified or now.modified):
+        if now != SourceIdentity(self.nbytes, self.modified or now.modified) and not (
+            now.nbytes == self.nbytes and self.sample and content_sample(self.url) == self.sample
+        ):
             raise InputError(
                 f"{redacted(self.url)} has changed since it was scored "
                 f"({now.difference(self.nbytes)})",
-                SCORE_AGAIN,
+                CHANGED,
             )
 
     def _ranges(self, runs: Sequence[Span]) -> Sequence[bytes]:
@@ -149,7 +159,7 @@ class SpanReader:
                 start = offset - runs[run][0]
                 view = memoryview(data[run])[start : start + nbytes]
                 if len(view) < nbytes:
-                    raise InputError(f"{self.name} ends before byte {offset + nbytes}", SCORE_AGAIN)
+                    raise InputError(f"{self.name} ends before byte {offset + nbytes}", CHANGED)
                 yield view
 
 
@@ -162,7 +172,7 @@ def _check(spans: Sequence[Span], size: int | None, name: str) -> None:
             raise InputError(f"the scores do not say where the samples of {name} are", SCORE_AGAIN)
         reached = offset + nbytes
         if size is not None and reached > size:
-            raise InputError(f"{name} ends before byte {reached}", SCORE_AGAIN)
+            raise InputError(f"{name} ends before byte {reached}", CHANGED)
 
 
 def _read(file: BinaryIO, name: str, offset: int, nbytes: int) -> bytes:
@@ -238,7 +248,7 @@ def checked(span: memoryview, key: str, shard: str) -> memoryview:
         there = next((repr(found) for found in keys if found != key), "no tar header")
         raise InputError(
             f"{shard} has changed since it was scored: where {key!r} was, there is {there}",
-            SCORE_AGAIN,
+            CHANGED,
         )
     kept = [span[member.offset : member.end] for member in members]
     return span if sum(map(len, kept)) == len(span) else memoryview(b"".join(kept))

@@ -29,7 +29,7 @@ def test_counts_add_up(scored):
         (None, "is not a score folder"),
         ("{", "cannot read"),
         ("[]", "has schema version None"),
-        ('{"schema_version": 99}', "has schema version 99, this clipdre reads 3"),
+        ('{"schema_version": 99}', "has schema version 99, this clipdre reads 4"),
         ('{"schema_version": 2, "shards": []}', "is damaged"),
         ('{"schema_version": 1, "shards": []}', "is damaged"),
         ("[" * 100_000, "cannot read"),

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipdre.errors import InputError
-from clipdre.formats.tars.shards import expand_shards
+from clipdre.formats.tars.places import expand_shards
 from tests.helpers import pair, png, write_tar
 
 RECORDS = {"url": ["u"], "key": ["000000000"], "status": ["success"], "caption": ["red"]}

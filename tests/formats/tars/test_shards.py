@@ -1,17 +1,15 @@
 import gzip
-import os
 import tarfile
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
 from clipdre.config import ReadConfig
 from clipdre.doctor import diagnose
 from clipdre.errors import InputError
-from clipdre.formats.files.storage import identify
+from clipdre.formats.tars.places import expand_shards
 from clipdre.formats.tars.samples import Failure, Reason, Sample
-from clipdre.formats.tars.shards import expand_shards, iter_samples, read_samples, shard_name
+from clipdre.formats.tars.shards import iter_samples
 from tests.corpus import extension, padded, raw, signed, special
 from tests.helpers import pair, peak_memory, png, read_failures, tiny_score, write_tar
 
@@ -19,98 +17,6 @@ from tests.helpers import pair, peak_memory, png, read_failures, tiny_score, wri
 def read(path, **options):
     with path.open("rb") as file:
         return list(iter_samples(file, ReadConfig(**options)))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("00001", "00000", "00010"):
-        write_tar(tmp_path / f"{name}.tar", pair("a"))
-    (tmp_path / "notes.txt").write_text("not a shard")
-    return tmp_path
-
-
-class TestExpandShards:
-    def test_folder_expands_to_its_sorted_tars(self, folder):
-        names = [shard_name(url) for url in expand_shards([str(folder)])]
-        assert names == ["00000", "00001", "00010"]
-
-    def test_globs_braces_files_and_stdin_expand(self, folder):
-        assert len(expand_shards([f"{folder}/0000*.tar"])) == 2
-        braces = expand_shards([f"{folder}/{{00001,00000}}.tar"])
-        assert [shard_name(url) for url in braces] == ["00000", "00001"]
-        assert expand_shards([f"{folder}/00001.tar"]) == [f"{folder}/00001.tar"]
-        lines = [f"{folder}/00001.tar\n", "\n", f"{folder}/00010.tar\n"]
-        assert [shard_name(url) for url in expand_shards(["-"], lines)] == ["00001", "00010"]
-
-    def test_shards_count_once_in_any_order(self, folder):
-        places = [f"{folder}/00010.tar", str(folder), f"{folder}/00000.tar"]
-        assert expand_shards(places) == expand_shards([str(folder)])
-
-    @pytest.mark.parametrize("text", ["{0}\0{1}\0", "\ufeff{0}\r\n\r\n{1}", " {0} \n{1}\n"])
-    def test_stdin_may_come_from_any_tool(self, folder, text):
-        text = text.format(f"{folder}/00001.tar", f"{folder}/00010.tar")
-        urls = expand_shards(["-"], text.splitlines(keepends=True))
-        assert [shard_name(url) for url in urls] == ["00001", "00010"]
-
-    @pytest.mark.parametrize(
-        ("argument", "message"),
-        [
-            ("nowhere", "no such shard or folder: .*nowhere"),
-            ("*.zip", "no file matches"),
-            ("{00000,00003}.tar", "no such shard or folder: .*00003.tar"),
-        ],
-    )
-    def test_missing_shards_are_refused(self, folder, argument, message):
-        with pytest.raises(InputError, match=message):
-            expand_shards([f"{folder}/{argument}"])
-
-    def test_folder_without_tars_is_refused(self, tmp_path):
-        with pytest.raises(InputError, match=r"no \.tar files in"):
-            expand_shards([str(tmp_path)])
-
-    def test_empty_list_is_refused(self):
-        with pytest.raises(InputError, match="no shards were given"):
-            expand_shards(["-"], ["\n"])
-
-    def test_two_shards_with_the_same_name_are_refused(self, folder):
-        (folder / "other").mkdir()
-        write_tar(folder / "other" / "00000.tar", pair("a"))
-        with pytest.raises(InputError, match="two shards are named '00000'"):
-            expand_shards([str(folder), str(folder / "other")])
-
-    def test_hidden_files_are_not_shards_unless_they_are_named(self, folder):
-        hidden = folder / "._00000.tar"
-        hidden.write_bytes(b"AppleDouble")
-        assert len(expand_shards([str(folder)])) == 3
-        assert len(expand_shards([f"{folder}/*.tar"])) == 3
-        assert expand_shards([str(hidden)]) == [str(hidden)]
-        for path in folder.glob("0*.tar"):
-            path.unlink()
-        with pytest.raises(InputError, match=r"no \.tar files in"):
-            expand_shards([str(folder)])
-
-    def test_names_that_are_not_utf8_are_escaped_and_found(self, folder):
-        shard = str(folder / os.fsdecode(b"caf\xe9.tar"))
-        write_tar(Path(shard), pair("a"))
-        escaped = f"{folder}/caf\\udce9.tar"
-        for argument in (str(folder), f"{folder}/c*.tar", shard, escaped):
-            *_, url = expand_shards([argument])
-            assert url == escaped
-            assert shard_name(url) == "caf\\udce9"
-        assert identify(url) == identify(shard)
-        (sample,) = read_samples(url, ReadConfig())
-        assert sample.key == "a"
-        write_tar(Path(escaped), pair("b"))
-        (sample,) = read_samples(url, ReadConfig())
-        assert sample.key == "b"
-        with pytest.raises(InputError, match="two shards are named"):
-            expand_shards([str(folder)])
-
-    def test_urls_are_not_looked_up(self):
-        assert expand_shards(["s3://bucket/{0..1}.tar"]) == [
-            "s3://bucket/0.tar",
-            "s3://bucket/1.tar",
-        ]
 
 
 class TestIterSamples:
@@ -194,6 +100,7 @@ class TestIterSamples:
 READ = """
 import sys
 from clipdre.config import ReadConfig
+from clipdre.formats.tars.places import expand_shards
 from clipdre.formats.tars.shards import read_samples
 before = peak()
 print(len(list(read_samples(sys.argv[1], ReadConfig()))), peak() - before)
