@@ -93,7 +93,7 @@ def _names(data: bytes) -> pa.Table:
 def _parquet_table(data: bytes) -> pa.Table:
     """Read the columns that name samples; repeated values stay dictionaries."""
     schema = pq.read_schema(io.BytesIO(data))
-    held = [name for name in COLUMNS if name in schema.names]
+    held = _naming(schema.names)
     if not held:
         return schema.empty_table()
     file = pq.ParquetFile(io.BytesIO(data), read_dictionary=held)

@@ -21,7 +21,7 @@ def test_prints_the_folder_and_on_stderr_a_summary(run, pool, tmp_path):
     assert printed(found) == "s\n"
     assert "302 samples in 4 shards: 301 scored, 1 failed" in found.stderr.splitlines()
     rows = rows_of(found.stderr)
-    assert rows["unreadable_image"] == ["bad/y", "1"]
+    assert rows["unreadable_image"] == [f"{tmp_path.name}/bad/y", "1"]
     assert rows["score"] == ["5%", "25%", "50%", "75%", "95%", "pool"]
     *quantiles, pool_reliability = [float(value) for value in rows["kl_text"]]
     assert quantiles == sorted(quantiles)
@@ -258,7 +258,7 @@ class TestSecondRuns:
     def test_a_pool_grows(self, run, grown):
         found = run(f"score pool -o s {TINY}")
         assert printed(found) == "s\n"
-        assert "exact reference of 200 pairs" in found.stderr
+        assert "reference: exact, of 200 pairs" in found.stderr
 
     def test_a_reference_is_kept(self, run, grown):
         found = run(f"score pool -o s {TINY} --keep-reference")
@@ -280,7 +280,7 @@ class TestSecondRuns:
     def test_a_score_folder_is_scored_again_from_its_embeddings(self, run, grown):
         found = run("score --embeddings s -o again --reference sample --bulk 64")
         assert printed(found) == "again\n"
-        assert "sample reference of 100 pairs" in found.stderr
+        assert "reference: sample, of 100 pairs" in found.stderr
         assert printed(run("filter again --by similarity --top 5 -o kept")) == "kept\n"
         error = error_of(run("score --embeddings s -o again --logit-scale 50"), 2)
         assert "records the scale and bias of its model: drop --logit-scale" in error
