@@ -92,13 +92,16 @@ def test_the_examples_run(tmp_path, monkeypatch):
     assert runner.tries > 40
 
 
+MESSAGES = ("quiet", "log_file")
+
+
 class TestCommandLine:
     """A command and its function have the same names for the same things."""
 
     def test_select_and_emit_are_filter(self):
         selecting = {parameter.name for parameter in parameters("select")[1:]}
         writing = {parameter.name for parameter in parameters("emit")[1:]}
-        only_shell = {"scores", "help", "dry_run", "json", "shuffle", "every"}
+        only_shell = {"scores", "help", "dry_run", "json", "shuffle", "every", *MESSAGES}
         assert options("filter") - only_shell == (selecting | writing) - {"shuffle_seed"}
         assert options("emit") - {"keys", *only_shell} == writing - {"shuffle_seed"} | {"seed"}
 
@@ -106,7 +109,8 @@ class TestCommandLine:
         configs = {f.name for config in (ReadConfig, EncodeConfig) for f in fields(config)}
         configs |= {f.name for f in fields(EstimateConfig)}
         functions = {p.name for name in ("score", "score_embeddings") for p in parameters(name)}
-        only_shell = {"help", "reference", "normalize", "image_key", "text_key"}
+        only_shell = {"help", "reference", "normalize", "image_key", "text_key", *MESSAGES}
+        only_shell |= {"dry_run", "limit", "json"}
         assert options("score") - only_shell <= configs | functions
         only_python = {"read", "encode", "estimate"}  # whose fields are the options
         assert functions - only_python <= options("score")
@@ -114,12 +118,12 @@ class TestCommandLine:
     def test_measure(self):
         command = GROUP.commands["measure"].get_command(None, "prompt-weight")
         settings = {field.name for field in fields(PromptWeight)}
-        common = {parameter.name for parameter in command.params} - settings - {"help"}
+        common = {parameter.name for parameter in command.params} - settings - {"help", *MESSAGES}
         assert common == {p.name for p in parameters("measure")} - {"scores", "scorer", "settings"}
 
     def test_diagnose_is_doctor(self):
         reading = {"image_key", "text_key"} | {f.name for f in fields(ReadConfig)}
-        found = options("doctor") - {"help", "json"} - reading | {"decode", "read"}
+        found = options("doctor") - {"help", "json", *MESSAGES} - reading | {"decode", "read"}
         assert found == {parameter.name for parameter in parameters("diagnose")}
 
 

@@ -66,8 +66,9 @@ class Subset:
         """Return rows with the places of tars that have moved."""
         if not self._moved or "path" not in batch.schema.names:
             return batch
-        places = [self._moved[shard.name].url for shard in self.manifest.shards]
-        paths = pa.array(map(place_of, places), pa.string()).take(batch[FILE])
+        shards = self.manifest.shards
+        urls = [self._moved[s.name].url if s.name in self._moved else s.url for s in shards]
+        paths = pa.array(map(place_of, urls), pa.string()).take(batch[FILE])
         return batch.set_column(batch.schema.get_field_index("path"), "path", paths)
 
     def source(self, index: int) -> Source:

@@ -25,6 +25,7 @@ COMMANDS = {
         "filter scores --with joined.parquet --by log_ratio --top 5 --shards pool -o out",
     ),
     "emit": ("emit scores --keys keys.txt --format keys -o -",),
+    "export": ("export scores -o out.lance",),
     "doctor": ("doctor pool", "doctor pool --json"),
     "recipes": ("recipes ./mine.toml",),
     "scorers": ("scorers",),

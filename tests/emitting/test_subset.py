@@ -73,7 +73,10 @@ def test_moved_shards_replace_the_scored_ones(scored, pool):
     subset = Subset(chosen(scored), {"00001": moved})
     assert subset.source(1) == moved
     path = pool / "00000.tar"
-    assert subset.source(0) == Source(str(path), path.stat().st_size, str(path.stat().st_mtime_ns))
+    source, found = subset.source(0), path.stat()
+    assert (source.url, source.nbytes) == (str(path), found.st_size)
+    assert source.modified == str(found.st_mtime_ns)
+    assert source.public
 
 
 def test_scores_from_embeddings_have_no_tars(tmp_path):

@@ -283,12 +283,12 @@ class TestEmission:
         assert sum(name.endswith(".png") for name in kept) == 12
 
     def test_finds_samples_in_other_tars(self, scored, pool, tmp_path):
-        """The tars in one, so that samples are searched for."""
-        members = [*members_of(pool / "b.tar").items(), *members_of(pool / "a.tar").items()]
-        both = write_tar(tmp_path / "both.tar", members)
+        """A tar with one more, so that samples are searched for."""
+        members = [*pair("more"), *members_of(pool / "b.tar").items()]
+        other = write_tar(tmp_path / "other.tar", members)
         only_b = kept_by(scored, where="shard = 'b'")
         config = EmitConfig(write_caption=True)
-        write_subset(only_b, tmp_path / "kept", config=config, shards=[str(both)])
+        write_subset(only_b, tmp_path / "kept", config=config, shards=[str(other)])
         kept = members_of(tmp_path / "kept" / "00000000.tar")
         texts = [data.decode() for name, data in kept.items() if name.endswith(".txt")]
         assert texts == captions_of(scored)[8:]
