@@ -4,7 +4,7 @@ python scripts/run_documents.py docs/tutorial.md            # exit 1 at the firs
 python scripts/run_documents.py docs/tutorial.md --write    # print what the commands print now
 
 A line that begins with `$` in a ``console`` block is a command, the lines below it are its output.
-The blocks of a document run in order, in a folder of their own. Seconds, rates and the last
+The blocks of a document run in order, in a folder of their own. Seconds, rates, sizes and the last
 digits may differ.
 """
 
@@ -25,7 +25,7 @@ import typer
 BLOCK = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
 # A command, which may go on after a backslash, and its output.
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
-MEASURED = re.compile(r"\b\d[\d,.]*(?= ?(?:s|min|h|[\w]+/s)\b)")
+MEASURED = re.compile(r"\b\d[\d,.]*(?= ?(?:s|min|h|[kMG]?B|\w+/s)\b)")
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w.]\d)")
 # Machines round otherwise.
 ROUNDING = 0.005
@@ -62,7 +62,7 @@ def output_of(command: str, folder: Path) -> str:
 
 
 def same(before: str, now: str) -> bool:
-    """Return whether two outputs differ by seconds, rates and rounding alone."""
+    """Return whether two outputs differ by seconds, rates, sizes and rounding alone."""
     texts = [MEASURED.sub("", text) for text in (before, now)]
     words = [NUMBER.sub("N", text).split() for text in texts]
     numbers = [[float(n.replace(",", "")) for n in NUMBER.findall(text)] for text in texts]
@@ -75,7 +75,7 @@ def same(before: str, now: str) -> bool:
 def ran(document: str, folder: Path) -> str:
     """Run the blocks of a document in a folder; return it with the outputs of now.
 
-    An output that differs by seconds, rates and rounding alone stays as it is.
+    An output that differs by seconds, rates, sizes and rounding alone stays as it is.
     """
 
     def block(found: re.Match[str]) -> str:
