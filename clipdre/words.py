@@ -56,8 +56,8 @@ def _shown(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_shown, value))
-    return "none" if value is None else str(value)
+        return ", ".join(map(_shown, value)) or "none"
+    return "none" if value is None or not str(value) else str(value)
 
 
 def one_line(error: BaseException) -> str:

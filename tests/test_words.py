@@ -92,6 +92,7 @@ def test_no_hint_without_names():
         (True, False, "True then, False now"),
         (["jpg", "png"], ["png"], "jpg, png then, png now"),
         (None, "title", "none then, title now"),
+        (["title"], [], "title then, none now"),
         (
             {"size": 224, "mean": (0.5, 0.5)},
             {"size": 256, "mean": (0.5, 0.5)},
