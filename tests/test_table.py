@@ -107,3 +107,15 @@ def test_spans_of_the_rows_are_those_of_one_image_each(tmp_path):
     spans = zip(*(column.to_pylist() for column in table), strict=True)
     found = [file.read_at(nbytes, offset) for offset, nbytes in spans]
     assert found == [png(n) for n in (1, 2, 3, 4)]
+
+
+def test_a_pool_that_moved_gets_its_new_paths(tmp_path):
+    (tmp_path / "old").mkdir()
+    write_tar(tmp_path / "old" / "a.tar", [*pair("1"), *pair("2", "blue star", seed=2)])
+    tiny_score(tmp_path / "old", tmp_path / "s")
+    before = clipdre.open_scores(tmp_path / "s").to_arrow()
+    (tmp_path / "old").rename(tmp_path / "new")
+    tiny_score(tmp_path / "new", tmp_path / "s")
+    after = clipdre.open_scores(tmp_path / "s").to_arrow()
+    assert after["path"].to_pylist() == [str(tmp_path / "new" / "a.tar")] * 2
+    assert after.drop_columns("path").equals(before.drop_columns("path"))

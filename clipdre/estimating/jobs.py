@@ -39,8 +39,9 @@ from clipdre.sql.statistics import quantiles
 # Threads that write score files: most of it is waiting for the disk.
 WRITERS = 4
 REFERENCE, TAU, HALVES = "clipdre.reference", "clipdre.tau", "clipdre.halves"
-# Pairs of the pool that is scored: the one column that depends on them is `CONTRIBUTION`.
+# Pairs of the pool that is scored, and where the shard is: a column depends on each of them.
 PAIRS, CONTRIBUTION = "clipdre.pairs", "kl_contribution"
+PLACE, PATH = "clipdre.place", "path"
 # The sample columns, so that all files of a folder have the same ones.
 SAMPLES = "clipdre.samples"
 
@@ -73,6 +74,7 @@ class EstimateWork:
         model = self.manifest.model
         estimator = Estimator(reference, model, torch.device(device), tau=self.tau)
         kept = kept_types(self.manifest.reading.keep, files)
+        places = _places(self.manifest)
 
         def do(shards: range) -> None:
             start, stop = pool.starts[shards.start], pool.starts[shards.stop]
@@ -85,23 +87,21 @@ class EstimateWork:
                 }
                 for n in shards
             }
-            records = self.manifest.shards
-            paths = {n: self.folder.scores(records[n].name) for n in shards}
+            paths = {n: self.folder.scores(self.manifest.shards[n].name) for n in shards}
             found = {n: read_stamp(paths[n]) for n in shards}
             if all(stamps[n].items() <= found[n].items() for n in shards):
                 for n in shards:
-                    if found[n].get(PAIRS) != str(len(pool)):
-                        _count_pairs(paths[n], found[n], len(pool))
+                    _update(paths[n], found[n], len(pool), places[n])
             else:
                 estimates = estimate_rows(pool, hashes, estimator, start, stop)
 
                 def write(n: int) -> None:
                     part = estimates[pool.starts[n] - start : pool.starts[n + 1] - start]
-                    place = records[n].place if self.manifest.has_tars else None
                     samples = files[n].samples()
-                    rows = sample_rows(samples, place, kept_columns(samples, kept))
+                    rows = sample_rows(samples, places[n], kept_columns(samples, kept))
                     table = scores_table(rows, part.columns)
-                    stamp = {PAIRS: str(len(pool)), HALVES: encoded(part.halves)}
+                    now = _stamp(len(pool), places[n])
+                    stamp = {**now, HALVES: encoded(part.halves)}
                     write_table(table, paths[n], {**stamps[n], **stamp})
 
                 with ThreadPoolExecutor(WRITERS) as threads:
@@ -111,13 +111,38 @@ class EstimateWork:
         return do
 
 
-def _count_pairs(path: Path, stamp: Mapping[str, str], pairs: int) -> None:
-    """Bring the scores of a shard up to a pool that has grown, while its reference was kept."""
+def update_places(folder: ScoreFolder, manifest: Manifest) -> None:
+    """Write where the shards are now into the scores of those that were moved."""
+    for shard, place in zip(manifest.shards, _places(manifest), strict=True):
+        path = folder.scores(shard.name)
+        stamp = read_stamp(path)
+        if PLACE in stamp:  # older files do not say it
+            _update(path, stamp, int(stamp[PAIRS]), place)
+
+
+def _places(manifest: Manifest) -> list[str | None]:
+    """Return where each shard is, as score files say it; None without tars."""
+    return [shard.place if manifest.has_tars else None for shard in manifest.shards]
+
+
+def _stamp(pairs: int, place: str | None) -> dict[str, str]:
+    return {PAIRS: str(pairs), PLACE: place or ""}
+
+
+def _update(path: Path, stamp: Mapping[str, str], pairs: int, place: str | None) -> None:
+    """Bring the scores of a shard up to a pool that has grown, or to where the shard is now."""
+    now = _stamp(pairs, place)
+    if now.items() <= stamp.items():
+        return
     table = read_table(path)
     ratios = table["log_ratio"].to_numpy().astype(np.float64)
-    at = table.schema.get_field_index(CONTRIBUTION)
-    table = table.set_column(at, CONTRIBUTION, pa.array((ratios / pairs).astype(np.float32)))
-    write_table(table, path, {**stamp, PAIRS: str(pairs)})
+    columns = {
+        CONTRIBUTION: pa.array((ratios / pairs).astype(np.float32)),
+        PATH: pa.array([place] * len(table), pa.string()),
+    }
+    for name, values in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+    write_table(table, path, {**stamp, **now})
 
 
 def shard_ranges(

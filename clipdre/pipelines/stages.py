@@ -16,7 +16,13 @@ from clipdre.encoding.jobs import ShardJob, together
 from clipdre.engines.base import Engine, Work
 from clipdre.errors import OutputError, ScoresError
 from clipdre.estimating.estimate import usable_reference
-from clipdre.estimating.jobs import EstimateWork, pool_quantiles, pool_reliability, shard_ranges
+from clipdre.estimating.jobs import (
+    EstimateWork,
+    pool_quantiles,
+    pool_reliability,
+    shard_ranges,
+    update_places,
+)
 from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.files.storage import exclusive, remove_unfinished
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
@@ -136,6 +142,7 @@ class Stages:
         else:
             if (moved := _moved(found, planned)) != found:
                 found = moved
+                update_places(folder, found)  # before the manifest: if this run is killed, again
                 found.write(folder.path)
             warn_of_shards(found)
         if run.discard_embeddings:

@@ -120,6 +120,7 @@ class TestWork:
                 b"clipdre.tau": b"64",
                 b"clipdre.rows": rows_stamp(own).encode(),
                 b"clipdre.pairs": b"300",
+                b"clipdre.place": manifest.shards[files_of(copied).index(file)].place.encode(),
                 b"clipdre.samples": json.dumps(SAMPLE_SCHEMA.names).encode(),
             }
             assert "log_ratio_tau" in pq.read_schema(file).names
