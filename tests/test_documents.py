@@ -46,10 +46,10 @@ def test_printed_commands_can_be_given(command):
     known = typer.main.get_command(app)
     name, *arguments = shlex.split(command.strip())
     while hasattr(known, "get_command"):  # groups take arguments too
-        context = known.make_context(name, arguments)
-        name, *arguments = [*context._protected_args, *context.args]
-        known = known.get_command(context, name)
-    known.make_context(name, arguments)
+        with known.make_context(name, arguments) as context:
+            name, *arguments = [*context._protected_args, *context.args]
+            known = known.get_command(context, name)
+    known.make_context(name, arguments).close()  # which undoes what options such as --quiet set
 
 
 def test_outputs_are_compared_but_for_seconds_and_rates(tmp_path):
