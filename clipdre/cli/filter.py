@@ -19,8 +19,10 @@ from clipdre.selecting.rules import AMOUNTS, Amount
 from clipdre.words import count
 
 if TYPE_CHECKING:
+    from clipdre.selecting.request import Request
     from clipdre.selecting.select import Selection
     from clipdre.sql.joined import Join
+    from clipdre.sql.query import ScoreQuery
 
 EXAMPLE = "Example:  clipdre filter scores --where 'width >= 200' --by log_ratio --top 30% -o kept"
 # Pairs of a pool from which on few people want 100 or fewer.
@@ -85,7 +87,6 @@ def filter_scores(
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.selecting.request import Request
-    from clipdre.selecting.select import select
 
     given = given_options(context)
     check(given, PAIRINGS)
@@ -111,19 +112,26 @@ def filter_scores(
     place = write.checked_output(output, format, given, needed=not dry_run)
     manifest = read_complete_manifest(scores)
     query = MeasurableQuery(ScoreFolder(scores), manifest, joined or (), time_limit, on)
+    selections = _selected(query, request)
+    if dry_run:
+        show(selections, as_json=json)
+        return
+    _note_selection(selections[0])
+    shuffle_seed = seed if shuffle else None
+    config = EmitConfig(shard_size, max_bytes, shuffle_seed, writers, card, write_caption)
+    write.write_and_print(selections[0], place, format, config, shards, overwrite)
+
+
+def _selected(query: ScoreQuery, request: Request) -> list[Selection]:
+    """Select by each rule that is asked for; print what was joined, and doubts about counts."""
+    from clipdre.selecting.select import select
+
     for join in query.joins:
         _note_join(join)
     selections = [select(query, rule) for rule in request.rules(query)]
     for selection in selections:
         _hint_at_percent(selection)
-    if dry_run:
-        show(selections, as_json=json)
-        return
-    _note_selection(selections[0])
-    config = EmitConfig(
-        shard_size, max_bytes, seed if shuffle else None, writers, card, write_caption
-    )
-    write.write_and_print(selections[0], place, format, config, shards, overwrite)
+    return selections
 
 
 def _check_rules(given: Mapping[str, object], recipes: Sequence[str], dry_run: bool) -> None:

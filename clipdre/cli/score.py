@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,10 +125,7 @@ def score(
     A stopped run resumes when the same command is run again. With more shards, only those are
     encoded; with other options of the reference, none are. Prints the path of the score folder.
     """
-    given = given_options(context)
-    methods = [method.value for method in ReferenceMethod]
-    check({**given, "reference": reference if reference in methods else SAVED}, RULES)
-    check(given, KEPT)
+    _check_given(given_options(context), reference)
     if not shards and embeddings is None:
         raise UsageError("nothing to score", "name shards, or `embeddings`")
     if output is None and not dry_run:
@@ -163,6 +161,13 @@ def score(
         manifest = _score_shards(shards or [], output, read, encode, estimate, run_config)
     _show(manifest, output)
     typer.echo(str(output))
+
+
+def _check_given(given: Mapping[str, object], reference: str) -> None:
+    """Refuse options that do not go together."""
+    methods = [method.value for method in ReferenceMethod]
+    check({**given, "reference": reference if reference in methods else SAVED}, RULES)
+    check(given, KEPT)
 
 
 def _score_shards(

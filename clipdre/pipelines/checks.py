@@ -36,13 +36,15 @@ def note_columns(folder: ScoreFolder, planned: Manifest | None = None) -> None:
     """
     names = [columns.name for columns in column_folders(folder) if columns.name != DUPLICATES]
     listed = ", ".join(names)
-    if listed and planned is None:
+    if not listed:
+        return
+    if planned is None:
         warnings.warn(
             f"columns measured for the old scores will be removed with them: {listed}; measure "
             "them again afterwards",
             stacklevel=2,
         )
-    elif listed and planned is not None and _shards(planned) != _shards(read_manifest(folder.path)):
+    elif _shards(planned) != _shards(read_manifest(folder.path)):
         warnings.warn(
             f"columns were measured for the shards as they were: {listed}; run the same "
             "'clipdre measure' again afterwards, which keeps what is still valid",
