@@ -13,8 +13,8 @@ from clipdre.formats.folders.manifest import PROBABILITIES, Manifest
 from clipdre.words import count, size
 
 if TYPE_CHECKING:
+    from clipdre.formats.folders.folder import FailureExample
     from clipdre.formats.folders.records import ModelRecord
-    from clipdre.reporting.contents import FailureExample
     from clipdre.reporting.summary import Summary
 
 

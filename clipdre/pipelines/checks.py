@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 from clipdre.errors import InputError, ScoresError
-from clipdre.formats.files.parquet import count_rows, read_table
+from clipdre.formats.files.parquet import count_rows
 from clipdre.formats.folders.columns import DUPLICATES, column_folders
 from clipdre.formats.folders.embeddings import embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
@@ -72,11 +72,10 @@ def check_usable(folder: ScoreFolder, manifest: Manifest) -> None:
         return
     reason, samples = next(iter(manifest.failures.items()))
     shard = next(shard for shard in manifest.shards if reason in shard.failures)
-    table = read_table(folder.failures(shard.name), ["reason", "message"])
-    example = table["message"][table["reason"].to_pylist().index(reason)].as_py()
+    example = folder.failure_example(shard.name, reason)
     problem = (
         f"no pair is usable: {samples:,} of {count(manifest.samples, 'sample')} failed for "
-        f"{reason} ({example})"
+        f"{reason} ({example.message if example else 'see failures/'})"
     )
     cure = "'clipdre doctor' explains each reason; run again with other shards or options"
     if reason in NAMED_WRONG:

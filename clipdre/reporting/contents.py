@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from clipdre.errors import ScoresError
-from clipdre.formats.files.parquet import read_table
-from clipdre.formats.folders.folder import PARTS, ScoreFolder
+from clipdre.formats.folders.folder import PARTS, FailureExample, ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
-
-
-@dataclass(frozen=True)
-class FailureExample:
-    """A failed sample; the key is empty where the archive itself is damaged."""
-
-    shard: str
-    key: str
-    message: str
 
 
 def failure_examples(folder: ScoreFolder, manifest: Manifest) -> dict[str, FailureExample]:
@@ -31,10 +20,9 @@ def failure_examples(folder: ScoreFolder, manifest: Manifest) -> dict[str, Failu
     for reason in manifest.failures:
         shard = next(shard.name for shard in manifest.shards if reason in shard.failures)
         with suppress(ScoresError):
-            table = read_table(folder.failures(shard), ["key", "reason", "message"])
-            rows = [row for row in table.to_pylist() if row["reason"] == reason]
-            for row in rows[:1]:
-                found[reason] = FailureExample(shard, row["key"] or "", row["message"] or "")
+            example = folder.failure_example(shard, reason)
+            if example is not None:
+                found[reason] = example
     return found
 
 

@@ -15,10 +15,10 @@ from clipdre.errors import ScoresError
 from clipdre.estimating.caveats import caveats
 from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.folders.columns import DUPLICATES, ColumnFolder
-from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.folder import FailureExample, ScoreFolder
 from clipdre.formats.folders.manifest import PROBABILITIES, Manifest
 from clipdre.formats.folders.records import ReferenceRecord
-from clipdre.reporting.contents import FailureExample, disk_usage, failure_examples
+from clipdre.reporting.contents import disk_usage, failure_examples
 from clipdre.sql import statistics
 from clipdre.sql.query import ScoreQuery
 from clipdre.words import count, html_table, text_table

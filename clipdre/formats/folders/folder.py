@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import pyarrow.compute as pc
 
 from clipdre.errors import OutputError, ScoresError
 from clipdre.formats.files.parquet import SCORE_AGAIN, count_rows, read_table
@@ -22,6 +23,15 @@ PARTS = ("scores", "failures", "embeddings", "reference", "columns")
 MOVING = "moving"
 # Subfolder for the replacement of an earlier plan until its embeddings have been taken over.
 ABANDONED = ".abandoned"
+
+
+@dataclass(frozen=True)
+class FailureExample:
+    """A failed sample; the key is empty where the archive itself is damaged."""
+
+    shard: str
+    key: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,18 @@ class ScoreFolder:
         """Count the failed samples of a shard by reason; `ScoresError` if the file is damaged."""
         reasons = read_table(self.failures(shard), ["reason"])["reason"].to_pylist()
         return dict(sorted(Counter(reasons).items()))
+
+    def failure_example(self, shard: str, reason: str) -> FailureExample | None:
+        """Return the first sample of a shard that failed for a reason; None if there is none.
+
+        `ScoresError` if the file is damaged.
+        """
+        table = read_table(self.failures(shard), ["key", "reason", "message"])
+        row = pc.index(table["reason"], reason).as_py()
+        if row < 0:
+            return None
+        key, message = (table[name][row].as_py() or "" for name in ("key", "message"))
+        return FailureExample(shard, key, message)
 
     def is_foreign(self) -> bool:
         """Whether the path holds something that `clipdre score` did not make."""
