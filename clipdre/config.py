@@ -279,3 +279,28 @@ class EmitConfig:
     writers: int = 2
     card: bool = False
     write_caption: bool = False
+
+
+@dataclass(frozen=True)
+class LookConfig:
+    """What a page about a score folder shows, which decides its size.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Columns to show first, after the main scores.
+    points : int
+        Rows drawn where all pairs would be too many.
+    thumbnails : int
+        Pairs shown with their image.
+    side : int
+        Longest side of a thumbnail in pixels.
+    blur_by : str or None
+        SQL condition; thumbnails of pairs that fulfil it are blurred.
+    """
+
+    columns: tuple[str, ...] = ()
+    points: int = 50_000
+    thumbnails: int = 300
+    side: int = 160
+    blur_by: str | None = None

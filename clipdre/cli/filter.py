@@ -105,14 +105,14 @@ def filter_scores(
         cap=cap,
         recipe=recipe or (),
         budget=budget,
-        settings=_settings(settings or []),
+        settings=parse_settings(settings or []),
         seed=seed,
     )
     _check_rules(given, recipe or [], dry_run)
     place = write.checked_output(output, format, given, needed=not dry_run)
     manifest = read_complete_manifest(scores)
     query = MeasurableQuery(ScoreFolder(scores), manifest, joined or (), time_limit, on)
-    selections = _selected(query, request)
+    selections = selected(query, request)
     if dry_run:
         show(selections, as_json=json)
         return
@@ -122,7 +122,7 @@ def filter_scores(
     write.write_and_print(selections[0], place, format, config, shards, overwrite)
 
 
-def _selected(query: ScoreQuery, request: Request) -> list[Selection]:
+def selected(query: ScoreQuery, request: Request) -> list[Selection]:
     """Select by each rule that is asked for; print what was joined, and doubts about counts."""
     from clipdre.selecting.select import select
 
@@ -147,7 +147,8 @@ def _check_rules(given: Mapping[str, object], recipes: Sequence[str], dry_run: b
         raise UsageError("several `recipe` options can only be compared", "add `dry_run`")
 
 
-def _settings(given: list[str]) -> dict[str, str | int | float]:
+def parse_settings(given: list[str]) -> dict[str, str | int | float]:
+    """Return the values of a recipe's options, given as NAME=VALUE."""
     for option in given:
         if "=" not in option:
             raise UsageError(f"invalid `settings` {option}", "use NAME=VALUE")

@@ -21,6 +21,7 @@ from clipdre.cli import (
     emit,
     export,
     info,
+    look,
     measure,
     messages,
     recipes,
@@ -127,6 +128,7 @@ def _add(name: str, command: Callable[..., None], example: str) -> None:
 
 _add("score", with_messages(score.score), score.EXAMPLE)
 _add("info", info.info, info.EXAMPLE)
+_add("look", with_messages(look.look), look.EXAMPLE)
 _add("filter", with_messages(filter_command.filter_scores), filter_command.EXAMPLE)
 _add("recipes", recipes.recipes, recipes.EXAMPLE)
 _add("emit", with_messages(emit.emit), emit.EXAMPLE)

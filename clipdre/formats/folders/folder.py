@@ -32,6 +32,7 @@ class FailureExample:
     shard: str
     key: str
     message: str
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,12 @@ class ScoreFolder:
 
         `ScoresError` if the file is damaged.
         """
-        table = read_table(self.failures(shard), ["key", "reason", "message"])
+        table = read_table(self.failures(shard), ["key", "offset", "reason", "message"])
         row = pc.index(table["reason"], reason).as_py()
         if row < 0:
             return None
         key, message = (table[name][row].as_py() or "" for name in ("key", "message"))
-        return FailureExample(shard, key, message)
+        return FailureExample(shard, key, message, table["offset"][row].as_py() or 0)
 
     def is_foreign(self) -> bool:
         """Whether the path holds something that `clipdre score` did not make."""

@@ -1,0 +1,205 @@
+"""`clipdre look`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipdre.cli import emit_options as write
+from clipdre.cli import select_options as keep
+from clipdre.cli.common_options import Scores
+from clipdre.cli.numbers import Count
+from clipdre.cli.terminal import given_options
+from clipdre.config import TIME_LIMIT, LookConfig
+from clipdre.only_with import NotWith, OnlyWith, check
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clipdre.selecting.select import Selection
+    from clipdre.sql.query import ScoreQuery
+
+EXAMPLE = "Example:  clipdre look scores --by log_ratio --top 30% -o page.html"
+PAGE = "Page"
+RULES = ("distinct", "best", "where", "by", "top", "bottom", "sample", "balance", "recipe")
+PAIRINGS = (
+    NotWith("kept", RULES, because="which say themselves what is kept"),
+    OnlyWith("on", ("joined",), because="whose rows it matches"),
+    OnlyWith("seed", ("sample", "uniform", "balance", "recipe"), because="which draw at random"),
+)
+
+
+def look(
+    context: typer.Context,
+    scores: Scores,
+    kept: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Subset that 'clipdre filter' wrote, or a list of samples as for 'clipdre emit'.",
+            metavar="KEPT",
+            show_default=False,
+        ),
+    ] = None,
+    distinct: keep.Distinct = False,
+    best: keep.BestOf = None,
+    best_by: keep.BestBy = None,
+    where: keep.Where = None,
+    by: keep.By = None,
+    top: keep.Top = None,
+    bottom: keep.Bottom = None,
+    uniform: keep.Uniform = False,
+    bins: keep.Bins = None,
+    sample: keep.Sample = None,
+    balance: keep.Balance = None,
+    cap: keep.Cap = None,
+    recipe: keep.Recipes = None,
+    budget: keep.Budget = None,
+    settings: keep.Settings = None,
+    seed: write.Seed = 0,
+    joined: keep.Joined = None,
+    on: keep.On = None,
+    time_limit: keep.TimeLimit = TIME_LIMIT,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="HTML file to write.", rich_help_panel=PAGE),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            help="Column to show right after the main scores.",
+            metavar="NAME",
+            show_default=False,
+            rich_help_panel=PAGE,
+        ),
+    ] = None,
+    thumbnails: Annotated[
+        int,
+        typer.Option(
+            parser=Count(0),
+            help="Largest number of pairs shown with their image.",
+            metavar="N",
+            rich_help_panel=PAGE,
+        ),
+    ] = LookConfig.thumbnails,
+    blur_by: Annotated[
+        str | None,
+        typer.Option(
+            help="SQL condition; images of pairs that fulfil it are blurred, e.g. 'punsafe > 0.5'.",
+            metavar="SQL",
+            rich_help_panel=PAGE,
+        ),
+    ] = None,
+    shards: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tars to take images from, if they have moved.",
+            metavar="SHARDS",
+            show_default=False,
+            rich_help_panel=PAGE,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace a file that is not such a page.",
+            rich_help_panel=PAGE,
+        ),
+    ] = False,
+) -> None:
+    """Write one HTML page: what a pool holds, what a rule keeps, and what lies at the cut.
+
+    The page needs no server and no network: open it, mail it, keep it with the subset. Several
+    --recipe options are compared. Prints the path it wrote.
+    """
+    from clipdre.cli.filter import parse_settings, selected
+    from clipdre.cli.query import MeasurableQuery
+    from clipdre.formats.folders.folder import ScoreFolder
+    from clipdre.formats.folders.manifest import read_complete_manifest
+    from clipdre.formats.tars.places import expand_shards
+    from clipdre.selecting.request import Request
+
+    given = given_options(context)
+    check(given, PAIRINGS)
+    request = Request(
+        distinct=distinct,
+        best=best,
+        best_by=best_by,
+        where=where,
+        by=by,
+        top=top,
+        bottom=bottom,
+        uniform=uniform,
+        bins=bins,
+        sample=sample,
+        balance=balance,
+        cap=cap,
+        recipe=recipe or (),
+        budget=budget,
+        settings=parse_settings(settings or []),
+        seed=seed,
+    )
+    place = _checked(output, overwrite)
+    query = MeasurableQuery(
+        ScoreFolder(scores), read_complete_manifest(scores), joined or (), time_limit, on
+    )
+    selections = selected(query, request) if any(name in given for name in RULES) else []
+    if kept is not None:
+        selections = [_kept(query, kept)]
+    tars = expand_shards(shards, sys.stdin) if shards else None
+    config = LookConfig(tuple(columns or ()), thumbnails=thumbnails, blur_by=blur_by)
+    _write(query, selections, config, tars, place, overwrite)
+
+
+def _checked(output: Path | None, overwrite: bool) -> Path | None:
+    """Return the file to write, or None for stdout; refuse to before the work is done."""
+    from clipdre.errors import UsageError
+    from clipdre.looking.files import check_replaceable
+
+    if output is None:
+        raise UsageError("no `output`", "name a file, such as page.html, or - for stdout")
+    if str(output) == write.STDOUT:
+        return None
+    if not overwrite:
+        check_replaceable(output)
+    return output
+
+
+def _kept(query: ScoreQuery, place: Path) -> Selection:
+    from clipdre.cli.terminal import note
+    from clipdre.looking.kept import select_kept
+    from clipdre.words import count
+
+    found = select_kept(query, place)
+    if found.missing:
+        note(f"not in these scores: {found.missing:,} of {count(found.names, 'name')}")
+    return found.selection
+
+
+def _write(
+    query: ScoreQuery,
+    selections: Sequence[Selection],
+    config: LookConfig,
+    shards: list[str] | None,
+    output: Path | None,
+    overwrite: bool,
+) -> None:
+    from clipdre.cli.terminal import note
+    from clipdre.looking.look import collect
+    from clipdre.looking.page import render
+    from clipdre.words import size
+
+    view = collect(query, selections, config, shards)
+    page = render(view)
+    if view.problem:
+        note(f"warning: images are missing: {view.problem}")
+    if output is None:
+        typer.echo(page.html)
+        return
+    page.save(output, overwrite=overwrite)
+    note(f"wrote {size(len(page.html.encode()))}; open it in a browser")
+    typer.echo(str(output))

@@ -1,0 +1,1 @@
+"""A score folder as one page for a browser."""

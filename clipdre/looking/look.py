@@ -1,0 +1,244 @@
+"""Collect what a page shows of a score folder, and of selections from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdre.config import LookConfig
+from clipdre.core.modality import Modality
+from clipdre.errors import ScoresError, UsageError
+from clipdre.looking.axes import axes_of, axis_rows
+from clipdre.looking.counterparts import Model, Nearest
+from clipdre.looking.edges import Axis, Histogram, count_between, edges_of, kept_mask
+from clipdre.looking.failures import Failed, failed
+from clipdre.looking.galleries import Gallery, evenly, galleries, spread
+from clipdre.looking.ngrams import Ends, Words
+from clipdre.looking.points import Places, Points, sample_points
+from clipdre.looking.samples import Details, details, fulfilling, thumbnails
+from clipdre.reporting.summary import Summary, summarize
+from clipdre.selecting.select import Selection
+from clipdre.sql.expressions import Expression, Kind, private
+from clipdre.sql.query import ScoreQuery
+from clipdre.sql.row_set import RowSet
+
+MOST_SELECTIONS = 4
+# Counterparts of the shown pairs that are shown with their image, and its longest side.
+MOST_PEERS, PEER_SIDE = 300, 96
+# Scores whose words are listed.
+WORDS_BY = ("kl_text", "log_ratio")
+MATRIX = 10
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Counterparts:
+    """What the model knows about the shown pairs.
+
+    Attributes
+    ----------
+    nearest : mapping of Modality to Nearest
+        The likeliest counterparts of each sample, given its image or its caption; empty if
+        `problem` says why.
+    searched : int
+        Number of pairs among which they were looked for.
+    matrix : float64 array of shape (m, m)
+        Log ratios of the images of `matrix_places` with their captions, in nats.
+    """
+
+    nearest: Mapping[Modality, Nearest]
+    searched: int
+    matrix_places: Places
+    matrix: npt.NDArray[np.float64]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a page shows.
+
+    Attributes
+    ----------
+    query : ScoreQuery
+    summary : Summary
+    failures : list of Failed
+    selections : sequence of Selection
+    histograms : list of Histogram
+        One per axis.
+    points : Points
+    kept : sequence of bool arrays of shape (points,)
+        Whether each selection keeps a point.
+    galleries : list of Gallery
+    samples : int64 array
+        Places of the pairs that are shown with all that is known of them.
+    counterparts : Counterparts
+        Of the samples.
+    rows : Details
+        Samples and counterparts.
+    images : dict of int to str
+        Places to thumbnails, as data URLs.
+    blurred : bool array of shape (rows,)
+    words : dict of str to Ends
+        Scores, and names of selections, to the words that go with them.
+    overlaps : dict of (int, int) to (int, int)
+        Two selections to the rows that both keep, and that either keeps.
+    problem : str
+        Why thumbnails are missing; empty if none is.
+    """
+
+    query: ScoreQuery
+    summary: Summary
+    failures: list[Failed]
+    selections: Sequence[Selection]
+    histograms: list[Histogram]
+    points: Points
+    kept: Sequence[Mask]
+    galleries: list[Gallery]
+    samples: Places
+    counterparts: Counterparts
+    rows: Details
+    images: dict[int, str]
+    blurred: Mask
+    words: dict[str, Ends]
+    overlaps: dict[tuple[int, int], tuple[int, int]]
+    problem: str
+
+
+def collect(
+    query: ScoreQuery,
+    selections: Sequence[Selection],
+    config: LookConfig,
+    shards: Sequence[str] | None = None,
+) -> View:
+    """Collect what a page shows.
+
+    Parameters
+    ----------
+    selections : sequence of Selection
+        Of `query`, at most `MOST_SELECTIONS`.
+    shards : sequence of str, optional
+        Tars to take images from, if they have moved.
+
+    Raises
+    ------
+    UsageError
+        If there are too many selections.
+    SelectionError
+        If a column or condition of `config` cannot be used.
+    """
+    if len(selections) > MOST_SELECTIONS:
+        raise UsageError(f"a page shows at most {MOST_SELECTIONS} selections", "drop some of them")
+    axes = axes_of(query, config.columns)
+    blurring = _blurring(query, config.blur_by)
+    pool = axis_rows(query, axes)
+    points = sample_points(pool, axes, config.points)
+    masks = [kept_mask(selection) for selection in selections]
+    kept = [mask[points.places] for mask in masks]
+    middle = np.sort(evenly(points.places, points.values[0], MATRIX))
+    found, samples = _chosen(pool, axes, points, selections, config.thumbnails)
+    samples = np.union1d(samples, middle)
+    counterparts = _counterparts(query, samples, middle)
+    peers = _peers(counterparts)
+    every = np.unique(np.concatenate([samples, counterparts.matrix_places, *peers.values()]))
+    small = np.setdiff1d(peers[Modality.IMAGE][:MOST_PEERS], samples)
+    large = thumbnails(query, samples, config.side, shards)
+    return View(
+        query=query,
+        summary=summarize(query.folder, query.manifest),
+        failures=failed(query.folder, query.manifest, config.side),
+        selections=selections,
+        histograms=count_between(pool, _edges(axes, points), masks),
+        points=points,
+        kept=kept,
+        galleries=found,
+        samples=samples,
+        counterparts=counterparts,
+        rows=details(pool, axes, every),
+        images={**thumbnails(query, small, PEER_SIDE, shards).urls, **large.urls},
+        blurred=np.zeros(len(every), np.bool_) if blurring is None else fulfilling(blurring, every),
+        words=_words(axes, points, selections, kept),
+        overlaps={
+            (a, b): (int((masks[a] & masks[b]).sum()), int((masks[a] | masks[b]).sum()))
+            for a, b in combinations(range(len(masks)), 2)
+        },
+        problem=large.problem,
+    )
+
+
+def _blurring(query: ScoreQuery, condition: str | None) -> RowSet | None:
+    """Return the pool with a column for the condition."""
+    if condition is None:
+        return None
+    expression = Expression(private("blurred"), "`blur_by`", condition, Kind.CONDITION)
+    return RowSet.of_pool(query, [expression])
+
+
+def _edges(axes: Sequence[Axis], points: Points) -> dict[Axis, tuple[str, ...]]:
+    return {
+        axis: edges_of(values[np.isfinite(values)], whole=axis.whole)
+        for axis, values in zip(axes, points.values, strict=True)
+    }
+
+
+def _chosen(
+    pool: RowSet,
+    axes: Sequence[Axis],
+    points: Points,
+    selections: Sequence[Selection],
+    most: int,
+) -> tuple[list[Gallery], Places]:
+    """Return galleries of at most `most` pairs together, and all pairs that are shown."""
+    found = []
+    chosen: dict[int, None] = {}  # in the order in which they were found
+    for gallery in galleries(pool, axes, points, selections):
+        shown = []
+        for place in gallery.places.tolist():
+            if place in chosen or len(chosen) < most:
+                chosen[place] = None
+                shown.append(place)
+        if shown:
+            found.append(gallery.of(shown))
+    rest = [p for p in spread(axes, points).tolist() if p not in chosen]
+    chosen.update(dict.fromkeys(rest[: max(0, most - len(chosen))]))
+    return found, np.array(sorted(chosen), np.int64)
+
+
+def _counterparts(query: ScoreQuery, samples: Places, middle: Places) -> Counterparts:
+    try:
+        model = Model(query)
+        return Counterparts(
+            nearest={modality: model.nearest(samples, modality) for modality in Modality},
+            searched=model.searched,
+            matrix_places=middle,
+            matrix=model.log_ratios(middle),
+        )
+    except ScoresError as error:
+        none = np.empty(0, np.int64)
+        return Counterparts({}, 0, none, np.empty((0, 0)), str(error))
+
+
+def _peers(counterparts: Counterparts) -> dict[Modality, Places]:
+    """Return places of counterparts of each modality, the most frequent first."""
+    found = {}
+    for modality in Modality:
+        nearest = counterparts.nearest.get(modality.other)
+        places = np.empty(0, np.int64) if nearest is None else nearest.places.ravel()
+        distinct, counts = np.unique(places, return_counts=True)
+        found[modality] = distinct[np.argsort(-counts, kind="stable")]
+    return found
+
+
+def _words(
+    axes: Sequence[Axis], points: Points, selections: Sequence[Selection], kept: Sequence[Mask]
+) -> dict[str, Ends]:
+    words = Words(points.captions)
+    by_label = {axis.label: values for axis, values in zip(axes, points.values, strict=True)}
+    found = {name: words.by_score(by_label[name]) for name in WORDS_BY if name in by_label}
+    for selection, mask in zip(selections, kept, strict=True):
+        found[f"kept by {selection.rule.name}"] = words.by_kept(mask)
+    return {name: ends for name, ends in found.items() if ends.high or ends.low}
