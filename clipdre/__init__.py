@@ -22,6 +22,7 @@ _EXPORTS = {
     "export": "clipdre.api.subsets",
     "importance_weights": "clipdre.core.exact",
     "kl_divergence": "clipdre.core.exact",
+    "look": "clipdre.api.looking",
     "measure": "clipdre.api.scoring",
     "open_scores": "clipdre.api.scores",
     "preview": "clipdre.selecting.preview",

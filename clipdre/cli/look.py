@@ -17,7 +17,7 @@ from clipdre.config import TIME_LIMIT, LookConfig
 from clipdre.only_with import NotWith, OnlyWith, check
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from clipdre.selecting.select import Selection
     from clipdre.sql.query import ScoreQuery
@@ -121,6 +121,7 @@ def look(
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.formats.tars.places import expand_shards
+    from clipdre.selecting.preview import by_name
     from clipdre.selecting.request import Request
 
     given = given_options(context)
@@ -152,7 +153,7 @@ def look(
         selections = [_kept(query, kept)]
     tars = expand_shards(shards, sys.stdin) if shards else None
     config = LookConfig(tuple(columns or ()), thumbnails=thumbnails, blur_by=blur_by)
-    _write(query, selections, config, tars, place, overwrite)
+    _write(query, by_name(selections), config, tars, place, overwrite)
 
 
 def _checked(output: Path | None, overwrite: bool) -> Path | None:
@@ -182,7 +183,7 @@ def _kept(query: ScoreQuery, place: Path) -> Selection:
 
 def _write(
     query: ScoreQuery,
-    selections: Sequence[Selection],
+    selections: Mapping[str, Selection],
     config: LookConfig,
     shards: list[str] | None,
     output: Path | None,

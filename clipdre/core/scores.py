@@ -135,7 +135,12 @@ SCORES: tuple[Score, ...] = (
     *_log_ratio(Modality.IMAGE),
     *_log_ratio(Modality.TEXT),
     Score(
-        Column("log_ratio", NATS, "their mean: estimate of log p(i,t) / p(i)p(t)", "high"),
+        Column(
+            "log_ratio",
+            NATS,
+            "mean of log_ratio_image and log_ratio_text: estimate of log p(i,t) / p(i)p(t)",
+            "high",
+        ),
         lambda p: p.log_ratio,
         main=True,
     ),

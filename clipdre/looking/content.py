@@ -12,14 +12,13 @@ import numpy.typing as npt
 
 from clipdre.formats.folders.manifest import PROBABILITIES
 from clipdre.looking.edges import Histogram
-from clipdre.looking.look import View
+from clipdre.looking.look import KEPT_BY, View
 from clipdre.looking.points import levels
 from clipdre.looking.text import plain
 from clipdre.words import count, size
 
 # Digits of values and of log ratios.
 DIGITS = 5
-CAPTION_IN_MATRIX = 40
 
 
 def content(view: View) -> dict[str, Any]:
@@ -32,8 +31,8 @@ def content(view: View) -> dict[str, Any]:
         "folder": plain(str(view.query.folder.path)),
         "axes": [_axis(view, n) for n in range(len(view.histograms))],
         "selections": [
-            {"name": _name(view, n), "kept": len(selection)}
-            for n, selection in enumerate(view.selections)
+            {"name": plain(name), "kept": len(selection)}
+            for name, selection in view.selections.items()
         ],
         "points": {
             "count": len(view.points),
@@ -89,17 +88,19 @@ def tables(view: View) -> dict[str, Any]:
         "shown": _shown,
         "selections": [
             {
-                "name": _name(view, n),
+                "name": plain(name),
                 "kept": len(selection),
                 "share": len(selection) / max(1, selection.pool),
                 "steps": [
                     (plain(str(s.step)), s.before, s.kept, plain(s.cut)) for s in selection.steps
                 ],
             }
-            for n, selection in enumerate(view.selections)
+            for name, selection in view.selections.items()
         ],
         "overlaps": list(_overlaps(view)),
-        "words": view.words,
+        "words": {plain(title): ends for title, ends in view.words.items()},
+        "kept_by": KEPT_BY,
+        "languages": view.languages,
         "captions": len(view.points.captions),
         "matrix": _matrix(view),
         "version": manifest.clipdre_version,
@@ -118,10 +119,6 @@ def _reliability(view: View) -> str:
         return "exact, no error"
     column, reliability = view.summary.least_reliable
     return f"reliability at least {_shown(reliability)} ({column})"
-
-
-def _name(view: View, n: int) -> str:
-    return plain(view.selections[n].rule.name) or "the selection"
 
 
 def _axis(view: View, n: int) -> dict[str, Any]:
@@ -143,7 +140,7 @@ def _axis(view: View, n: int) -> dict[str, Any]:
 
 def _cuts(view: View, histogram: Histogram) -> Iterator[dict[str, Any]]:
     """Yield where selections cut through an axis."""
-    for n, selection in enumerate(view.selections):
+    for n, selection in enumerate(view.selections.values()):
         for counted in selection.steps:
             by = (counted.step.by or "").strip()
             if by == histogram.axis.column.name and counted.threshold is not None:
@@ -166,7 +163,7 @@ def _rows(view: View) -> Iterator[dict[str, Any]]:
 def _overlaps(view: View) -> Iterator[tuple[str, str, int, float]]:
     """Yield pairs of selections, with the number of pairs of rows that both keep, and Jaccard."""
     for (a, b), (both, either) in view.overlaps.items():
-        yield _name(view, a), _name(view, b), both, both / max(1, either)
+        yield plain(a), plain(b), both, both / max(1, either)
 
 
 def _matrix(view: View) -> dict[str, Any] | None:
@@ -175,13 +172,14 @@ def _matrix(view: View) -> dict[str, Any] | None:
         return None
     at = np.searchsorted(view.rows.places, found.matrix_places)
     captions = view.rows.texts.get("caption", [""] * len(view.rows.places))
-    largest = float(np.nanmax(np.abs(found.matrix))) or 1.0
+    finite = np.nan_to_num(found.matrix)
     return {
         "images": [view.images.get(place, "") for place in found.matrix_places.tolist()],
         "blurred": [bool(view.blurred[n]) for n in at],
         "captions": [captions[n] for n in at],
         "values": found.matrix.tolist(),
-        "largest": largest,
+        "highest": max(float(finite.max()), 1.0),
+        "lowest": min(float(finite.min()), -1.0),
     }
 
 

@@ -99,7 +99,8 @@ def edges_of(values: npt.NDArray[np.float64], *, whole: bool) -> tuple[str, ...]
     size = max(abs(low), abs(high))
     if not SMALLEST < size < LARGEST:
         return (format(Decimal(float(f"{low:.6g}")).normalize(), "f"),)
-    width = max((high - low) / EDGES, size * 1e-7)
+    # Numbers that are all the same are divided by some step; 32-bit ones by none below 1e-7.
+    width = max((high - low) / EDGES, size * 1e-7) if high > low else size / 10
     step = _round_step(width)
     if whole:
         step = max(step, Decimal(1))

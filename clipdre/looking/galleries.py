@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -12,10 +12,11 @@ import numpy.typing as npt
 from clipdre.core.scores import MAIN_COLUMNS
 from clipdre.looking.edges import Axis, row_starts
 from clipdre.looking.points import Places, Points
-from clipdre.selecting.preview import matching
+from clipdre.selecting.preview import matching, rows_in
 from clipdre.selecting.select import Selection
 from clipdre.sql.expressions import FILE, ROW
 from clipdre.sql.row_set import RowSet
+from clipdre.words import count
 
 EACH = 8
 GROUPS = 3
@@ -50,7 +51,7 @@ class Gallery:
 
 
 def galleries(
-    pool: RowSet, axes: Sequence[Axis], points: Points, selections: Sequence[Selection]
+    pool: RowSet, axes: Sequence[Axis], points: Points, selections: Mapping[str, Selection]
 ) -> Iterator[Gallery]:
     """Yield galleries, the most telling first.
 
@@ -60,10 +61,10 @@ def galleries(
         All rows, with a column for each axis.
     """
     main = [n for n, axis in enumerate(axes) if axis.label in MAIN_COLUMNS]
-    for selection in selections:
-        yield from _at_the_cut(selection)
+    for name, selection in selections.items():
+        yield from _at_the_cut(name, selection)
     for first, second in permutations(selections, 2):
-        yield from _only_in(first, second)
+        yield from _only_in(first, selections[first], second, selections[second])
     for n in main:
         yield from _ends(pool, axes[n])
     for high, low in AGAINST:
@@ -80,7 +81,7 @@ def spread(axes: Sequence[Axis], points: Points) -> Places:
     return np.concatenate([np.empty(0, np.int64), *found])
 
 
-def _at_the_cut(selection: Selection) -> Iterator[Gallery]:
+def _at_the_cut(name: str, selection: Selection) -> Iterator[Gallery]:
     """Yield the kept rows nearest to the cut of the last ranking step, and those beyond it."""
     ranked = [n for n, step in enumerate(selection.steps) if step.threshold is not None]
     if not ranked:
@@ -89,7 +90,6 @@ def _at_the_cut(selection: Selection) -> Iterator[Gallery]:
     step = selection.steps[n]
     by = next(e for e in selection.rows.expressions if e.name.endswith(f"by_{n}"))
     kept, beyond = ("DESC", ">") if step.step.bottom else ("ASC", "<")
-    name = selection.rule.name or "your rule"
     every = RowSet.of_pool(selection.query, [by])
     around = every.where(f"{by.name} {beyond} {step.threshold!r}::DOUBLE")
     dropped = "ASC" if kept == "DESC" else "DESC"
@@ -107,15 +107,12 @@ def _at_the_cut(selection: Selection) -> Iterator[Gallery]:
     )
 
 
-def _only_in(first: Selection, second: Selection) -> Iterator[Gallery]:
-    rows = matching(first.rows, "ANTI", [second.rows])
+def _only_in(name: str, selection: Selection, other: str, dropped: Selection) -> Iterator[Gallery]:
+    rows = matching(selection.rows, "ANTI", [rows_in(selection.query, dropped)])
     total = rows.count()
     if total:
-        yield Gallery(
-            f"Kept by {first.rule.name}, not by {second.rule.name}",
-            f"{total:,} pairs; a random few.",
-            _ordered(rows, "key_hash"),
-        )
+        title = f"Kept by {name}, not by {other}"
+        yield Gallery(title, f"{count(total, 'pair')}; a random few.", _ordered(rows, "key_hash"))
 
 
 def _ends(pool: RowSet, axis: Axis) -> Iterator[Gallery]:

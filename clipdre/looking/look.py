@@ -12,11 +12,13 @@ import numpy.typing as npt
 from clipdre.config import LookConfig
 from clipdre.core.modality import Modality
 from clipdre.errors import ScoresError, UsageError
+from clipdre.formats.files.storage import real
 from clipdre.looking.axes import axes_of, axis_rows
 from clipdre.looking.counterparts import Model, Nearest
 from clipdre.looking.edges import Axis, Histogram, count_between, edges_of, kept_mask
 from clipdre.looking.failures import Failed, failed
 from clipdre.looking.galleries import Gallery, evenly, galleries, spread
+from clipdre.looking.languages import Language, languages
 from clipdre.looking.ngrams import Ends, Words
 from clipdre.looking.points import Places, Points, sample_points
 from clipdre.looking.samples import Details, details, fulfilling, thumbnails
@@ -32,6 +34,7 @@ MOST_PEERS, PEER_SIDE = 300, 96
 # Scores whose words are listed.
 WORDS_BY = ("kl_text", "log_ratio")
 MATRIX = 10
+KEPT_BY = "kept by "
 
 Mask = npt.NDArray[np.bool_]
 
@@ -47,8 +50,10 @@ class Counterparts:
         `problem` says why.
     searched : int
         Number of pairs among which they were looked for.
+    matrix_places : int64 array of shape (m,)
+        Pairs from a low to a high log ratio.
     matrix : float64 array of shape (m, m)
-        Log ratios of the images of `matrix_places` with their captions, in nats.
+        Log ratios of their images (rows) with their captions (columns), in nats.
     """
 
     nearest: Mapping[Modality, Nearest]
@@ -67,7 +72,8 @@ class View:
     query : ScoreQuery
     summary : Summary
     failures : list of Failed
-    selections : sequence of Selection
+    selections : mapping of str to Selection
+        By name.
     histograms : list of Histogram
         One per axis.
     points : Points
@@ -85,7 +91,8 @@ class View:
     blurred : bool array of shape (rows,)
     words : dict of str to Ends
         Scores, and names of selections, to the words that go with them.
-    overlaps : dict of (int, int) to (int, int)
+    languages : list of Language
+    overlaps : dict of (str, str) to (int, int)
         Two selections to the rows that both keep, and that either keeps.
     problem : str
         Why thumbnails are missing; empty if none is.
@@ -94,7 +101,7 @@ class View:
     query: ScoreQuery
     summary: Summary
     failures: list[Failed]
-    selections: Sequence[Selection]
+    selections: Mapping[str, Selection]
     histograms: list[Histogram]
     points: Points
     kept: Sequence[Mask]
@@ -105,13 +112,14 @@ class View:
     images: dict[int, str]
     blurred: Mask
     words: dict[str, Ends]
-    overlaps: dict[tuple[int, int], tuple[int, int]]
+    languages: list[Language]
+    overlaps: dict[tuple[str, str], tuple[int, int]]
     problem: str
 
 
 def collect(
     query: ScoreQuery,
-    selections: Sequence[Selection],
+    selections: Mapping[str, Selection],
     config: LookConfig,
     shards: Sequence[str] | None = None,
 ) -> View:
@@ -119,26 +127,28 @@ def collect(
 
     Parameters
     ----------
-    selections : sequence of Selection
-        Of `query`, at most `MOST_SELECTIONS`.
+    selections : mapping of str to Selection
+        By name, of the same score folder; at most `MOST_SELECTIONS`.
     shards : sequence of str, optional
         Tars to take images from, if they have moved.
 
     Raises
     ------
     UsageError
-        If there are too many selections.
+        If there are too many selections, or they are of another score folder.
     SelectionError
         If a column or condition of `config` cannot be used.
     """
     if len(selections) > MOST_SELECTIONS:
         raise UsageError(f"a page shows at most {MOST_SELECTIONS} selections", "drop some of them")
+    if {real(own.query.folder.path) for own in selections.values()} - {real(query.folder.path)}:
+        raise UsageError("a selection is of other scores", "select from the same score folder")
     axes = axes_of(query, config.columns)
     blurring = _blurring(query, config.blur_by)
     pool = axis_rows(query, axes)
     points = sample_points(pool, axes, config.points)
-    masks = [kept_mask(selection) for selection in selections]
-    kept = [mask[points.places] for mask in masks]
+    masks = {name: kept_mask(selection) for name, selection in selections.items()}
+    kept = {name: mask[points.places] for name, mask in masks.items()}
     middle = np.sort(evenly(points.places, points.values[0], MATRIX))
     found, samples = _chosen(pool, axes, points, selections, config.thumbnails)
     samples = np.union1d(samples, middle)
@@ -152,19 +162,20 @@ def collect(
         summary=summarize(query.folder, query.manifest),
         failures=failed(query.folder, query.manifest, config.side),
         selections=selections,
-        histograms=count_between(pool, _edges(axes, points), masks),
+        histograms=count_between(pool, _edges(axes, points), list(masks.values())),
         points=points,
-        kept=kept,
+        kept=list(kept.values()),
         galleries=found,
         samples=samples,
         counterparts=counterparts,
         rows=details(pool, axes, every),
         images={**thumbnails(query, small, PEER_SIDE, shards).urls, **large.urls},
         blurred=np.zeros(len(every), np.bool_) if blurring is None else fulfilling(blurring, every),
-        words=_words(axes, points, selections, kept),
+        words=_words(axes, points, kept),
+        languages=languages(query, selections),
         overlaps={
             (a, b): (int((masks[a] & masks[b]).sum()), int((masks[a] | masks[b]).sum()))
-            for a, b in combinations(range(len(masks)), 2)
+            for a, b in combinations(masks, 2)
         },
         problem=large.problem,
     )
@@ -189,7 +200,7 @@ def _chosen(
     pool: RowSet,
     axes: Sequence[Axis],
     points: Points,
-    selections: Sequence[Selection],
+    selections: Mapping[str, Selection],
     most: int,
 ) -> tuple[list[Gallery], Places]:
     """Return galleries of at most `most` pairs together, and all pairs that are shown."""
@@ -211,11 +222,13 @@ def _chosen(
 def _counterparts(query: ScoreQuery, samples: Places, middle: Places) -> Counterparts:
     try:
         model = Model(query)
+        matrix = model.log_ratios(middle)
+        order = np.argsort(np.diag(matrix), kind="stable")
         return Counterparts(
             nearest={modality: model.nearest(samples, modality) for modality in Modality},
             searched=model.searched,
-            matrix_places=middle,
-            matrix=model.log_ratios(middle),
+            matrix_places=middle[order],
+            matrix=matrix[np.ix_(order, order)],
         )
     except ScoresError as error:
         none = np.empty(0, np.int64)
@@ -233,12 +246,9 @@ def _peers(counterparts: Counterparts) -> dict[Modality, Places]:
     return found
 
 
-def _words(
-    axes: Sequence[Axis], points: Points, selections: Sequence[Selection], kept: Sequence[Mask]
-) -> dict[str, Ends]:
+def _words(axes: Sequence[Axis], points: Points, kept: Mapping[str, Mask]) -> dict[str, Ends]:
     words = Words(points.captions)
     by_label = {axis.label: values for axis, values in zip(axes, points.values, strict=True)}
     found = {name: words.by_score(by_label[name]) for name in WORDS_BY if name in by_label}
-    for selection, mask in zip(selections, kept, strict=True):
-        found[f"kept by {selection.rule.name}"] = words.by_kept(mask)
+    found |= {f"{KEPT_BY}{name}": words.by_kept(mask) for name, mask in kept.items()}
     return {name: ends for name, ends in found.items() if ends.high or ends.low}

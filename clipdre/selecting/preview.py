@@ -20,6 +20,8 @@ from clipdre.sql.row_set import RowSet
 
 EXAMPLES = 3
 SHARED_BY = ("caption", "uid")
+# Name of a selection whose rule has none.
+UNNAMED = "the rule"
 
 
 class ShardCount(NamedTuple):
@@ -154,13 +156,13 @@ def compare(selections: Mapping[str, Selection] | Sequence[Selection]) -> Compar
     >>> clipdre.compare({"half": a, "quarter": b}).jaccard
     {('half', 'quarter'): 0.5}
     """
-    by_name = _named(selections)
-    query = next(iter(by_name.values())).query
-    rows = {name: rows_in(query, selection) for name, selection in by_name.items()}
+    named = _named(selections)
+    query = next(iter(named.values())).query
+    rows = {name: rows_in(query, selection) for name, selection in named.items()}
     jaccard = {}
     for a, b in combinations(rows, 2):
         both = matching(rows[a], "SEMI", [rows[b]]).count()
-        either = len(by_name[a]) + len(by_name[b]) - both
+        either = len(named[a]) + len(named[b]) - both
         jaccard[a, b] = both / either if either else 1.0
     only = {}
     for name, own in rows.items():
@@ -171,20 +173,33 @@ def compare(selections: Mapping[str, Selection] | Sequence[Selection]) -> Compar
     return Comparison(list(rows), jaccard, only)
 
 
-def _named(selections: Mapping[str, Selection] | Sequence[Selection]) -> dict[str, Selection]:
+def by_name(
+    selections: Mapping[str, Selection] | Sequence[Selection],
+) -> dict[str, Selection]:
+    """Return selections by name; a sequence takes the names of their rules.
+
+    Raises
+    ------
+    UsageError
+        If two have the same name.
+    """
     if isinstance(selections, Mapping):
-        by_name = dict(selections)
-    else:
-        by_name = {selection.rule.name: selection for selection in selections}
-    if len(selections) < 2:
-        raise UsageError("there are fewer than two selections to compare", "pass at least two")
-    if len(by_name) < len(selections):
+        return dict(selections)
+    named = {selection.rule.name or UNNAMED: selection for selection in selections}
+    if len(named) < len(selections):
         raise UsageError("two selections have the same name", "give each a name of its own")
-    if len({real(selection.query.folder.path) for selection in by_name.values()}) > 1:
+    return named
+
+
+def _named(selections: Mapping[str, Selection] | Sequence[Selection]) -> dict[str, Selection]:
+    named = by_name(selections)
+    if len(named) < 2:
+        raise UsageError("there are fewer than two selections to compare", "pass at least two")
+    if len({real(selection.query.folder.path) for selection in named.values()}) > 1:
         raise UsageError(
             "only selections of one score folder can be compared", "select from the same scores"
         )
-    return by_name
+    return named
 
 
 def rows_in(query: ScoreQuery, selection: Selection) -> RowSet:

@@ -95,14 +95,15 @@ function openDetails(index) {
     const show = make("button", { type: "button", text: "Show the image", onclick: () => { image.classList.toggle("blurred"); } });
     facts.append(show);
   }
-  const body = document.getElementById("details-body");
-  body.replaceChildren(make("div", { className: "top" }, image, facts), scoresTable(row));
+  const known = [];
   if (DATA.samples.includes(index) && !DATA.problem) {
     const note = `Log ratios given the image, and given the caption, in nats, among ${DATA.searched.toLocaleString("en")} pairs of the pool.`;
-    body.append(make("p", { className: "note", text: note }), make("div", { className: "sides" }, peers(index, "image"), peers(index, "text")));
+    known.push(make("div", { className: "sides" }, peers(index, "image"), peers(index, "text")), make("p", { className: "note", text: note }));
   } else if (DATA.problem) {
-    body.append(make("p", { className: "note", text: `No counterparts: ${DATA.problem}` }));
+    known.push(make("p", { className: "note", text: `No counterparts: ${DATA.problem}` }));
   }
+  const body = document.getElementById("details-body");
+  body.replaceChildren(make("div", { className: "top" }, image, facts), ...known, make("h3", { text: "Scores" }), scoresTable(row));
   const dialog = document.getElementById("details");
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;

@@ -4,13 +4,14 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const HEIGHT = 200;
-const CELLS = 64;
 const LEVELS = 256;
 
 function bytes(text) {
   return Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 }
 
+// Cells across a density: fewer for few points. A divisor of `LEVELS`.
+const CELLS = DATA.points.count > 20000 ? 64 : 32;
 const LEVELS_OF = DATA.points.levels.map(bytes);
 const KEPT_POINTS = DATA.points.kept.map(bytes);
 
@@ -104,7 +105,7 @@ function density(x, y, selection) {
   };
   const outline = { transform: [{ filter: "datum.kept >= 0.5" }], mark: { type: "rect", fillOpacity: 0, stroke: colour("mark"), strokeWidth: 1 }, encoding: place };
   return {
-    width: "container", height: 380, autosize: { type: "fit", contains: "padding" }, padding: 4,
+    width: "container", height: 430, autosize: { type: "fit", contains: "padding" }, padding: 4,
     data: { values },
     layer: [
       {
