@@ -93,12 +93,10 @@ def edges_of(values: npt.NDArray[np.float64], *, whole: bool) -> tuple[str, ...]
     whole : bool
         Whether the column holds whole numbers.
     """
-    if not len(values):
-        return ("0",)
-    low, high = np.quantile(values, [TAIL, 1 - TAIL])
+    low, high = np.quantile(values, [TAIL, 1 - TAIL]) if len(values) else (0.0, 0.0)
     size = max(abs(low), abs(high))
     if not SMALLEST < size < LARGEST:
-        return (format(Decimal(float(f"{low:.6g}")).normalize(), "f"),)
+        return ("0",)
     # Numbers that are all the same are divided by some step; 32-bit ones by none below 1e-7.
     width = max((high - low) / EDGES, size * 1e-7) if high > low else size / 10
     step = _round_step(width)

@@ -162,7 +162,7 @@ def collect(
         summary=summarize(query.folder, query.manifest),
         failures=failed(query.folder, query.manifest, config.side),
         selections=selections,
-        histograms=count_between(pool, _edges(axes, points), list(masks.values())),
+        histograms=count_between(pool, edges_of_axes(axes, points), list(masks.values())),
         points=points,
         kept=list(kept.values()),
         galleries=found,
@@ -189,7 +189,8 @@ def _blurring(query: ScoreQuery, condition: str | None) -> RowSet | None:
     return RowSet.of_pool(query, [expression])
 
 
-def _edges(axes: Sequence[Axis], points: Points) -> dict[Axis, tuple[str, ...]]:
+def edges_of_axes(axes: Sequence[Axis], points: Points) -> dict[Axis, tuple[str, ...]]:
+    """Return where a line may be drawn through each axis."""
     return {
         axis: edges_of(values[np.isfinite(values)], whole=axis.whole)
         for axis, values in zip(axes, points.values, strict=True)
