@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipdre.config import TINY_MODEL, EmitConfig, EncodeConfig, RunConfig
+from clipdre.config import TINY_MODEL, EmitConfig, EncodeConfig, LookConfig, RunConfig
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.place import UNFINISHED
 from clipdre.emitting.subset import Subset
@@ -22,6 +22,8 @@ from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.tars.places import expand_shards
+from clipdre.looking.look import collect
+from clipdre.looking.page import render
 from clipdre.pipelines.score import ScoreConfig, score
 from clipdre.selecting.recipes import read_recipe
 from clipdre.selecting.rules import Amount, Rule, Step
@@ -41,6 +43,9 @@ COLUMNS = ("similarity", "log_ratio", "log_ratio_text", "kl_text", "kl_image")
 RATIO_THEN_KL = "log_ratio, then kl_text"
 DISTINCT = "the same, distinct pairs"
 RANDOM = "at random"
+# Rules that the page compares.
+COMPARED = (RATIO_THEN_KL, "similarity", "kl_text")
+PAGE = "page.html"
 
 Floats = npt.NDArray[np.float64]
 Kinds = npt.NDArray[np.object_]
@@ -79,6 +84,8 @@ class DemoReport:
         Share of clean pairs and their copies among the kept pairs, by rule.
     information : dict
         Mean true log ratio of the kept pairs in nats, by rule; noise counts as 0.
+    page : Path
+        What `clipdre look` shows of the noisy pool.
     """
 
     folder: Path
@@ -89,6 +96,7 @@ class DemoReport:
     budget: int
     purity: dict[str, float]
     information: dict[str, float]
+    page: Path
 
 
 def run_demo(folder: Path, pairs: int, seed: int, encode: EncodeConfig) -> DemoReport:
@@ -129,6 +137,9 @@ def _run(folder: Path, pairs: int, seed: int, encode: EncodeConfig) -> DemoRepor
         kinds[name] = columns["kind"].to_numpy()
         true[name] = np.nan_to_num(_floats(columns, TRUTHS["log_ratio"]))
     _write_subset(folder, pool.manifest)
+    page = folder / PAGE
+    compared = {name: kept[name] for name in COMPARED}
+    render(collect(pool, compared, LookConfig())).save(page, overwrite=True)
     return DemoReport(
         folder=folder,
         clean=clean.manifest,
@@ -141,6 +152,7 @@ def _run(folder: Path, pairs: int, seed: int, encode: EncodeConfig) -> DemoRepor
             for name, of_rule in kinds.items()
         },
         information={name: float(values.mean()) for name, values in true.items()},
+        page=page,
     )
 
 

@@ -28,6 +28,7 @@ def test_a_stopped_demo_starts_over_in_its_folder_and_no_other_does(tmp_path, mo
     assert demo().pool.complete
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
         "clean",
+        "page.html",
         "pool",
         "scores-clean",
         "scores-pool",

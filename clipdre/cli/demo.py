@@ -100,6 +100,7 @@ def _print_report(report: DemoReport) -> None:
         f"The pools and scores are in {folder}, the kept shards in {folder}/subset. "
         f"A picture of the first table is in {folder}/{PLOT}."
     )
+    note(f"Open {report.page} in a browser to see the pairs; 'clipdre look' writes such a page.")
     note("Next, on your own shards:")
     note(
         "    clipdre filter $(clipdre score YOUR/SHARDS -o scores) --by log_ratio --top 30% -o kept"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -265,7 +266,9 @@ def _estimate_config(reference: str, neighbors: int, bulk: int, tau: int | None)
 
 def _show(manifest: Manifest, output: Path) -> None:
     from clipdre.cli.summary import show_summary
+    from clipdre.cli.terminal import note
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.reporting.summary import summarize
 
     show_summary(summarize(ScoreFolder(output), manifest), output)
+    note(f"look at the pairs in a browser: clipdre look {shlex.quote(str(output))} -o page.html")

@@ -96,7 +96,8 @@ def render(view: View) -> Page:
         data=Markup(_embedded(content(view))),  # noqa: S704 (escaped for scripts)
         **tables(view),
     )
-    return Page(title, MARK + html)
+    # Paths and messages may have bytes that are not UTF-8.
+    return Page(title, (MARK + html).encode("utf-8", "replace").decode())
 
 
 @cache

@@ -73,26 +73,26 @@ WAYS: dict[str, Callable[[Path], object]] = {
 }
 # Files, and the commands that read each.
 FILES: dict[Path, str] = {
-    MANIFEST: "info filter emit measure reference resume",
-    SCORES: "info filter select emit measure reference resume",
+    MANIFEST: "info look filter emit measure reference resume",
+    SCORES: "info look filter select emit measure reference resume",
     Path("scores/scores"): "info filter resume",
     Path("scores"): "info filter emit measure reference resume",
-    Path("scores/failures/00000.parquet"): "info resume",
+    Path("scores/failures/00000.parquet"): "info look resume",
     Path("scores/embeddings/metadata/metadata_0.parquet"): "measure reference resume",
-    IMAGES: "measure reference resume",
+    IMAGES: "look measure reference resume",
     REFERENCE / "reference.json": "reference resume",
     REFERENCE / "moments.npz": "reference resume",
     REFERENCE / "pool_image.npy": "reference resume",
     REFERENCE / "alike.npz": "reference resume",
     GROUPS / "record.json": "info select measure",
-    GROUPS / "00000.parquet": "info select measure",
+    GROUPS / "00000.parquet": "info look select measure",
     Path("scores/columns/prompt-weight/record.json"): "info filter measure",
     Path("scores/columns/prompt-weight/00000.parquet"): "info filter measure",
-    Path("pool/00000.tar"): "doctor filter score",
+    Path("pool/00000.tar"): "doctor filter look score",
     Path("pool"): "doctor filter select score",
     RECIPE: "recipes select",
     Path("joined.parquet"): "select",
-    Path("out"): "filter score demo",
+    Path("out"): "filter look score demo",
 }
 
 

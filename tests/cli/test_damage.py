@@ -24,6 +24,7 @@ COMMANDS = {
         "filter scores --recipe ./mine.toml --dry-run",
         "filter scores --with joined.parquet --by log_ratio --top 5 --shards pool -o out",
     ),
+    "look": ("look scores --by log_ratio --top 5 -o out", "look scores keys.txt -o -"),
     "emit": ("emit scores --keys keys.txt --format keys -o -",),
     "export": ("export scores -o out.lance",),
     "doctor": ("doctor pool", "doctor pool --json"),
@@ -39,12 +40,13 @@ COMMANDS = {
 }
 ALL = [line for lines in COMMANDS.values() for line in lines]
 RESUME = COMMANDS["score"][1]
-INFO, TARS, STREAM, EMIT, CHECK = (
+INFO, TARS, STREAM, LOOK, EMIT, CHECK = (
     COMMANDS[name][n]
     for name, n in [
         ("info", 1),
         ("filter", 0),
         ("filter", 1),
+        ("look", 0),
         ("emit", 0),
         ("reference", 0),
     ]
@@ -131,7 +133,7 @@ def test_other_things_in_the_place_of_a_file(outcome, file, way):
     [(place, value) for place, values in world.VALUES.items() for value in values],
 )
 def test_values_in_the_manifest(outcome, place, value):
-    lines = (INFO, TARS) if place[0] == "shards" else (INFO, CHECK)
+    lines = (INFO, TARS, LOOK) if place[0] == "shards" else (INFO, CHECK)
     outcome(world.in_manifest(*place, value=value), lines)
 
 
@@ -143,7 +145,7 @@ def test_records_of_columns(outcome, name):
 
 @pytest.mark.parametrize("name", world.COLUMNS)
 def test_columns_of_the_scores(outcome, name):
-    outcome(world.COLUMNS[name], (INFO, TARS, STREAM, EMIT))
+    outcome(world.COLUMNS[name], (INFO, TARS, STREAM, LOOK, EMIT))
 
 
 @pytest.mark.parametrize("name", world.ARRAYS)
