@@ -92,6 +92,10 @@ class Rows(Protocol):
         """Key hashes, uint64 of shape (n,)."""
         ...
 
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return a column of the folder, of shape (n,); ask `Pool.has_column` in `fit` first."""
+        ...
+
     def vectors(self, modality: Modality) -> Tensor:
         """Return unit vectors, float32 of shape (n, d)."""
         ...
@@ -136,6 +140,21 @@ class Pool(Protocol):
             Name of this pass; together with the settings and `part` it identifies its results.
         part, merge : callable
             Picklable, such as functions of a module or methods of the scorer.
+        """
+        ...
+
+    def has_column(self, name: str) -> bool:
+        """Whether the folder has a column, scored or measured, that `Rows.column` can read."""
+        ...
+
+    def texts(self, place: str) -> Iterator[str]:
+        """Yield texts from elsewhere, without empty ones.
+
+        Parameters
+        ----------
+        place : str
+            A text file with one per line, a .json file with a list of them, or a score folder,
+            whose captions are meant.
         """
         ...
 

@@ -122,7 +122,9 @@ class ScoreQuery(Database):
         self.folder, self.manifest = folder, manifest
         self.joined = expand_tables(joined, WITH)
         self._measured, self._stale = _measured(folder, manifest)
-        measured = [[str(real(c.file(shard))) for shard in shards] for c, _ in self._measured]
+        # A shard without rows says nothing about the types of columns.
+        filled = [shard.name for shard in manifest.shards if shard.rows] or shards
+        measured = [[str(real(c.file(shard))) for shard in filled] for c, _ in self._measured]
         scores = [str(real(file)) for file in files]
         listed = [scores, *measured, map(str, self.joined)]
         super().__init__(list(chain.from_iterable(listed)), time_limit)
