@@ -17,7 +17,7 @@ from clipdre.core.counts import count_texts, counts_of_texts, merge_texts
 from clipdre.errors import UsageError
 from clipdre.scorers.base import Arrays, Pool, Rows, setting
 
-WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
 
 @dataclass(frozen=True)
