@@ -94,7 +94,8 @@ def _n_grams(text: str) -> list[str]:
 
 
 def _log_shares(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    return np.log(counts / max(1, counts.sum()) + SMALL)
+    shares: npt.NDArray[np.float64] = np.log(counts / max(1, counts.sum()) + SMALL)
+    return shares
 
 
 def _added(first: Arrays, second: Arrays) -> Arrays:

@@ -38,7 +38,7 @@ class WordFrequency:
     title: ClassVar = "Rarity of the words in captions"
     source: ClassVar = "Liang and Larson, WFPP (arXiv 2410.10879)"
     version: ClassVar = 1
-    example: ClassVar = {}
+    example: ClassVar[Mapping[str, Any]] = {}
 
     threshold: float = setting("Share t of a word: rarer ones are never dropped.", default=1e-7)
     least: int = setting("Words seen less often count as unknown.", default=5)

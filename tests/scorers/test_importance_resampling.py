@@ -26,7 +26,7 @@ WORDS = {
 
 def n_grams(caption):
     words = WORDS[caption]
-    return words + [f"{a} {b}" for a, b in zip(words[:-1], words[1:], strict=True)]
+    return words + [f"{words[n]} {words[n + 1]}" for n in range(len(words) - 1)]
 
 
 def naive(captions, target, buckets):
