@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from PIL import Image
 from torch import Tensor
 
 from clipdre.config import EncodeConfig, MeasureConfig, Precision
 from clipdre.core.modality import Modality
+from clipdre.encoding.decode import model_image
 from clipdre.errors import InputError, ModelError, ScoresError
 from clipdre.formats.files.parquet import SCORE_AGAIN, list_columns, read_table
 from clipdre.formats.folders.columns import ColumnFolder, column_folders, is_current
@@ -22,6 +24,7 @@ from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.sources import source_of
+from clipdre.formats.tars.limits import ImageError
 from clipdre.formats.tars.samples import Sample
 from clipdre.formats.tars.shards import iter_samples
 from clipdre.formats.tars.spans import CHANGED, checked
@@ -203,6 +206,16 @@ class StoredRows:
                     if not samples:
                         raise InputError(f"{source.name} has changed since it was scored", CHANGED)
                     yield samples[0]
+
+    def images(self) -> Iterator[Image.Image | str]:
+        """See `Rows`."""
+        reading = self.reader.manifest.reading
+        for sample in self.samples():
+            try:
+                with model_image(sample.image, self.encoder, reading) as found:
+                    yield found.image
+            except ImageError as error:
+                yield str(error.reason)
 
 
 def _same_encoder(manifest: Manifest, device: str) -> Encoder:

@@ -104,6 +104,13 @@ class Rows(Protocol):
         """Yield the samples, read from their shards."""
         ...
 
+    def images(self) -> Iterator[Image.Image | str]:
+        """Yield the RGB images as they are decoded for the model, or why one cannot be.
+
+        A scorer gives such a row NaN, and the reason in a column of its own.
+        """
+        ...
+
     @property
     def encoder(self) -> Encoder:
         """The model that made the scores, on this worker's device."""
