@@ -50,14 +50,14 @@ class MetaClip:
     title: ClassVar = "Balance over the words and phrases in captions"
     source: ClassVar = "Xu et al. (arXiv 2309.16671); MetaCLIP 2 (arXiv 2507.22062)"
     version: ClassVar = 1
-    example: ClassVar = {"word_count": 20, "tail_share": 0.06}
+    example: ClassVar = {"tail_share": 0.06}
 
     entries: str = setting(
         "Words and phrases: a text file with one per line, or a .json list. Without it, frequent "
         "words and pairs of words of the pool's captions.",
         default="",
     )
-    word_count: int = setting("Captions' words that become entries occur this often.", default=100)
+    word_count: int = setting("Captions' words that become entries occur this often.", default=20)
     bigram_pmi: float = setting(
         "Pairs of words that become entries occur so often, and have this pointwise mutual "
         "information in nats.",
