@@ -56,7 +56,10 @@ class Language:
 
 
 def _language(caption: str) -> tuple[str, float]:
-    found = _detector().detect(caption) if caption.strip() else []
+    if not any(map(str.isalpha, caption)):
+        return "", 0.0
+    # The library reads up to the first NUL.
+    found = _detector().detect(caption.replace("\0", " "))
     return (found[0]["lang"], found[0]["score"]) if found else ("", 0.0)
 
 

@@ -19,6 +19,8 @@ CAPTIONS = {
     "two dogs\nplaying with a ball": "en",
     "": "",
     " \t\n": "",
+    "12:30 \U0001f642": "",
+    "\0ein rotes Auto auf der Straße": "de",
 }
 
 
