@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from clipdre.config import EncodeConfig, MeasureConfig, Precision
 from clipdre.core.modality import Modality
+from clipdre.cpus import usable_cpus
 from clipdre.encoding.decode import model_image
 from clipdre.errors import InputError, ModelError, ScoresError
 from clipdre.formats.files.parquet import SCORE_AGAIN, list_columns, read_table
@@ -31,6 +34,7 @@ from clipdre.formats.tars.spans import CHANGED, checked
 from clipdre.models.encoder import Encoder
 from clipdre.models.load import load_encoder
 
+T = TypeVar("T")
 SAMPLE_COLUMNS = ["key", "offset", "nbytes", "caption", "key_hash"]
 
 
@@ -207,15 +211,24 @@ class StoredRows:
                         raise InputError(f"{source.name} has changed since it was scored", CHANGED)
                     yield samples[0]
 
-    def images(self) -> Iterator[Image.Image | str]:
+    def images(self, each: Callable[[Image.Image], T]) -> Iterator[T | str]:
         """See `Rows`."""
-        reading = self.reader.manifest.reading
-        for sample in self.samples():
-            try:
-                with model_image(sample.image, self.encoder, reading) as found:
-                    yield found.image
-            except ImageError as error:
-                yield str(error.reason)
+        threads = usable_cpus()
+        waiting = deque[Future[T | str]]()
+        with ThreadPoolExecutor(threads) as pool:
+            for sample in self.samples():
+                waiting.append(pool.submit(self._made, sample, each))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _made(self, sample: Sample, each: Callable[[Image.Image], T]) -> T | str:
+        try:
+            with model_image(sample.image, self.encoder, self.reader.manifest.reading) as found:
+                return each(found.image)
+        except ImageError as error:
+            return str(error.reason)
 
 
 def _same_encoder(manifest: Manifest, device: str) -> Encoder:

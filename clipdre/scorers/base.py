@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Columns by name, or what was learned by name.
 Arrays = dict[str, npt.NDArray[Any]]
+T = TypeVar("T")
 
 
 class Sample(Protocol):
@@ -104,10 +105,11 @@ class Rows(Protocol):
         """Yield the samples, read from their shards."""
         ...
 
-    def images(self) -> Iterator[Image.Image | str]:
-        """Yield the RGB images as they are decoded for the model, or why one cannot be.
+    def images(self, each: Callable[[Image.Image], T]) -> Iterator[T | str]:
+        """Yield what `each` makes of every image, or the reason why one cannot be decoded.
 
-        A scorer gives such a row NaN, and the reason in a column of its own.
+        Images are RGB and decoded as for the model, in threads, which also call `each`. A scorer
+        gives a row without an image NaN, and the reason in a column of its own.
         """
         ...
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from clipdre.core.columns import Column
 from clipdre.core.density_ratio import similarity
 from clipdre.core.modality import Modality
 from clipdre.errors import UsageError
-from clipdre.scorers.base import Arrays, Pool, Rows, setting
+from clipdre.scorers.base import Arrays, Encoder, Pool, Rows, setting
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -100,9 +101,9 @@ class TextMasked:
         """See `Scorer`."""
         captions = rows.vectors(Modality.TEXT)
         found = similarity(rows.vectors(Modality.IMAGE), captions)
-        masked, areas, failures = self._masked(rows), list[float](), list[str]()
+        masked, areas, failures = rows.images(self._prepare(rows)), list[float](), list[str]()
         for start in range(0, len(rows), IMAGES_AT_ONCE):
-            part = list(islice(masked, IMAGES_AT_ONCE))
+            part = [_or_failure(one) for one in islice(masked, IMAGES_AT_ONCE)]
             areas += [image.area for image in part]
             failures += [image.failure for image in part]
             new = {n: i.pixels for n, i in enumerate(part, start) if i.pixels is not None}
@@ -110,35 +111,37 @@ class TextMasked:
                 vectors = rows.encoder.encode_images(list(new.values())).cpu()
                 found[list(new)] = similarity(vectors, captions[list(new)])
         is_missing = np.array([bool(failure) for failure in failures])
-        return {
+        columns = {
             "similarity_text_masked": np.where(is_missing, np.nan, found.numpy()),
+            "text_area": np.where(is_missing, np.nan, areas),
             "text_masked_failure": np.array(failures),
-            **(
-                {"text_area": np.where(is_missing, np.nan, areas)}
-                if self.method is Method.OCR
-                else {}
-            ),
         }
+        return {column.name: columns[column.name] for column in self.columns()}
 
-    def _masked(self, rows: Rows) -> Iterator[Masked]:
-        prepare = self._mirrored if self.method is Method.MIRROR else self._filled
-        for image in rows.images():
-            yield Masked(None, failure=image) if isinstance(image, str) else prepare(image, rows)
+    def _prepare(self, rows: Rows) -> Callable[[Image], Masked]:
+        prepare = _mirrored if self.method is Method.MIRROR else _without_text
+        return partial(prepare, encoder=rows.encoder)
 
-    def _mirrored(self, image: Image, rows: Rows) -> Masked:
-        from PIL.ImageOps import mirror  # noqa: PLC0415
 
-        return Masked(rows.encoder.preprocess(mirror(image)))
+def _or_failure(found: Masked | str) -> Masked:
+    return Masked(None, failure=found) if isinstance(found, str) else found
 
-    def _filled(self, image: Image, rows: Rows) -> Masked:
-        try:
-            boxes = _detector()(image)
-        except Exception as error:  # detectors raise nearly anything on odd shapes
-            return Masked(None, failure=f"text detection: {type(error).__name__}")
-        if not boxes:
-            return Masked(None)
-        without, area = filled(image, boxes)
-        return Masked(rows.encoder.preprocess(without), area)
+
+def _mirrored(image: Image, encoder: Encoder) -> Masked:
+    from PIL.ImageOps import mirror  # noqa: PLC0415
+
+    return Masked(encoder.preprocess(mirror(image)))
+
+
+def _without_text(image: Image, encoder: Encoder) -> Masked:
+    try:
+        boxes = _detector()(image)
+    except Exception as error:  # detectors raise nearly anything on odd shapes
+        return Masked(None, failure=f"text detection: {type(error).__name__}")
+    if not boxes:
+        return Masked(None)
+    without, area = filled(image, boxes)
+    return Masked(encoder.preprocess(without), area)
 
 
 def filled(image: Image, boxes: Sequence[Box]) -> tuple[Image, float]:
@@ -168,11 +171,13 @@ def _detector() -> Detect:
             "`method` ocr needs the packages rapidocr and onnxruntime",
             "run pip install 'clipdre[text]', or use mirror",
         ) from error
-    ocr = RapidOCR(params={"Global.log_level": "critical"})
+    ocr, one = RapidOCR(params={"Global.log_level": "critical"}), Lock()
 
     def detect(image: Image) -> list[Box]:
         # It reads arrays as cv2 makes them: blue, green, red.
-        found = ocr(np.array(image)[:, :, ::-1], use_det=True, use_cls=False, use_rec=False)
+        pixels = np.array(image)[:, :, ::-1]
+        with one:  # it uses all processors itself
+            found = ocr(pixels, use_det=True, use_cls=False, use_rec=False)
         if found.boxes is None:
             return []
         return [_box(np.asarray(corners), image.width, image.height) for corners in found.boxes]

@@ -80,11 +80,10 @@ def test_a_bad_image_is_null_with_a_reason(few):
 def test_found_text_is_filled_and_other_images_stay_as_they_are(few, monkeypatch):
     scores, _, images = few
     boxes = [[(1, 1, 4, 3)], [], [(0, 0, 8, 6)], [(0, 0, 2, 2), (1, 1, 3, 3)]]
-    seen = iter(range(FEW))
+    numbers = {image.tobytes(): n for n, image in enumerate(images)}
 
     def detect(image):
-        n = next(seen)
-        np.testing.assert_array_equal(np.array(image), np.array(images[n]))
+        n = numbers[image.tobytes()]
         if n == 5:
             raise RuntimeError("odd shape")
         return boxes[n % 4]
