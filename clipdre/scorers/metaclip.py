@@ -21,7 +21,7 @@ from clipdre.core.counts import (
     merge_codes,
     merge_texts,
 )
-from clipdre.errors import ScoresError, UsageError
+from clipdre.errors import InputError, ScoresError, UsageError
 from clipdre.scorers.base import Arrays, Pool, Rows, setting
 
 PUNCTUATION = ",.;:?!`"
@@ -36,13 +36,13 @@ class MetaClip:
     """Chance with which MetaCLIP keeps a caption: ``1 - prod(1 - min(1, t / count))``.
 
     The product is over the entries that the caption contains as whole words, case kept;
-    ``count`` is the number of captions with that entry. So entries that more than t captions have
-    are thinned out to t of them, and captions without any entry go. Draw with `--sample` by the
-    probability, or keep the rare with `--top`.
+    ``count`` is the number of captions with that entry. So of the captions that have a frequent
+    entry and no rarer one, about t are kept, and captions without any entry go. Draw with
+    ``--where 'draw(metaclip_probability)'``, as recipe `metaclip` does.
 
     It helps on raw web pools, where a few topics and boilerplate make up most captions. It knows
     nothing about images, so it says nothing about whether a caption is true; the published t of
-    20,000 is for 400 million pairs, and thins nothing in a small pool: choose a `tail-share` there.
+    20,000 is for 400 million pairs, and drops nothing from a small pool: choose a `tail-share` there.
     Words of languages without spaces are not found.
     """
 
@@ -57,13 +57,15 @@ class MetaClip:
         "words and pairs of words of the pool's captions.",
         default="",
     )
-    word_count: int = setting("Captions' words that become entries occur this often.", default=20)
+    word_count: int = setting("Least occurrences of a word that becomes an entry.", default=20)
     bigram_pmi: float = setting(
-        "Pairs of words that become entries occur so often, and have this pointwise mutual "
-        "information in nats.",
+        "Least pointwise mutual information, in nats, of a pair of words that becomes an entry; "
+        "it also occurs that often.",
         default=3.0,
     )
-    threshold: float = setting("Captions t per entry.", default=20_000.0)
+    threshold: float = setting(
+        "Captions with an entry (t) up to which all are kept.", default=20_000.0
+    )
     tail_share: float = setting(
         "Set t so that entries with fewer captions have this share of all matches, such as 0.06; "
         "0: use the threshold.",
@@ -91,6 +93,8 @@ class MetaClip:
         """Find the entries, count the captions with each, and set the thresholds."""
         texts = pool.texts(self.entries) if self.entries else self._frequent(pool)
         entries = sorted({padded(text.strip()) for text in texts if text.strip()})
+        if not entries:
+            raise InputError(f"{self.entries} has no entries", "put one on each line")
         learned = {
             "entries": np.frombuffer("\n".join(entries).encode(), np.uint8),
             "languages": np.array(self._languages(pool)),

@@ -135,6 +135,7 @@ def test_settings_out_of_range_are_refused(wrong):
         ("e.json", b'{"a": 1}', "cannot read texts in"),
         ("e.json", b'["a", 1]', "cannot read texts in"),
         ("e.txt", b"\n\n", "has no texts"),
+        ("e.txt", b" \n\t\n", "has no entries"),
     ],
 )
 def test_unusable_entries_are_refused_with_a_cure(scores, tmp_path, name, content, message):
