@@ -41,9 +41,9 @@ class MetaClip:
     ``--where 'draw(metaclip_probability)'``, as recipe `metaclip` does.
 
     It helps on raw web pools, where a few topics and boilerplate make up most captions. It knows
-    nothing about images, so it says nothing about whether a caption is true; the published t of
-    20,000 is for 400 million pairs, and drops nothing from a small pool: choose a `tail-share` there.
-    Words of languages without spaces are not found.
+    nothing about images, so it says nothing about whether a caption is true. The published t of
+    20,000 is for 400 million pairs and drops nothing from a small pool: choose a `tail-share`
+    there. Words of languages without spaces are not found.
     """
 
     name: ClassVar = "metaclip"
