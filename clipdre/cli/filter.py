@@ -32,11 +32,11 @@ PAIRINGS = (
     NotWith("every", RULES, because="which keeps only some pairs"),
     OnlyWith("json", ("dry_run",)),
     OnlyWith("on", ("joined",), because="whose rows it matches"),
-    OnlyWith(
-        "seed",
-        ("sample", "uniform", "balance", "recipe", "shuffle"),
-        because="which draw at random",
-    ),
+)
+SEED = OnlyWith(
+    "seed",
+    ("sample", "uniform", "balance", "recipe", "shuffle"),
+    because="which draw at random, as draw(p) does",
 )
 
 
@@ -49,6 +49,7 @@ def filter_scores(
     where: keep.Where = None,
     every: keep.All = False,  # noqa: ARG001 (looked up among the given options)
     by: keep.By = None,
+    by_log: keep.ByLog = None,
     top: keep.Top = None,
     bottom: keep.Bottom = None,
     uniform: keep.Uniform = False,
@@ -79,8 +80,9 @@ def filter_scores(
     """Keep the best pairs: by a condition, by rank, at random, or by a published recipe.
 
     Keeps exactly the number asked for; ties are broken by key hash. In expressions,
-    quantile(column, q), rank(column) and zscore(column) cover the whole pool. Copies kept samples
-    byte for byte from the source shards. Prints the path it wrote.
+    quantile(column, q), rank(column) and zscore(column) cover the whole pool, and draw(p) is true
+    with probability p, the same for the same pair and --seed anywhere. Copies kept samples byte for
+    byte from the source shards. Prints the path it wrote.
     """
     from clipdre.cli.preview import show
     from clipdre.cli.query import MeasurableQuery
@@ -89,13 +91,14 @@ def filter_scores(
     from clipdre.selecting.request import Request
 
     given = given_options(context)
-    check(given, PAIRINGS)
+    check(given, PAIRINGS if "draw" in (where or "").lower() else (*PAIRINGS, SEED))
     request = Request(
         distinct=distinct,
         best=best,
         best_by=best_by,
         where=where,
         by=by,
+        by_log=by_log,
         top=top,
         bottom=bottom,
         uniform=uniform,
@@ -198,7 +201,7 @@ def _note_selection(selection: Selection) -> None:
         elif counted.cut:
             note(f"cut: {counted.cut}")
         if counted.unranked:
-            what = " or ".join(text for text in (step.by, step.balance) if text)
+            what = " or ".join(text for text in (step.weighed, step.balance) if text)
             note(f"not kept: {count(counted.unranked, 'row')} without a value of {what}")
         if counted.kept < counted.asked:
             note(f"asked for {counted.asked:,}, but only {counted.kept:,} are left to choose from")

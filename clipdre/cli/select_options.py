@@ -58,6 +58,14 @@ By = Annotated[
         rich_help_panel=RANK,
     ),
 ]
+ByLog = Annotated[
+    str | None,
+    typer.Option(
+        help="Column or SQL expression of the log of a row's weight, for --sample.",
+        metavar="SQL",
+        rich_help_panel=RANK,
+    ),
+]
 Top = Annotated[
     str | None,
     typer.Option(

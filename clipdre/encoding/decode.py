@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from clipdre.config import Decode, ReadConfig
-from clipdre.formats.tars.images import decoded_image
+from clipdre.formats.tars.images import DecodedImage, decoded_image
 from clipdre.formats.tars.limits import ImageError
 from clipdre.formats.tars.samples import Failure, Reason, Sample, Stage
 from clipdre.models.encoder import Encoder
@@ -56,10 +57,17 @@ def _tokenized(
 
 def _pixels(sample: Sample, encoder: Encoder, config: ReadConfig) -> tuple[Tensor, int, int]:
     """Return the model's input, and the width and height of the image; `ImageError` if bad."""
-    with decoded_image(
-        sample.image,
+    with model_image(sample.image, encoder, config) as found:
+        return encoder.preprocess(found.image), found.width, found.height
+
+
+def model_image(
+    data: bytes, encoder: Encoder, config: ReadConfig
+) -> AbstractContextManager[DecodedImage]:
+    """Decode an image in the detail that the model needs; see `decoded_image`."""
+    return decoded_image(
+        data,
         max_pixels=config.max_pixels,
         max_aspect_ratio=config.max_aspect_ratio,
         smallest=DETAIL * encoder.image_size if config.decode is Decode.FAST else None,
-    ) as found:
-        return encoder.preprocess(found.image), found.width, found.height
+    )

@@ -128,17 +128,17 @@ def _disagreements(
 ) -> Iterator[Gallery]:
     """Yield the pairs that one score ranks much higher than the other."""
     at = {axis.label: n for n, axis in enumerate(axes)}
-    if not {first, second} <= set(at) or len(points) < 2 * EACH:
+    if not {first, second} <= set(at):
         return
-    ranks = {label: _ranks(points.values[at[label]]) for label in (first, second)}
-    for high, low in ((first, second), (second, first)):
-        order = np.argsort(ranks[low] - ranks[high], kind="stable")[:EACH]
-        yield Gallery(
-            f"{high} high, {low} low",
-            f"The largest differences of the two ranks among {len(points):,} pairs.",
-            points.places[order],
-            high,
-        )
+    values = np.array([points.values[at[label]] for label in (first, second)])
+    finite = np.flatnonzero(np.isfinite(values).all(axis=0))
+    if len(finite) < 2 * EACH:
+        return
+    one, other = (own.argsort(kind="stable").argsort() for own in values[:, finite])
+    note = f"The largest differences of the two ranks among {len(finite):,} pairs."
+    for high, low, difference in ((first, second, other - one), (second, first, one - other)):
+        places = points.places[finite[np.argsort(difference, kind="stable")[:EACH]]]
+        yield Gallery(f"{high} high, {low} low", note, places, high)
 
 
 def _alike(pool: RowSet) -> Iterator[Gallery]:
@@ -167,15 +167,6 @@ def evenly(places: Places, values: npt.NDArray[np.float64], n: int) -> Places:
     order = finite[np.argsort(values[finite], kind="stable")]
     at = ((np.arange(n) + 0.5) / n * len(order)).astype(np.int64)
     return places[order[np.unique(at)]] if len(order) else np.empty(0, np.int64)
-
-
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return ranks from 0 to 1; missing values are in the middle."""
-    ranks = np.empty(len(values))
-    ranks[np.argsort(np.nan_to_num(values, nan=np.nanmedian(values)), kind="stable")] = np.arange(
-        len(values)
-    ) / len(values)
-    return ranks
 
 
 def _ordered(rows: RowSet, order: str) -> Places:

@@ -150,8 +150,8 @@ def collect(
     masks = {name: kept_mask(selection) for name, selection in selections.items()}
     kept = {name: mask[points.places] for name, mask in masks.items()}
     middle = np.sort(evenly(points.places, points.values[0], MATRIX))
-    found, samples = _chosen(pool, axes, points, selections, config.thumbnails)
-    samples = np.union1d(samples, middle)
+    listed = list(galleries(pool, axes, points, selections))
+    found, samples = _chosen(middle, listed, spread(axes, points), config.thumbnails)
     counterparts = _counterparts(query, samples, middle)
     peers = _peers(counterparts)
     every = np.unique(np.concatenate([samples, counterparts.matrix_places, *peers.values()]))
@@ -198,25 +198,20 @@ def edges_of_axes(axes: Sequence[Axis], points: Points) -> dict[Axis, tuple[str,
 
 
 def _chosen(
-    pool: RowSet,
-    axes: Sequence[Axis],
-    points: Points,
-    selections: Mapping[str, Selection],
-    most: int,
+    first: Places, listed: Sequence[Gallery], last: Places, most: int
 ) -> tuple[list[Gallery], Places]:
-    """Return galleries of at most `most` pairs together, and all pairs that are shown."""
-    found = []
-    chosen: dict[int, None] = {}  # in the order in which they were found
-    for gallery in galleries(pool, axes, points, selections):
+    """Return galleries of `most` pairs together, `first` included, and all pairs to show."""
+    chosen, found = set(first.tolist()), []
+    for gallery in listed:
         shown = []
         for place in gallery.places.tolist():
             if place in chosen or len(chosen) < most:
-                chosen[place] = None
+                chosen.add(place)
                 shown.append(place)
         if shown:
             found.append(gallery.of(shown))
-    rest = [p for p in spread(axes, points).tolist() if p not in chosen]
-    chosen.update(dict.fromkeys(rest[: max(0, most - len(chosen))]))
+    rest = [place for place in dict.fromkeys(last.tolist()) if place not in chosen]
+    chosen.update(rest[: max(0, most - len(chosen))])
     return found, np.array(sorted(chosen), np.int64)
 
 

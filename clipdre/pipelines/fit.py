@@ -26,7 +26,7 @@ from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.models.encoder import Encoder
 from clipdre.pipelines.rows import PoolReader, StoredRows
-from clipdre.pipelines.targets import target_tiles
+from clipdre.pipelines.targets import target_texts, target_tiles
 from clipdre.progress import Progress
 from clipdre.scorers.base import Arrays
 
@@ -129,6 +129,27 @@ class FitPool:
                 arrays = safetensors.numpy.load_file(path)
                 found = arrays if found is None else merge(found, arrays)
         return found or {}
+
+    def has_column(self, name: str) -> bool:
+        """See `Pool`; what the column holds is recorded, as it may be measured anew."""
+        found = self.reader.has_column(name)
+        shards = range(len(self.reader.manifest.shards)) if found else ()
+        values = [digest_of(self.reader.column(shard, name).tolist()) for shard in shards]
+        self.inputs.append(f"column {name} {digest_of(values) if found else 'missing'}")
+        return found
+
+    def texts(self, place: str) -> Iterator[str]:
+        """See `Pool`; `InputError` if there are none."""
+        digest, is_empty = hashlib.blake2b(digest_size=16), True
+        at = len(self.inputs)
+        self.inputs.append("texts, not read to their end")
+        for text in target_texts(Path(place)):
+            digest.update(text.encode() + b"\0")
+            is_empty = False
+            yield text
+        if is_empty:
+            raise InputError(f"{place} has no texts", "name a file or score folder that has some")
+        self.inputs[at] = f"texts {digest.hexdigest()}"
 
     def target(self, place: str, modality: Modality) -> Iterator[Tensor]:
         """See `Pool`."""

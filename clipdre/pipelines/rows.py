@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from PIL import Image
 from torch import Tensor
 
 from clipdre.config import EncodeConfig, MeasureConfig, Precision
 from clipdre.core.modality import Modality
+from clipdre.cpus import usable_cpus
+from clipdre.encoding.decode import model_image
 from clipdre.errors import InputError, ModelError, ScoresError
-from clipdre.formats.files.parquet import SCORE_AGAIN, read_table
+from clipdre.formats.files.parquet import SCORE_AGAIN, list_columns, read_table
+from clipdre.formats.folders.columns import ColumnFolder, column_folders, is_current
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.sources import source_of
+from clipdre.formats.tars.limits import ImageError
 from clipdre.formats.tars.samples import Sample
 from clipdre.formats.tars.shards import iter_samples
 from clipdre.formats.tars.spans import CHANGED, checked
 from clipdre.models.encoder import Encoder
 from clipdre.models.load import load_encoder
 
+T = TypeVar("T")
 SAMPLE_COLUMNS = ["key", "offset", "nbytes", "caption", "key_hash"]
 
 
@@ -73,6 +82,40 @@ class PoolReader:
         """Read the key hashes of one shard's rows."""
         hashes: npt.NDArray[np.uint64] = self._read(shard, ["key_hash"])["key_hash"].to_numpy()
         return hashes
+
+    def has_column(self, name: str) -> bool:
+        """Whether there is a column, scored or measured; `ScoresError` if it is out of date."""
+        columns = self._measured.get(name)
+        if columns is None:
+            return name in list_columns(self.folder.scores(self.manifest.shards[0].name))
+        record = columns.record()
+        if record is None or not is_current(columns, record, self.folder, self.manifest):
+            problem = f"column {name} was measured for another state of this pool"
+            cure = f"run the same 'clipdre measure' again: {columns.name}"
+            raise ScoresError(problem, cure)
+        return True
+
+    def column(self, shard: int, name: str) -> npt.NDArray[Any]:
+        """Read a column of one shard's rows, scored or measured; null is None or NaN."""
+        columns = self._measured.get(name)
+        record = self.manifest.shards[shard]
+        table = (
+            self._read(shard, [name])
+            if columns is None
+            else read_table(columns.file(record.name), [name])
+        )
+        values: npt.NDArray[Any] = table[name].to_numpy()
+        return values
+
+    @cached_property
+    def _measured(self) -> dict[str, ColumnFolder]:
+        """Where each measured column is."""
+        return {
+            column.name: columns
+            for columns in column_folders(self.folder)
+            if (record := columns.record()) is not None
+            for column in record.columns
+        }
 
     def _read(self, shard: int, columns: list[str]) -> pa.Table:
         return read_table(self.folder.checked_scores(self.manifest.shards[shard]), columns)
@@ -124,6 +167,15 @@ class StoredRows:
         """See `Rows`."""
         return np.concatenate([table["key_hash"].to_numpy() for _, table in self.tables])
 
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """See `Rows`."""
+        starts = self.reader.starts
+        parts = []
+        for shard, _ in self.tables:
+            low, high = np.searchsorted(self.indices, starts[shard : shard + 2])
+            parts.append(self.reader.column(shard, name)[self.indices[low:high] - starts[shard]])
+        return np.concatenate(parts)
+
     def vectors(self, modality: Modality) -> Tensor:
         """See `Rows`."""
         return self.reader.pool.take(modality, self.indices)
@@ -158,6 +210,25 @@ class StoredRows:
                     if not samples:
                         raise InputError(f"{source.name} has changed since it was scored", CHANGED)
                     yield samples[0]
+
+    def images(self, each: Callable[[Image.Image], T]) -> Iterator[T | str]:
+        """See `Rows`."""
+        threads = usable_cpus()
+        waiting = deque[Future[T | str]]()
+        with ThreadPoolExecutor(threads) as pool:
+            for sample in self.samples():
+                waiting.append(pool.submit(self._made, sample, each))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _made(self, sample: Sample, each: Callable[[Image.Image], T]) -> T | str:
+        try:
+            with model_image(sample.image, self.encoder, self.reader.manifest.reading) as found:
+                return each(found.image)
+        except ImageError as error:
+            return str(error.reason)
 
 
 def _same_encoder(manifest: Manifest, device: str) -> Encoder:

@@ -1,11 +1,12 @@
-"""Vectors of another data set, which scorers compare the pool with."""
+"""Vectors and texts of another data set, which scorers compare the pool with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,12 +15,16 @@ from torch import Tensor
 from clipdre.core.density_ratio import unit
 from clipdre.core.modality import Modality
 from clipdre.errors import InputError
+from clipdre.formats.files.parquet import read_table
+from clipdre.formats.files.storage import regular
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files, map_array
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import MANIFEST, read_complete_manifest
 from clipdre.formats.folders.precomputed import UnreadableError, checked_vectors, find_layout
+from clipdre.words import one_line
 
 ROWS_AT_ONCE = 8192
+TEXTS = "give a UTF-8 text file with one per line, a .json list of them, or a score folder"
 
 
 def target_tiles(place: Path, modality: Modality) -> Iterator[Tensor]:
@@ -56,3 +61,35 @@ def _unit_tiles(vectors: npt.NDArray[Any], place: Path) -> Iterator[Tensor]:
         if not torch.isfinite(rows).all():
             raise InputError(f"`target` {place} has NaN, infinite or zero vectors", "remove them")
         yield rows
+
+
+def target_texts(place: Path) -> Iterator[str]:
+    """Yield the lines of a file, the texts of a .json list, or the captions of a score folder."""
+    if (place / MANIFEST).exists():
+        texts: Iterable[str] = _captions(place)
+    elif place.suffix == ".json":
+        texts = _listed(place)
+    else:
+        texts = _lines(place)
+    yield from filter(None, texts)
+
+
+def _captions(place: Path) -> Iterator[str]:
+    for shard in read_complete_manifest(place).shards:
+        table = read_table(ScoreFolder(place).checked_scores(shard), ["caption"])
+        yield from (caption or "" for caption in table["caption"].to_pylist())
+
+
+def _listed(place: Path) -> list[str]:
+    try:
+        return msgspec.json.decode(regular(place).read_bytes(), type=list[str])
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read texts in {place} ({one_line(error)})", TEXTS) from error
+
+
+def _lines(place: Path) -> Iterator[str]:
+    try:
+        with regular(place).open(encoding="utf-8") as file:
+            yield from (line.strip("\r\n") for line in file)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read texts in {place} ({one_line(error)})", TEXTS) from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Columns by name, or what was learned by name.
 Arrays = dict[str, npt.NDArray[Any]]
+T = TypeVar("T")
 
 
 class Sample(Protocol):
@@ -92,12 +93,24 @@ class Rows(Protocol):
         """Key hashes, uint64 of shape (n,)."""
         ...
 
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return a column of the folder, of shape (n,); ask `Pool.has_column` in `fit` first."""
+        ...
+
     def vectors(self, modality: Modality) -> Tensor:
         """Return unit vectors, float32 of shape (n, d)."""
         ...
 
     def samples(self) -> Iterator[Sample]:
         """Yield the samples, read from their shards."""
+        ...
+
+    def images(self, each: Callable[[Image.Image], T]) -> Iterator[T | str]:
+        """Yield what `each` makes of every image, or the reason why one cannot be decoded.
+
+        Images are RGB and decoded as for the model, in threads, which also call `each`. A scorer
+        gives a row without an image NaN, and the reason in a column of its own.
+        """
         ...
 
     @property
@@ -136,6 +149,21 @@ class Pool(Protocol):
             Name of this pass; together with the settings and `part` it identifies its results.
         part, merge : callable
             Picklable, such as functions of a module or methods of the scorer.
+        """
+        ...
+
+    def has_column(self, name: str) -> bool:
+        """Whether the folder has a column, scored or measured, that `Rows.column` can read."""
+        ...
+
+    def texts(self, place: str) -> Iterator[str]:
+        """Yield texts from elsewhere, without empty ones.
+
+        Parameters
+        ----------
+        place : str
+            A text file with one per line, a .json file with a list of them, or a score folder,
+            whose captions are meant.
         """
         ...
 

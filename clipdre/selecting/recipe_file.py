@@ -16,7 +16,7 @@ from clipdre.selecting.rules import AMOUNTS, Step
 from clipdre.words import closest, one_line
 
 TEXTS, LISTS = ("title", "source"), ("expects", "models", "scales")
-FIELDS = (*TEXTS, *LISTS, "options", "steps")
+FIELDS = (*TEXTS, *LISTS, "measures", "options", "steps")
 PAIRINGS = (
     OnlyWith("models", ("scales",), because="the options to set for another model"),
     OnlyWith("scales", ("models",), because="the models that the options' values apply to"),
@@ -57,7 +57,8 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     for name in LISTS:
         if not _is_list_of(raw.setdefault(name, []), str):
             raise SelectionError(f"{place}: {name} is not a list of strings", "put it in [...]")
-    _check_options(raw.setdefault("options", {}), place)
+    _check_measures(raw.setdefault("measures", {}), raw["expects"], place)
+    _check_table(raw.setdefault("options", {}), (str, float, int), "options", place)
     _check_steps(raw["steps"], place)
     for name in raw["scales"]:
         check_known(name, tuple(raw["options"]), place, "option")
@@ -84,11 +85,20 @@ def check_known(name: str, known: Sequence[str], place: str, what: str) -> None:
     raise SelectionError(f"{place} has no {what} {name!r}", cure)
 
 
-def _check_options(options: object, place: str) -> None:
-    if not isinstance(options, dict):
-        raise SelectionError(f"{place}: options is not a table", "put them under [options]")
-    for name, value in options.items():
-        _check_type(value, (str, float, int), name, f"{place}, options")
+def _check_measures(measures: object, expected: Sequence[str], place: str) -> None:
+    _check_table(measures, (str,), "measures", place)
+    assert isinstance(measures, dict)
+    for name, command in measures.items():
+        check_known(name, tuple(expected), f"{place}, expects", "column")
+        if not command.isprintable():  # it is shown
+            raise SelectionError(f"{place}, measures: {name} is not one line", "make it one")
+
+
+def _check_table(table: object, kinds: tuple[type, ...], field: str, place: str) -> None:
+    if not isinstance(table, dict):
+        raise SelectionError(f"{place}: {field} is not a table", f"put them under [{field}]")
+    for name, value in table.items():
+        _check_type(value, kinds, name, f"{place}, {field}")
 
 
 def _check_steps(steps: object, place: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from clipdre.sql.query import ScoreQuery
 FOLDER = Path(__file__).parents[1] / "recipes"
 SUFFIX = ".toml"
 BUDGET = "budget"
+MEASURE = "clipdre measure"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # Settings become part of SQL expressions, so only plain numbers and names are allowed.
 SETTING = re.compile(r"[\w.+-]+%?")
@@ -39,6 +41,8 @@ class Recipe:
         What the recipe keeps, and where it was published.
     expects : tuple of str
         Columns that it needs.
+    measures : dict
+        What `clipdre measure SCORES` is given to add a column: its scorer and options.
     models : tuple of str
         Models whose scores its numbers apply to; empty if they apply to any.
     scales : tuple of str
@@ -53,6 +57,7 @@ class Recipe:
     title: str
     source: str
     expects: tuple[str, ...] = ()
+    measures: dict[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
     options: dict[str, Setting] = field(default_factory=dict)
@@ -106,7 +111,7 @@ class Recipe:
             return Rule((*first, *steps), budget, seed, self.name, extra=len(first))
 
     def _check_scores(self, query: ScoreQuery, settings: Mapping[str, Setting]) -> None:
-        check_columns(self.expects, query, f"recipe {self.name}")
+        check_columns(self.expects, query, f"recipe {self.name}", self.measures)
         record = query.manifest.model
         model = f"{record.name} ({record.pretrained})" if record.pretrained else record.name
         if not self.models or model in self.models or set(self.scales) <= set(settings):
@@ -135,16 +140,31 @@ class Recipe:
             return Step(**values)
 
 
-def check_columns(expected: Sequence[str], query: ScoreQuery, what: str) -> None:
-    """Raise `SelectionError` unless the scores have all `expected` columns."""
+def check_columns(
+    expected: Sequence[str],
+    query: ScoreQuery,
+    what: str,
+    measures: Mapping[str, str] | None = None,
+) -> None:
+    """Raise `SelectionError` unless the scores have all `expected` columns.
+
+    Parameters
+    ----------
+    measures : mapping or None
+        As in `Recipe`, for the cure.
+    """
     missing = [name for name in expected if name not in query.columns]
     if not missing:
         return
-    cure = "measure them with 'clipdre measure', or join a file that has them with `joined`"
+    needs = ", ".join(missing)
+    problem = f"{what} needs {needs}, which these scores do not have"
     if set(missing) & WRITTEN:
         cure = "an earlier clipdre made them: score the shards again with `overwrite`"
-    needs = ", ".join(missing)
-    raise SelectionError(f"{what} needs {needs}, which these scores do not have", cure)
+        raise SelectionError(problem, cure)
+    found = dict.fromkeys((measures or {}).get(name) for name in missing)
+    commands = [f"'{MEASURE} {shlex.quote(str(query.folder.path))} {own}'" for own in found if own]
+    measure = f"run {' and '.join(commands)}" if commands else f"measure them with '{MEASURE}'"
+    raise SelectionError(problem, f"{measure}, or join a file that has them with `joined`")
 
 
 def recipe_names() -> list[str]:
@@ -181,6 +201,7 @@ def read_recipe(name: str) -> Recipe:
         raw["title"],
         raw["source"],
         expects=tuple(raw["expects"]),
+        measures=raw["measures"],
         models=tuple(raw["models"]),
         scales=tuple(raw["scales"]),
         options=raw["options"],

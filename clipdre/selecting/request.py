@@ -16,7 +16,7 @@ from clipdre.sql.query import ScoreQuery
 Quantity = str | int | float
 # What a sample is, whatever its captions.
 SAMPLE = "list_value(shard, offset::VARCHAR)"
-RANKING = (*AMOUNTS, "by", "uniform", "bins", "balance", "cap")
+RANKING = (*AMOUNTS, "by", "by_log", "uniform", "bins", "balance", "cap")
 # Which options of a request go together.
 PAIRINGS: tuple[Pairing, ...] = (
     *(NotWith(name, ("recipe",), because="which says how to rank") for name in RANKING),
@@ -44,6 +44,8 @@ class Request:
         SQL condition to apply first, also before a recipe.
     by : str or None
         Column or SQL expression to rank by; with `sample`, the weight of a row.
+    by_log : str or None
+        With `sample`, the log of the weight of a row.
     top, bottom, sample : str, int, float or None
         How many rows to keep: the largest, the smallest, or random ones.
     uniform, bins : bool, int or None
@@ -70,6 +72,7 @@ class Request:
     best_by: str | None = None
     where: str | None = None
     by: str | None = None
+    by_log: str | None = None
     top: Quantity | None = None
     bottom: Quantity | None = None
     uniform: bool = False
@@ -127,6 +130,7 @@ class Request:
             balance=self.balance,
             cap=self.cap,
             by=self.by,
+            by_log=self.by_log,
             uniform=self.uniform,
             bins=Step.bins if self.bins is None else self.bins,
             **amounts,

@@ -25,6 +25,8 @@ STEP_PAIRINGS: tuple[Pairing, ...] = (
     OnlyWith("balance", ("cap",), because="the number of rows to keep per value"),
     OnlyWith("cap", ("balance",), because="the value to cap"),
     OnlyWith("by", (*AMOUNTS, "balance")),
+    OnlyWith("by_log", ("sample",), because="which draws by weights"),
+    NotWith("by_log", ("by",), because="the weight itself"),
 )
 
 
@@ -102,6 +104,8 @@ class Step:
         or random ones without it.
     by : str or None
         Column or SQL expression to rank by; with `sample`, the weight of a row.
+    by_log : str or None
+        Log of the weight of a row, for weights that are too large or too small for a number.
     top, bottom : Amount or None
         How many of the largest, or smallest, to keep.
     uniform, bins : bool, int
@@ -121,6 +125,7 @@ class Step:
     balance: str | None = None
     cap: int | None = None
     by: str | None = None
+    by_log: str | None = None
     top: Amount | None = None
     bottom: Amount | None = None
     uniform: bool = False
@@ -141,13 +146,18 @@ class Step:
         """The amount to keep, if one is given."""
         return self.top or self.bottom or self.sample
 
+    @property
+    def weighed(self) -> str | None:
+        """What ranks or weighs rows, in words."""
+        return f"exp({self.by_log})" if self.by_log else self.by
+
     def __str__(self) -> str:
         words = [f"where {self.where}"] if self.where else []
         if self.balance:
             words.append(f"at most {self.cap} per {self.balance}")
         if self.amount is not None:
             verb = "uniform over" if self.uniform else "sample by" if self.sample else "top by"
-            words.append(f"{'bottom by' if self.bottom else verb} {self.by or 'chance'}")
+            words.append(f"{'bottom by' if self.bottom else verb} {self.weighed or 'chance'}")
         return ", ".join(words) or "all"
 
 

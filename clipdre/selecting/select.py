@@ -20,7 +20,7 @@ from clipdre.selecting.rules import Rule, Step
 from clipdre.sql.expressions import FILE, ROW, Expression, Kind, private
 from clipdre.sql.largest import largest
 from clipdre.sql.query import ScoreQuery
-from clipdre.sql.row_set import RowSet, seeded_hash
+from clipdre.sql.row_set import RowSet, seeded_hash, seeded_uniform
 from clipdre.sql.statistics import errors, has_errors
 from clipdre.words import count, html_table
 
@@ -163,8 +163,9 @@ def select(query: ScoreQuery, rule: Rule) -> Selection:
     """
     expressions = [e for n, step in enumerate(rule.steps) for e in _expressions(rule, n, step)]
     for step in rule.steps:
-        if step.by is not None and has_errors(query, step.by.strip()):
-            _warn_if_unreliable(query, step.by.strip())
+        for text in filter(None, (step.by, step.by_log)):
+            if has_errors(query, text.strip()):
+                _warn_if_unreliable(query, text.strip())
     rows = RowSet.of_pool(query, expressions)
     pool = before = query.manifest.rows
     counted: list[Counted] = []
@@ -194,9 +195,16 @@ def select(query: ScoreQuery, rule: Rule) -> Selection:
 
 def _expressions(rule: Rule, n: int, step: Step) -> list[Expression]:
     """Return the user's expressions in a step, each to become a column."""
-    kinds = {"where": Kind.CONDITION, "by": Kind.NUMBER, "balance": Kind.VALUE}
+    # A stream of its own: a sample of what was drawn must not depend on how it was drawn.
+    chance = seeded_uniform(rule.seed, "draw")
+    kinds = {
+        "where": Kind.CONDITION,
+        "by": Kind.NUMBER,
+        "by_log": Kind.NUMBER,
+        "balance": Kind.VALUE,
+    }
     return [
-        Expression(private(f"{name}_{n}"), rule.name_of(n, name), text, kind)
+        Expression(private(f"{name}_{n}"), rule.name_of(n, name), text, kind, chance)
         for name, kind in kinds.items()
         if (text := getattr(step, name)) is not None
     ]
@@ -225,7 +233,7 @@ class _Runner:
 
     @property
     def by(self) -> str:
-        return private(f"by_{self.n}")
+        return private(f"{'by_log' if self.step.by_log else 'by'}_{self.n}")
 
     @property
     def value(self) -> str:
@@ -233,14 +241,19 @@ class _Runner:
         if self.step.sample:
             # The rows with the largest Gumbel-perturbed log weights are a weighted sample without
             # replacement (Efraimidis, Spirakis: Weighted random sampling with a reservoir, 2006).
-            uniform = f"((({seeded_hash(self.seed)} >> 11)::DOUBLE + 0.5) / {2**53})"
-            # DuckDB may evaluate this before the condition that drops zero weights, and ln(0) is
-            # an error.
-            weight = f"CASE WHEN {self.by} > 0 THEN {self.by} END" if self.step.by else "1.0"
-            return f"(ln({weight}) - ln(-ln({uniform})))"
+            return f"({self.log_weight} - ln(-ln({seeded_uniform(self.seed)})))"
         if not self.step.by or self.step.uniform:
             return "0::DOUBLE"
         return f"(-{self.by})" if self.step.bottom else self.by
+
+    @property
+    def log_weight(self) -> str:
+        """SQL of the log of a row's weight."""
+        if self.step.by_log:
+            return self.by
+        # DuckDB may evaluate this before the condition that drops zero weights, and ln(0) is an
+        # error.
+        return f"ln(CASE WHEN {self.by} > 0 THEN {self.by} END)" if self.step.by else "0.0"
 
     @property
     def ties(self) -> str:
@@ -255,11 +268,12 @@ class _Runner:
     def ranked(self, rows: RowSet, present: int) -> tuple[RowSet, int]:
         """Return the rows that have values to rank and group by, and how many do not."""
         conditions = []
-        if self.step.by:
+        if self.step.weighed:
             conditions.append(f"{self.by} IS NOT NULL AND NOT isnan({self.by})")
-        if self.step.sample and self.step.by:
+        if self.step.sample and self.step.weighed:
             self._check_weights(rows)
-            conditions.append(f"{self.by} > 0")
+            least = "'-infinity'::DOUBLE" if self.step.by_log else "0"
+            conditions.append(f"{self.by} > {least}")
         if self.step.balance:
             is_nan = (
                 f"typeof({self.group}) IN ('FLOAT', 'DOUBLE') AND {self.group}::VARCHAR = 'nan'"
@@ -271,12 +285,17 @@ class _Runner:
         return left, present - left.count()
 
     def _check_weights(self, rows: RowSet) -> None:
+        if self.step.by_log:
+            if wrong := rows.count(f"{self.by} = 'infinity'::DOUBLE"):
+                problem = f"the log weight `by_log` {self.step.by_log!r} is infinite in "
+                raise SelectionError(problem + count(wrong, "row"), "leave them out with `where`")
+            return
         wrong = rows.count(f"{self.by} < 0 OR isinf({self.by})")
         if wrong:
             raise SelectionError(
                 f"the weight `by` {self.step.by!r} is negative or infinite in "
                 f"{count(wrong, 'row')}",
-                "use weights that are finite and at least 0, such as exp of a log ratio",
+                "use weights that are finite and at least 0, or their logs with `by_log`",
             )
 
     def chosen(self, rows: RowSet, asked: int, available: int) -> RowSet:

@@ -31,6 +31,7 @@ BY_KIND = {
         radians round sign sin sqrt subtract tan trunc typeof xor
     """,
     "the whole pool": "quantile rank zscore",
+    "chance": "draw",
     "conditions on texts": """
         contains ends_with ilike_escape like_escape not_ilike_escape not_like_escape prefix
         regexp_full_match regexp_matches starts_with suffix
@@ -91,7 +92,7 @@ CHANGING = _words(
     transaction_timestamp uuid uuidv4 uuidv7
     """
 )
-STEADY = "write a fixed value, or draw rows with `sample` and `seed`"
+STEADY = "write a fixed value, or draw rows with `sample` or draw(p)"
 # DuckDB's parser needs minutes for some thousands of these without an end, and cannot be stopped.
 OPENING = "([{-+~@!"
 MOST_OPENING = 1000

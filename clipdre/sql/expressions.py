@@ -38,12 +38,15 @@ class Expression:
         Parameter that gave it, as messages name it.
     text : str
     kind : Kind
+    chance : str
+        Our own SQL of a number in (0, 1) for each row; ``draw(p)`` is true if it is below p.
     """
 
     name: str
     option: str
     text: str
     kind: Kind
+    chance: str = ""
 
     def __str__(self) -> str:
         text = repr(self.text)

@@ -41,13 +41,15 @@ from clipdre.sql.expressions import (
 )
 from clipdre.sql.joined import WITH, join_files
 from clipdre.sql.names import NUMERIC
-from clipdre.sql.syntax import as_sql, parse
+from clipdre.sql.syntax import as_sql, parse, with_argument
 from clipdre.words import one_line
 
 # These look at the whole pool, before any filter. A macro's parameters must not be named like a
 # column it meets.
-X, Q = private("x"), private("q")
+X, Q, CHANCE = private("x"), private("q"), private("chance")
 UNITS = float(2**60)
+# True with a given probability; its first argument is added to what users write.
+DRAW = "draw"
 # Mean and deviation of the finite values. Sums of floats depend on their order, which differs from
 # run to run, so the sums are of integers: each value in units of 2^-60 of the largest.
 MOMENTS = f"""
@@ -68,6 +70,8 @@ CREATE MACRO quantile({X}, {Q}) AS (
     SELECT quantile_cont({X}, {Q}) FILTER (NOT isnan({X}::DOUBLE)) FROM {POOL});
 CREATE MACRO zscore({X}) AS (
     ({X} - ({MOMENTS} SELECT mean FROM centre)) / ({MOMENTS} SELECT deviation FROM spread));
+CREATE MACRO {DRAW}({CHANCE}, {X}) AS (
+    CASE WHEN NOT isnan({X}::DOUBLE) THEN {CHANCE} < {X}::DOUBLE END);
 CREATE MACRO rank({X}) AS (
     CASE WHEN NOT isnan({X}::DOUBLE) THEN count({X}) OVER (ORDER BY {X}) END);
 """
@@ -122,7 +126,9 @@ class ScoreQuery(Database):
         self.folder, self.manifest = folder, manifest
         self.joined = expand_tables(joined, WITH)
         self._measured, self._stale = _measured(folder, manifest)
-        measured = [[str(real(c.file(shard))) for shard in shards] for c, _ in self._measured]
+        # A shard without rows says nothing about the types of columns.
+        filled = [shard.name for shard in manifest.shards if shard.rows] or shards
+        measured = [[str(real(c.file(shard))) for shard in filled] for c, _ in self._measured]
         scores = [str(real(file)) for file in files]
         listed = [scores, *measured, map(str, self.joined)]
         super().__init__(list(chain.from_iterable(listed)), time_limit)
@@ -207,7 +213,7 @@ class ScoreQuery(Database):
             sql = as_sql(expression.text, known)
             parts = parse(self.connection, sql)
             check_allowed(expression, parts, known)
-            column = duckdb.SQLExpression(sql)
+            column = duckdb.SQLExpression(with_argument(sql, DRAW, expression.chance))
             kind = str(pool.select(duckdb.ColumnExpression(ROW), column).types[1])
         self._warn_of_namesakes(expression, {folded(p.name) for p in parts if p.is_column})
         wrong = (expression.kind is Kind.CONDITION and kind != "BOOLEAN") or (

@@ -147,13 +147,18 @@ def _checked_order(batch: pa.RecordBatch, last: int) -> int:
     return int(places[-1]) if len(places) else last
 
 
-def seeded_hash(seed: int) -> str:
-    """Return SQL of 64 bits that order rows at random.
+def seeded_uniform(seed: int, use: str = "seed") -> str:
+    """Return SQL of a number in (0, 1) for each row, from `seeded_hash`."""
+    return f"((({seeded_hash(seed, use)} >> 11)::DOUBLE + 0.5) / {2**53})"
+
+
+def seeded_hash(seed: int, use: str = "seed") -> str:
+    """Return SQL of 64 bits that order rows at random; those of two uses are independent.
 
     They are the key hash times 64 odd bits of the seed's hash, folded, times the golden ratio, all
     modulo 2^64. Plain key hashes only break ties, so draws do not depend on them.
     """
-    digest = hashlib.blake2b(f"seed {seed}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{use} {seed}".encode(), digest_size=8).digest()
     first = _times("key_hash", int.from_bytes(digest, "little") | 1)
     return _times(f"xor({first}, {first} >> 32)", GOLDEN)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import duckdb
 
 from clipdre.sql.expressions import folded, quoted
 
-WORD, KEYWORD = re.compile(r"[^\W\d]\w*"), re.compile(rb"\w+")
+WORD, WORD_BYTES = re.compile(r"[^\W\d]\w*"), re.compile(rb"\w+")
 ERROR = "ERROR"
 # A tree may be deeper than Python's JSON decoder can go.
 PARTS = f"""
@@ -67,10 +68,23 @@ def _with_quoted_keywords(text: str, columns: Mapping[str, str]) -> str:
     data, end = text.encode(), 0
     parts = []
     for start, kind in duckdb.tokenize(text):  # places are those of bytes
-        word = KEYWORD.match(data, start)
+        word = WORD_BYTES.match(data, start)
         if kind == duckdb.token_type.keyword and word and folded(word[0].decode()) in columns:
             parts += [data[end:start], b'"', word[0], b'"']
             end = word.end()
+    return b"".join([*parts, data[end:]]).decode()
+
+
+def with_argument(sql: str, function: str, argument: str) -> str:
+    """Return SQL in which each call of a function has another argument, before its own."""
+    data, end = sql.encode(), 0
+    parts = []
+    for (start, kind), (after, _) in pairwise(duckdb.tokenize(sql)):
+        word = WORD_BYTES.match(data, start)
+        is_call = kind == duckdb.token_type.identifier and data[after : after + 1] == b"("
+        if word and is_call and folded(word[0].decode()) == function:
+            parts += [data[end : after + 1], f"{argument}, ".encode()]
+            end = after + 1
     return b"".join([*parts, data[end:]]).decode()
 
 

@@ -85,6 +85,13 @@ def test_conditions_and_amounts_combine(run, scored, table):
     assert printed(run(f"{other} --format keys -o -")).splitlines() != keys
 
 
+def test_a_draw_is_repeated_by_its_seed(run, scored):
+    command = f"filter {scored[0]} --where 'draw(0.4)' --format keys -o -"
+    kept = [printed(run(f"{command} --seed {seed}")).splitlines() for seed in (1, 1, 2)]
+    assert kept[0] == kept[1] != kept[2]
+    assert all(80 < len(keys) < 160 for keys in kept)
+
+
 def test_balance_caps_each_value(run, scored, table):
     command = f"filter {scored[0]} --balance caption --cap 1 --by log_ratio --format jsonl -o -"
     rows = [json.loads(line) for line in printed(run(command)).splitlines()]
@@ -229,7 +236,7 @@ class TestRecipes:
         (
             "--where 'random() < 0.5'",
             "cannot use --where 'random() < 0.5': random has another value in each pass over the "
-            "scores: write a fixed value, or draw rows with --sample and --seed",
+            "scores: write a fixed value, or draw rows with --sample or draw(p)",
         ),
         ("--where 'simlarity > 1'", "did you mean similarity?"),
         ("--by nosuch --top 3", "cannot use --by 'nosuch': there is no column nosuch: see "),
@@ -305,6 +312,7 @@ def test_wrong_usage(run, scored, tmp_path, options, message):
         ("--sample 3 --budget 10%", "--budget", "--recipe"),
         ("--sample 3 --set a=1", "--set", "--recipe"),
         ("--by width --top 3 --seed 0", "--seed", "--sample, --uniform, --balance, --recipe or "),
+        ("--where 'width > 3' --seed 0", "--seed", "--sample, --uniform, --balance, --recipe or "),
         ("--sample 3 --shuffle --format keys", "--shuffle", "--format tar"),
         ("--sample 3 --shard-size 5 --format keys", "--shard-size", "--format tar"),
         ("--sample 3 --max-bytes 5 --format csv", "--max-bytes", "--format tar"),

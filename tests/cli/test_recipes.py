@@ -1,3 +1,4 @@
+import re
 import tomllib
 
 import pytest
@@ -31,3 +32,18 @@ def test_wrong_usage(run):
     assert error_of(run("recipes a b"), 2) == (
         "unexpected argument b: see 'clipdre recipes --help'"
     )
+
+
+SETTINGS = {"laion2b": "--set threshold=0.1", "datacomp-basic": "--set side=1"}
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if read_recipe(name).measures])
+def test_a_recipe_names_the_commands_that_measure_what_it_needs(run, scores, name):
+    keep = f"filter scores --recipe {name} {SETTINGS.get(name, '')} --format keys -o -"
+    error = error_of(run(keep), 1)
+    assert error.startswith(f"recipe {name} needs {', '.join(read_recipe(name).measures)}, which ")
+    commands = re.findall(r"'clipdre (measure .*?)'", error)
+    assert commands
+    for command in commands:
+        printed(run(command.replace("TARGET", "scores").replace("TEXT", "circle")))
+    assert 0 < len(printed(run(keep)).splitlines()) < 300

@@ -22,6 +22,7 @@ from clipdre.scorers.prompt_weight import PromptWeight
 from clipdre.selecting.rules import Amount, Rule, Step
 from clipdre.selecting.select import select
 from clipdre.sql.query import ScoreQuery
+from tests.helpers import pair, tiny_score, write_tar
 from tests.pipelines import toys
 
 
@@ -246,3 +247,51 @@ def test_a_scorer_returns_what_it_declares(scores, extra):
 def test_a_folder_that_is_being_scored_is_not_measured(scores):
     with exclusive(scores[0].path), pytest.raises(OutputError, match="another run is writing"):
         measure(*scores, toys.Constant(), device="cpu")
+
+
+class TestOtherColumns:
+    @pytest.mark.parametrize("of", ["log_ratio", "centred"])
+    def test_scored_and_measured_ones_can_be_read(self, scores, of):
+        measure(*scores, toys.Centred(), device="cpu")
+        record = measure(*scores, toys.Copied(of), device="cpu", rows_at_once=33)
+        expected = column_of(scores, of) if of == "log_ratio" else values(scores, of)
+        np.testing.assert_array_equal(values(scores, "copied"), expected)
+        sampled = np.argsort(column_of(scores, "key_hash"))[:50]
+        assert record.figures == {"found": 1.0, "least": pytest.approx(expected[sampled].min())}
+
+    def test_what_they_hold_is_part_of_the_stamp(self, scores):
+        first = measure(*scores, toys.Constant(), device="cpu")
+        copied = toys.Copied("constant")
+        before = measure(*scores, copied, device="cpu")
+        assert measure(*scores, copied, device="cpu") == before
+        measure(*scores, toys.Constant(5.0), device="cpu", overwrite=True)
+        assert measure(*scores, copied, device="cpu").stamp != before.stamp
+        assert first.stamp != before.stamp
+        assert (values(scores, "copied") == 5.0).all()
+
+    def test_one_that_is_out_of_date_is_refused(self, scores):
+        measure(*scores, toys.Constant(), device="cpu")
+        folder = ColumnFolder(scores[0].columns / "constant")
+        table = pq.read_table(folder.file("00001"))
+        pq.write_table(table.replace_schema_metadata({}), folder.file("00001"))
+        with pytest.raises(ScoresError, match="column constant was measured for another state"):
+            measure(*scores, toys.Copied("constant"), device="cpu")
+
+    def test_one_that_is_missing_is_none(self, scores):
+        with pytest.raises(ScoresError, match="no column nowhere"):
+            measure(*scores, toys.Copied("nowhere"), device="cpu")
+
+
+def test_texts_and_gaps_are_stored_also_after_a_shard_without_rows(tmp_path):
+    (tmp_path / "pool").mkdir()
+    write_tar(tmp_path / "pool/00000.tar", [("a.png", b"broken"), ("a.txt", b"red")])
+    members = [m for n in range(4) for m in pair(f"{n}", ("red", "a hat")[n % 2], n)]
+    write_tar(tmp_path / "pool/00001.tar", members)
+    manifest = tiny_score(tmp_path / "pool", tmp_path / "scores")
+    folder = ScoreFolder(tmp_path / "scores")
+    assert [shard.rows for shard in manifest.shards] == [0, 4]
+    measure(folder, manifest, toys.Worded(), device="cpu")
+    query = ScoreQuery(folder, manifest)
+    found = select(query, Rule((Step(where="word = 'a' AND gappy = 1"),)))
+    assert found.table(["caption"])["caption"].to_pylist() == ["a hat", "a hat"]
+    assert len(select(query, Rule((Step(where="gappy IS NULL"),)))) == 2

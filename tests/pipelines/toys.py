@@ -127,3 +127,33 @@ class Impostor(Toy):
 
     def score(self, rows, learned):
         return {"log_ratio": np.zeros(len(rows))}
+
+
+@dataclass(frozen=True)
+class Copied(Toy):
+    """Another column again, and its smallest value in a sample."""
+
+    name: ClassVar = "copied"
+    of: str = setting("The other column.", default="log_ratio")
+
+    def fit(self, pool):
+        found = pool.has_column(self.of)
+        least = pool.sample(50).column(self.of).min() if found else 0.0
+        return {"found": np.float64(found), "least": np.float64(least)}
+
+    def score(self, rows, learned):
+        return self.column(rows.column(self.of))
+
+
+@dataclass(frozen=True)
+class Worded(Toy):
+    """The first word of the caption, and gaps where it is red."""
+
+    name: ClassVar = "worded"
+
+    def columns(self):
+        return (Column("word", "", "the first word"), Column("gappy", "", "NaN where it is red"))
+
+    def score(self, rows, learned):
+        words = np.array([caption.split(" ")[0] for caption in rows.captions])
+        return {"word": words, "gappy": np.where(words == "red", np.nan, 1.0)}

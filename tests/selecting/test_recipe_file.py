@@ -34,6 +34,7 @@ def test_reads_all_fields(tmp_path):
         "expects": [],
         "models": ["ViT-B-32 (openai)"],
         "scales": ["low"],
+        "measures": {},
         "options": {"low": 0.5},
         "steps": [{"where": "kl_text > {low}"}, {"by": "kl_text", "top": 10}],
     }
@@ -62,6 +63,13 @@ def test_reads_all_fields(tmp_path):
         (("top = 10", "top = 1979-05-27"), ", step 2: top = datetime.date"),
         (("top = 10", "top = 10\nbins = 2.5"), ", step 2: bins = 2.5 has the wrong type: use a st"),
         (("top = 10", "top = 10\nuniform = 1"), ", step 2: uniform = 1 has the wrong type: use tr"),
+        (("[options]", "[measures]\nx = 'a'\n[options]"), ", expects has no column 'x': "),
+        (("[options]", "[measures]\nx = 1\n[options]"), ", measures: x = 1 has the wrong type"),
+        (("[options]", "expects = ['x']\nmeasures = 1\n[options]"), ": measures is not a table"),
+        (
+            ("[options]", "expects = ['x']\nmeasures.x = \"a\\nb\"\n[options]"),
+            ", measures: x is not one line",
+        ),
         (("[[steps]]", "[steps"), "cannot read recipe file"),
         (("a title", "\xe9"), "cannot read recipe file"),
     ],

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipdre.errors import SelectionError, UnreliableEstimateWarning
+from clipdre.errors import SelectionError, UnreliableEstimateWarning, UsageError
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.selecting.request import Request
 from clipdre.selecting.rules import Amount, Rule, Step
@@ -256,6 +256,100 @@ def test_weighted_sample_draws_in_proportion_to_weights(tmp_path):
     np.testing.assert_allclose(drawn / 300, weight / 8, atol=0.09)
     other = chosen((tmp_path, manifest), sample=300, by="w", seed=1).places[1]
     assert len(np.intersect1d(row, other)) < 60
+
+
+class TestDraw:
+    @staticmethod
+    def kept(scored, where, seed=0):
+        query = ScoreQuery(ScoreFolder(scored[0]), scored[1])
+        rule = Rule((Step(where=where),), seed=seed)
+        return set(select(query, rule).table(["key_hash"])["key_hash"].to_pylist())
+
+    @pytest.mark.parametrize("seed", [0, 7])
+    def test_it_is_decided_by_key_hash_and_seed(self, scored, seed):
+        factor = int.from_bytes(blake2b(b"draw %d" % seed, digest_size=8).digest(), "little") | 1
+        expected = set()
+        for key_hash in read_scores(*scored)["key_hash"].to_pylist():
+            product = key_hash * factor % 2**64
+            bits = (product ^ product // 2**32) * 0x9E3779B97F4A7C15 % 2**64
+            if ((bits >> 11) + 0.5) / 2**53 < 0.3:
+                expected.add(key_hash)
+        assert self.kept(scored, "draw(0.3)", seed) == expected
+        assert 60 < len(expected) < 120
+
+    def test_a_larger_chance_keeps_more_of_the_same(self, scored):
+        few, many = (self.kept(scored, f"draw({p})") for p in (0.2, 0.6))
+        assert few < many
+        assert self.kept(scored, "draw(0.6) AND NOT DRAW (0.2)") == many - few
+        assert self.kept(scored, "draw(0.6) AND draw(0.2) AND caption <> 'draw(0)'") == few
+
+    @pytest.mark.parametrize(
+        ("p", "rows"), [("1.0", 300), ("0", 0), ("-1", 0), ("NULL", 0), ("'nan'::DOUBLE", 0)]
+    )
+    def test_chances_at_the_ends(self, scored, p, rows):
+        assert len(self.kept(scored, f"draw({p})")) == rows
+
+    def test_each_row_has_its_own_chance(self, scored):
+        where = "draw(CASE WHEN caption LIKE '%red%' THEN 1 ELSE 0 END)"
+        assert self.kept(scored, where) == self.kept(scored, "caption LIKE '%red%'")
+
+    def test_a_sample_of_what_was_drawn_does_not_depend_on_the_draw(self, tmp_path):
+        """With one stream for both, those drawn would have small perturbations."""
+        n = 20_000
+        columns = {"key_hash": random_hashes(n), "w": np.where(np.arange(n) % 2, 1.0, 9.0)}
+        manifest = write_pool(tmp_path, [n], columns)
+        query = ScoreQuery(ScoreFolder(tmp_path), manifest)
+        step = Step(where="draw(0.1)", sample=Amount(200), by="w")
+        heavy = (select(query, Rule((step,))).table(["w"])["w"].to_numpy() == 9).mean()
+        assert heavy == pytest.approx(0.9, abs=0.07)
+
+    @pytest.mark.parametrize("where", ["draw()", "draw(0.5, 0.5)", "draw('a')"])
+    def test_a_wrong_chance_is_refused(self, scored, where):
+        with pytest.raises(SelectionError, match="cannot use `where`"):
+            self.kept(scored, where)
+
+
+class TestLogWeights:
+    WEIGHTS = np.array([0.25, 1.0, 8.0, 0.0, np.nan])
+
+    @pytest.fixture
+    def pool(self, tmp_path):
+        weights = np.tile(self.WEIGHTS, 200)
+        with np.errstate(divide="ignore"):
+            logs = np.log(weights)
+        columns = {"key_hash": random_hashes(1000), "w": weights, "log_w": logs}
+        return tmp_path, write_pool(tmp_path, [600, 400], columns)
+
+    def kept(self, pool, **step):
+        query = ScoreQuery(ScoreFolder(pool[0]), pool[1])
+        return select(query, Rule((Step(sample=Amount(250), **step),)))
+
+    @pytest.mark.parametrize("moved", ["log_w", "log_w + 5000", "log_w - 5000"])
+    def test_they_draw_what_the_weights_draw(self, pool, moved):
+        expected = self.kept(pool, by="w")
+        found = self.kept(pool, by_log=moved)
+        assert (found.places.shard == expected.places.shard).all()
+        assert (found.places.row == expected.places.row).all()
+        assert found.steps[0].unranked == 400  # weights of zero and NaN
+        assert str(found.rule.steps[0]) == f"sample by exp({moved})"
+
+    def test_an_infinite_one_is_refused(self, pool):
+        with pytest.raises(SelectionError, match=r"`by_log` '1e999 \+ w' is infinite in 800 rows"):
+            self.kept(pool, by_log="1e999 + w")
+
+    @pytest.mark.parametrize(
+        ("step", "message"),
+        [
+            (
+                {"by_log": "w", "top": Amount(3), "by": "w"},
+                "by_log` can only be used with `sample`",
+            ),
+            ({"by_log": "w", "by": "w", "sample": Amount(3)}, "`by_log` cannot be used with `by`"),
+        ],
+    )
+    def test_they_are_weights_of_a_sample(self, step, message):
+        with pytest.raises(UsageError, match=message):
+            Step(**step)
 
 
 def test_refuses_negative_weights(scored):

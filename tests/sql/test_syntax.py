@@ -2,7 +2,7 @@ import duckdb
 import pytest
 
 from clipdre.sql.expressions import quoted
-from clipdre.sql.syntax import as_sql, parse
+from clipdre.sql.syntax import as_sql, parse, with_argument
 
 COLUMNS = {name.lower(): name for name in ("offset", "Left", "user", "rank", "true", "x", "a b")}
 
@@ -58,3 +58,16 @@ def test_parts_are_found_at_any_depth(connection):
     assert len(parse(connection, "+".join(["x"] * 900))) == 2 * 900 - 1
     with pytest.raises(duckdb.ParserException, match="syntax error"):
         parse(connection, "x +")
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("draw(0.5)", "draw(U, 0.5)"),
+        ("é > 1 AND NOT DRAW (draw(x))", "é > 1 AND NOT DRAW (U, draw(U, x))"),
+        ("x = 'draw(1)' /* draw(2) */", "x = 'draw(1)' /* draw(2) */"),
+        ("withdraw(1) + draw", "withdraw(1) + draw"),
+    ],
+)
+def test_only_calls_have_another_argument(sql, expected):
+    assert with_argument(sql, "draw", "U") == expected

@@ -88,8 +88,8 @@ class ColumnFolder:
     def write(
         self, shard: str, columns: Mapping[str, npt.NDArray[Any]], stamp: Mapping[str, str]
     ) -> None:
-        """Write one shard's columns."""
-        arrays = {name: pa.array(values) for name, values in columns.items()}
+        """Write one shard's columns; NaN is stored as null."""
+        arrays = {name: pa.array(values, from_pandas=True) for name, values in columns.items()}
         write_table(pa.table(arrays), self.file(shard), stamp)
 
 
