@@ -11,6 +11,7 @@ import typer
 from clipdre.cli import emit_options as write
 from clipdre.cli import select_options as keep
 from clipdre.cli.common_options import Scores
+from clipdre.cli.filter import RULES, SEED, parse_settings, selected
 from clipdre.cli.numbers import Count
 from clipdre.cli.terminal import given_options
 from clipdre.config import TIME_LIMIT, LookConfig
@@ -24,11 +25,9 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example:  clipdre look scores --by log_ratio --top 30% -o page.html"
 PAGE = "Page"
-RULES = ("distinct", "best", "where", "by", "top", "bottom", "sample", "balance", "recipe")
 PAIRINGS = (
     NotWith("kept", RULES, because="which say themselves what is kept"),
     OnlyWith("on", ("joined",), because="whose rows it matches"),
-    OnlyWith("seed", ("sample", "uniform", "balance", "recipe"), because="which draw at random"),
 )
 
 
@@ -53,6 +52,7 @@ def look(
     uniform: keep.Uniform = False,
     bins: keep.Bins = None,
     sample: keep.Sample = None,
+    by_log: keep.ByLog = None,
     balance: keep.Balance = None,
     cap: keep.Cap = None,
     recipe: keep.Recipes = None,
@@ -116,7 +116,6 @@ def look(
     The page needs no server and no network: open it, mail it, keep it with the subset. Several
     --recipe options are compared. Prints the path it wrote.
     """
-    from clipdre.cli.filter import parse_settings, selected
     from clipdre.cli.query import MeasurableQuery
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.folders.manifest import read_complete_manifest
@@ -125,7 +124,7 @@ def look(
     from clipdre.selecting.request import Request
 
     given = given_options(context)
-    check(given, PAIRINGS)
+    check(given, PAIRINGS if "draw" in (where or "").lower() else (*PAIRINGS, SEED))
     request = Request(
         distinct=distinct,
         best=best,
@@ -137,6 +136,7 @@ def look(
         uniform=uniform,
         bins=bins,
         sample=sample,
+        by_log=by_log,
         balance=balance,
         cap=cap,
         recipe=recipe or (),
