@@ -146,7 +146,7 @@ Joined = Annotated[
     list[Path] | None,
     typer.Option(
         "--with",
-        help="Parquet or CSV whose columns to add: a file, a folder or a quoted glob, such as "
+        help="Parquet or CSV whose columns to add: a file, a folder with its subfolders, or a quoted glob, such as "
         "img2dataset's sidecars. Files that have the same columns are one table.",
         metavar="TABLES",
         show_default=False,
