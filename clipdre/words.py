@@ -35,13 +35,18 @@ def size(nbytes: float) -> str:
     return f"{nbytes:,.0f} {unit}" if unit == "B" or nbytes >= 99.5 else f"{nbytes:.1f} {unit}"
 
 
-def closest(name: str, known: Sequence[str], most: int = 3) -> str:
+def closest(name: str, known: Sequence[str]) -> str:
     """Return a hint for a name that is not `known`: the closest names; empty if none is close."""
-    lower, by_lower = name.lower(), {k.lower(): k for k in known}
-    close = difflib.get_close_matches(lower, by_lower, n=most, cutoff=0.5)
-    close += [k for k in by_lower if k not in close and (lower in k or k in lower)]
-    close = [by_lower[k] for k in close[:most]]
+    close = similar(name, known)
     return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def similar(name: str, known: Sequence[str], cutoff: float = 0.5, most: int = 3) -> list[str]:
+    """Return the `known` names that are closest, or that contain the name or are part of it."""
+    lower, by_lower = name.lower(), {k.lower(): k for k in known}
+    close = difflib.get_close_matches(lower, by_lower, n=most, cutoff=cutoff)
+    close += [k for k in by_lower if k not in close and (lower in k or k in lower)]
+    return [by_lower[k] for k in close[:most]]
 
 
 def changed(before: object, now: object) -> str:

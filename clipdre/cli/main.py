@@ -87,6 +87,7 @@ class Commands(settings.PlainHelp, TyperGroup):
             return strip_controls(as_options(str(message), command())).replace("\n", " ")
 
         warnings.showwarning = lambda message, *_, **__: messages.LOG.warning(shown(message))
+        settings.warn_of_variables(self)
         try:
             return super().invoke(ctx)
         except ClipdreError as error:
