@@ -35,9 +35,9 @@ def size(nbytes: float) -> str:
     return f"{nbytes:,.0f} {unit}" if unit == "B" or nbytes >= 99.5 else f"{nbytes:.1f} {unit}"
 
 
-def closest(name: str, known: Sequence[str]) -> str:
+def closest(name: str, known: Sequence[str], most: int = 3) -> str:
     """Return a hint for a name that is not `known`: the closest names; empty if none is close."""
-    close = similar(name, known)
+    close = similar(name, known, most=most)
     return f"did you mean {' or '.join(close)}?" if close else ""
 
 
