@@ -14,6 +14,7 @@ from torch import Tensor
 from clipdre.core.density_ratio import unit
 from clipdre.core.modality import Modality
 from clipdre.errors import InputError
+from clipdre.formats.files.storage import CHECK_PATH
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files, map_array
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import MANIFEST, read_complete_manifest
@@ -24,6 +25,8 @@ ROWS_AT_ONCE = 8192
 
 def target_tiles(place: Path, modality: Modality) -> Iterator[Tensor]:
     """Yield unit vectors of a score folder, a folder of embeddings, or a .npy file."""
+    if not place.exists():
+        raise InputError(f"`target` {place} does not exist", CHECK_PATH)
     if place.suffix == ".npy":
         try:
             yield from _unit_tiles(checked_vectors(map_array(place)), place)

@@ -258,6 +258,7 @@ class TestSecondRuns:
     def test_a_pool_grows(self, run, grown):
         found = run(f"score pool -o s {TINY}")
         assert printed(found) == "s\n"
+        assert "encoding 1 of 2 shards" in found.stderr
         assert "reference: exact, of 200 pairs" in found.stderr
 
     def test_a_reference_is_kept(self, run, grown):
