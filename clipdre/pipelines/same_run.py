@@ -195,6 +195,6 @@ def _check_whole(
 def _gone(shard: ShardRecord, now: Mapping[str, ShardRecord]) -> str:
     here = now.get(absolute(shard.url))
     if here is None:
-        return f"{shard.name} ({shard.url})"
+        return f"{shard.name} ({shard.place})"
     difference = SourceIdentity(here.nbytes, here.modified).difference(shard.nbytes)
     return f"{shard.name} (changed: {difference})"

@@ -11,7 +11,7 @@ from braceexpand import braceexpand
 
 from clipdre.errors import InputError
 from clipdre.formats.files.lines import split_lines
-from clipdre.formats.files.remote import is_remote
+from clipdre.formats.files.remote import is_remote, redacted
 from clipdre.formats.files.storage import absolute, unescaped_path
 from clipdre.formats.files.subfolders import folders_below
 from clipdre.formats.tars.loose import refuse_loose
@@ -120,8 +120,11 @@ def _tars_below(*tops: Path) -> list[str]:
 
 
 def shard_name(url: str) -> str:
-    """Return the name of a shard by itself: the last part of its path without its suffix."""
-    name = url.rstrip("/").rpartition("/")[2]
+    """Return the name of a shard by itself: the last part of its path without its suffix.
+
+    Passwords and signatures of URLs are in no name: it is shown, and files are named by it.
+    """
+    name = _public(url).rstrip("/").rpartition("/")[2]
     suffix = next((s for s in (*TAR_SUFFIXES, TABLE_SUFFIX) if name.endswith(s)), "")
     return name.removesuffix(suffix)
 
@@ -154,7 +157,7 @@ def shard_names(urls: Sequence[str], kept: Mapping[str, str] | None = None) -> l
         name = next((name for name in longer if by_name.get(name) not in names), longer[0])
         if name in by_name:
             raise InputError(
-                f"two shards are named {name!r}: {by_name[name]} and {url}",
+                f"two shards are named {name!r}: {_public(by_name[name])} and {_public(url)}",
                 "rename one of them, or score them into different folders",
             )
         by_name[name] = url
@@ -164,9 +167,13 @@ def shard_names(urls: Sequence[str], kept: Mapping[str, str] | None = None) -> l
 
 def parts_of(url: str) -> tuple[str, ...]:
     """Return the folders that lead to a shard, and its name by itself."""
-    protocol, found, path = url.partition("://")
+    protocol, found, path = _public(url).partition("://")
     folders = [protocol, *path.split("/")] if found else absolute(url).split("/")[1:]
     return (*folders[:-1], shard_name(url))
+
+
+def _public(url: str) -> str:
+    return redacted(url) if is_remote(url) else url
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -215,6 +215,9 @@ class TestSubfolders:
 class TestNames:
     def test_of_remote_and_local_shards(self, sources):
         assert shard_names(["s3://b/x/0.tar", "s3://b/y/z/0.tar.gz"]) == ["x/0", "y/z/0"]
+        signed = ["https://me:pw@h/x/0.tar?X-Amz-Credential=a/b", "https://h/y/0.tar?sig=1#/z"]
+        assert shard_names(signed) == ["x/0", "y/0"]
+        assert shard_names([signed[0], "s3://b/x/0.tar"]) == ["https/h/x/0", "s3/b/x/0"]
         mixed = shard_names(["s3://b/x/0.tar", f"{sources}/cc3m/00000.tar"])
         assert mixed == ["s3/b/x/0", f"{str(sources)[1:]}/cc3m/00000"]
 
