@@ -36,9 +36,18 @@ STDERR = _Stderr(logging.INFO)
 def install() -> None:
     """Send messages to stderr, and nowhere else."""
     LOG.handlers = [STDERR]
+    LOG.filters = [_harmless]
     LOG.propagate = False
     LOG.setLevel(logging.DEBUG)
     STDERR.setLevel(logging.INFO)
+
+
+def _harmless(record: logging.LogRecord) -> bool:
+    """Make a message one line that steers no terminal: it may name a stranger's shard."""
+    from clipdre.cli.terminal import strip_controls
+
+    record.msg, record.args = strip_controls(record.getMessage()).replace("\n", " "), ()
+    return True
 
 
 def shows_notes() -> bool:
