@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipdre.words import one_line
+from clipdre.words import one_line, strip_controls
 
 LOG = logging.getLogger("clipdre")
 PREFIXES = {logging.WARNING: "clipdre: warning: ", logging.ERROR: "clipdre: error: "}
@@ -44,8 +44,6 @@ def install() -> None:
 
 def _harmless(record: logging.LogRecord) -> bool:
     """Make a message one line that steers no terminal: it may name a stranger's shard."""
-    from clipdre.cli.terminal import strip_controls
-
     record.msg, record.args = strip_controls(record.getMessage()).replace("\n", " "), ()
     return True
 
