@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from html import escape
@@ -37,11 +38,16 @@ def size(nbytes: float) -> str:
 
 def closest(name: str, known: Sequence[str], most: int = 3) -> str:
     """Return a hint for a name that is not `known`: the closest names; empty if none is close."""
-    lower, by_lower = name.lower(), {k.lower(): k for k in known}
-    close = difflib.get_close_matches(lower, by_lower, n=most, cutoff=0.5)
-    close += [k for k in by_lower if k not in close and (lower in k or k in lower)]
-    close = [by_lower[k] for k in close[:most]]
+    close = similar(name, known, most=most)
     return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def similar(name: str, known: Sequence[str], cutoff: float = 0.5, most: int = 3) -> list[str]:
+    """Return the `known` names that are closest, or that contain the name or are part of it."""
+    lower, by_lower = name.lower(), {k.lower(): k for k in known}
+    close = difflib.get_close_matches(lower, by_lower, n=most, cutoff=cutoff)
+    close += [k for k in by_lower if k not in close and (lower in k or k in lower)]
+    return [by_lower[k] for k in close[:most]]
 
 
 def changed(before: object, now: object) -> str:
@@ -65,6 +71,15 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def strip_controls(text: str) -> str:
+    """Replace control and format characters: text from a shard must not steer the terminal."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if _is_control(c) else c for c in text)
+
+
+def _is_control(character: str) -> bool:
+    return character != "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs")
 
 
 def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

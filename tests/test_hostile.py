@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from clipdre.cli.terminal import strip_controls
 from clipdre.config import EmitConfig
 from clipdre.emitting.emit import write_tar_folder
+from clipdre.words import strip_controls
 from tests.helpers import pair, png, read_scores, subset_of, tiny_score, write_tar
 
 CLIPDRE = Path(sys.executable).parent / "clipdre"

@@ -113,9 +113,7 @@ def test_a_pool_of_two_sources_that_grows(web, pool, run, tmp_path):
         for path in (tmp_path / "s" / "scores").rglob("*.parquet")
     }
     # Keys repeat across sources, so sidecars are matched by shard and key.
-    found = run(
-        f"filter s --with {pool}/*/*.parquet --where punsafe<0.5 --format csv -o -"
-    ).stdout.splitlines()
+    found = run(f"filter s --with {pool} --where punsafe<0.5 --format csv -o -").stdout.splitlines()
     assert len(found) == 1 + 2 * (EACH // 2 - 1)
     run("filter s --by log_ratio --top 10 -o kept")
     assert_whole(pool, tmp_path / "kept", 10)

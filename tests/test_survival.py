@@ -28,6 +28,7 @@ def large(tmp_path_factory):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_the_run_within_a_second(large, tmp_path, number):
     command = [str(CLIPDRE), "score", str(large), "-o", str(tmp_path / "s"), *TINY]
+    command += ["--log-file", str(tmp_path / "log")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while len(list((tmp_path / "s").glob("embeddings/metadata/metadata_*"))) < 3:
             assert process.poll() is None
@@ -38,6 +39,7 @@ def test_signal_ends_the_run_within_a_second(large, tmp_path, number):
         took = time.monotonic() - begin
     assert process.returncode == 128 + number
     assert printed.splitlines()[-1].startswith("clipdre: interrupted")
+    assert " ERROR interrupted; " in (tmp_path / "log").read_text().splitlines()[-1]
     assert "Traceback" not in printed
     assert took < 5  # one second, plus a margin for busy machines
     assert not list((tmp_path / "s").rglob(".unfinished-*"))
@@ -67,6 +69,7 @@ def test_signal_ends_a_step_that_ignores_it(tmp_path):
 
 def test_two_runs_on_one_output_exclude_each_other(large, tmp_path):
     command = [str(CLIPDRE), "score", str(large), "-o", str(tmp_path / "s"), *TINY]
+    command += ["--log-file", str(tmp_path / "log")]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as first:
         while not (tmp_path / "s" / "manifest.json").exists():
             assert first.poll() is None

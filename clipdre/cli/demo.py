@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +40,7 @@ def demo(
     """Score and filter two pools whose true density ratios are known.
 
     Draws two pools of simple scenes with captions: a clean one to compare estimates with the truth,
-    and one with planted noise to see what each rule keeps. Prints the path of the folder.
+    and one with planted noise to see what each rule keeps.
     """
     from clipdre.demo import demo_encode_config, run_demo
     from clipdre.reporting.figures import Panel, plot_agreement
@@ -48,11 +49,12 @@ def demo(
     panels = [Panel(a.column, "true", a.true, a.estimated) for a in report.agreements]
     plot_agreement(panels, folder / PLOT)
     _print_report(report)
-    typer.echo(str(folder))
 
 
 def _print_report(report: DemoReport) -> None:
     from clipdre.cli.terminal import note, table
+
+    say = partial(note, stdout=True)
 
     table(
         f"Can the estimates be trusted? {report.clean.rows:,} clean pairs, truth known (nats)",
@@ -66,6 +68,7 @@ def _print_report(report: DemoReport) -> None:
             )
             for agreement in report.agreements
         ],
+        stdout=True,
     )
     kinds = list(next(iter(report.kept.values())))
     table(
@@ -81,27 +84,28 @@ def _print_report(report: DemoReport) -> None:
             )
             for rule, kept in report.kept.items()
         ],
+        stdout=True,
     )
     folder = report.folder
     failed = report.pool.samples - report.pool.rows
-    note(
+    say(
         "mismatched: the caption of another image; uninformative: a caption without content; "
         "blank: an image of one colour; duplicate: a copy of a clean pair, which only rules over "
         "distinct pairs detect; pure: share of clean pairs and copies among the kept; nats: mean "
         "true log ratio of the kept."
     )
-    note(
+    say(
         "This world has 1,536 scenes, so many of its pairs are alike and rules over distinct pairs "
         "run out of good ones at this budget; and the scene of every wrong caption is in the pool, "
         "which makes mismatched pairs easy to find."
     )
-    note(f"not images: {count(failed, 'planted file')}; see {folder}/scores-pool/failures/.")
-    note(
+    say(f"not images: {count(failed, 'planted file')}; see {folder}/scores-pool/failures/.")
+    say(
         f"The pools and scores are in {folder}, the kept shards in {folder}/subset. "
         f"A picture of the first table is in {folder}/{PLOT}."
     )
-    note(f"Open {report.page} in a browser to see the pairs; 'clipdre look' writes such a page.")
-    note("Next, on your own shards:")
-    note(
+    say(f"Open {report.page} in a browser to see the pairs; 'clipdre look' writes such a page.")
+    say("Next, on your own shards:")
+    say(
         "    clipdre filter $(clipdre score YOUR/SHARDS -o scores) --by log_ratio --top 30% -o kept"
     )

@@ -66,11 +66,9 @@ def emit(
     found = select_listed(query, _names(keys, source), source)
     kept = len(found.selection)
     note(f"keeping {kept:,} of {count(found.selection.pool, 'pair')}")
-    if kept > found.names - found.missing:
-        note(
-            f"several samples share a name: {count(found.names - found.missing, 'name')} keep "
-            f"{kept:,} samples"
-        )
+    if kept > (named := found.names - found.missing):
+        names = f"{count(named, 'name')} {'keeps' if named == 1 else 'keep'}"
+        note(f"several samples share a name: {names} {count(kept, 'sample')}")
     if found.missing:
         note(
             f"not in these scores: {found.missing:,} of {count(found.names, 'name')}, "

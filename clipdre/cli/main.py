@@ -36,7 +36,7 @@ from clipdre.cli.messages import with_messages
 from clipdre.cli.usage import ParserError, help_text, paragraphs, parser_message
 from clipdre.cpus import limit_threads
 from clipdre.errors import ClipdreError, UsageError
-from clipdre.words import one_line
+from clipdre.words import one_line, strip_controls
 
 USAGE = 2
 # What a shell reports for programs whose reader, such as ``head``, had enough.
@@ -59,8 +59,6 @@ class Commands(settings.PlainHelp, TyperGroup):
 
     def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
         """Run the command line; show the parser's errors as our own, unless the caller does."""
-        from clipdre.cli.terminal import strip_controls
-
         messages.install()
         options["standalone_mode"] = False
         if not standalone_mode:
@@ -79,7 +77,7 @@ class Commands(settings.PlainHelp, TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; show its errors and warnings in terms of its options."""
-        from clipdre.cli.terminal import as_options, strip_controls
+        from clipdre.cli.terminal import as_options
 
         def command() -> Any:
             return self.commands.get(ctx.invoked_subcommand or "")
@@ -88,6 +86,7 @@ class Commands(settings.PlainHelp, TyperGroup):
             return strip_controls(as_options(str(message), command())).replace("\n", " ")
 
         warnings.showwarning = lambda message, *_, **__: messages.LOG.warning(shown(message))
+        settings.warn_of_variables(self)
         try:
             return super().invoke(ctx)
         except ClipdreError as error:

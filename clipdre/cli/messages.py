@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipdre.words import one_line
+from clipdre.words import one_line, strip_controls
 
 LOG = logging.getLogger("clipdre")
 PREFIXES = {logging.WARNING: "clipdre: warning: ", logging.ERROR: "clipdre: error: "}
@@ -36,9 +36,16 @@ STDERR = _Stderr(logging.INFO)
 def install() -> None:
     """Send messages to stderr, and nowhere else."""
     LOG.handlers = [STDERR]
+    LOG.filters = [_harmless]
     LOG.propagate = False
     LOG.setLevel(logging.DEBUG)
     STDERR.setLevel(logging.INFO)
+
+
+def _harmless(record: logging.LogRecord) -> bool:
+    """Make a message one line that steers no terminal: it may name a stranger's shard."""
+    record.msg, record.args = strip_controls(record.getMessage()).replace("\n", " "), ()
+    return True
 
 
 def shows_notes() -> bool:

@@ -154,8 +154,9 @@ Joined = Annotated[
     list[Path] | None,
     typer.Option(
         "--with",
-        help="Parquet or CSV whose columns to add: a file, a folder or a quoted glob, such as "
-        "img2dataset's sidecars. Files that have the same columns are one table.",
+        help="Parquet or CSV whose columns to add: a file, a folder with its "
+        "subfolders, or a quoted glob, such as img2dataset's sidecars. Files that have the same "
+        "columns are one table.",
         metavar="TABLES",
         show_default=False,
         rich_help_panel=RANK,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
 GRACE = 0.6
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-MESSAGE = "clipdre: interrupted; run the same command again to resume\n"
+MESSAGE = "interrupted; run the same command again to resume"
 _announced = threading.Event()
 
 
@@ -40,10 +42,20 @@ def install() -> None:
 
 
 def announce() -> None:
-    """Print that the run was interrupted; once, whichever thread comes first."""
-    if not _announced.is_set():
-        _announced.set()
-        os.write(2, MESSAGE.encode())
+    """Report that the run was interrupted; once, whichever thread comes first.
+
+    Also in log files, past their handlers, whose locks another thread may hold.
+    """
+    if _announced.is_set():
+        return
+    _announced.set()
+    os.write(2, f"clipdre: {MESSAGE}\n".encode())
+    for handler in logging.getLogger("clipdre").handlers:
+        if isinstance(handler, logging.FileHandler):
+            fields = {"levelno": logging.ERROR, "levelname": "ERROR", "msg": MESSAGE}
+            line = handler.format(logging.makeLogRecord(fields))
+            with suppress(OSError), open(handler.baseFilename, "ab", buffering=0) as file:
+                file.write(f"{line}\n".encode())
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import sys
-import unicodedata
 from codecs import getincrementaldecoder
 from collections.abc import Iterator, Sequence
 from io import RawIOBase
@@ -19,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipdre.cli.messages import LOG, shows_notes
+from clipdre.words import strip_controls
 
 # Width of tables in a file or a pipe.
 FILE_WIDTH = 100
@@ -70,11 +70,6 @@ def table(
     console.print(drawn)
 
 
-def strip_controls(text: str) -> str:
-    """Replace control and format characters: text from a shard must not steer the terminal."""
-    return "".join("\N{REPLACEMENT CHARACTER}" if _is_control(c) else c for c in text)
-
-
 class TerminalWriter(RawIOBase):
     """A binary file that prints text on stdout, without what would steer the terminal."""
 
@@ -114,10 +109,6 @@ def _options(command: Any) -> Iterator[tuple[str, str]]:
     for parameter in command.params:
         is_option = parameter.param_type_name == "option"
         yield parameter.name, max(parameter.opts, key=len) if is_option else parameter.name.upper()
-
-
-def _is_control(character: str) -> bool:
-    return character != "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs")
 
 
 class _Console(Console):

@@ -8,6 +8,7 @@ import re
 import warnings
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from clipdre.emitting.subset import Subset
 from clipdre.emitting.tars import keys_of, sample_bytes, unique_keys, write_tar
 from clipdre.errors import OutputError
 from clipdre.formats.uids import DIGITS, UID, UidFile
-from clipdre.sql.expressions import FILE, ROW
+from clipdre.sql.expressions import FILE, POOL, ROW
 from clipdre.words import count
 
 KEY_SEPARATOR = "/"
@@ -34,8 +35,10 @@ def write_keys(subset: Subset, out: BinaryIO) -> None:
     Raises
     ------
     OutputError
-        If a name contains the end of a line, and would be read back as other names.
+        If a name contains the end of a line, or is that of a sample of another shard too, and would
+        be read back as other names.
     """
+    shared = _shared_names(subset)
     for batch in subset.batches(["shard", "key"]):
         pairs = zip(batch["shard"].to_pylist(), keys_of(batch), strict=True)
         names = [f"{shard}{KEY_SEPARATOR}{key}" for shard, key in pairs]
@@ -43,7 +46,25 @@ def write_keys(subset: Subset, out: BinaryIO) -> None:
         if odd is not None:
             problem = f"a list of lines cannot hold {odd!r}, which contains the end of a line"
             raise OutputError(problem, "set `format` to jsonl")
+        if not shared.isdisjoint(names):
+            name = next(name for name in names if name in shared)
+            problem = f"samples of two shards are {name!r} in a list of lines"
+            raise OutputError(problem, "set `format` to jsonl")
         out.write("".join(f"{name}\n" for name in names).encode())
+
+
+def _shared_names(subset: Subset) -> set[str]:
+    """Return the names that samples of several shards have: a/b/c may be of shard a or a/b."""
+    shards = {shard.name for shard in subset.manifest.shards}
+    if not any(str(above) in shards for name in shards for above in PurePosixPath(name).parents):
+        return set()
+    name = f"concat(shard, '{KEY_SEPARATOR}', key)"
+    return {
+        found
+        for (found,) in subset.selection.query.fetchall(
+            f"SELECT {name} FROM {POOL} GROUP BY ALL HAVING count(DISTINCT shard) > 1"
+        )
+    }
 
 
 def write_uids(subset: Subset, out: BinaryIO) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ IMAGE = "image"
 FILES_VERSION = "2.2"
 # What every table has, and what a killed run leaves behind.
 VERSIONS, PARTS = "_versions", {"data", "_transactions"}
+# What Lance's messages say about its own source.
+INTERNAL = re.compile(r"^LanceError\(\w+\): |, \S+\.rs:\d+:\d+$")
 
 
 def write_lance(
@@ -77,7 +80,9 @@ def write_lance(
     except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
         if batches.error is not None:
             raise batches.error from error
-        raise OutputError(f"cannot write {output}: {one_line(error)}", ELSEWHERE) from error
+        reason = INTERNAL.sub("", one_line(error))
+        cure = "fix this, or choose another `output`"
+        raise OutputError(f"cannot write {output}: {reason}", cure) from error
 
 
 def _lance() -> Any:

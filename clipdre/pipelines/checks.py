@@ -9,6 +9,7 @@ from clipdre.formats.files.parquet import count_rows
 from clipdre.formats.folders.columns import DUPLICATES, column_folders
 from clipdre.formats.folders.embeddings import embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.kept import fields_without_values
 from clipdre.formats.folders.manifest import Manifest, read_manifest
 from clipdre.formats.tars.samples import Reason
 from clipdre.formats.tars.seen import members_seen
@@ -64,6 +65,21 @@ def warn_of_shards(manifest: Manifest) -> None:
     if len(warned) > WARNED:
         more = count(len(warned) - WARNED, "more warning")
         warnings.warn(f"the manifest has {more} about shards", stacklevel=2)
+
+
+def warn_of_fields(folder: ScoreFolder, manifest: Manifest) -> None:
+    """Warn of json fields to keep that no sample has, and say which there are."""
+    files = embedding_files(folder.embeddings, len(manifest.shards))
+    fields = fields_without_values(manifest.reading.keep, files) if manifest.has_tars else []
+    if fields and manifest.rows:
+        shard = next(shard for shard in manifest.shards if shard.rows)
+        seen = members_seen(shard.url)
+        warnings.warn(
+            f"no sample has a value of the json field{'s' if len(fields) > 1 else ''} "
+            f"{', '.join(map(repr, fields))}, so what `keep` adds is empty"
+            + (f"; samples of {shard.name} have {seen}" if seen else ""),
+            stacklevel=2,
+        )
 
 
 def check_usable(folder: ScoreFolder, manifest: Manifest) -> None:

@@ -74,6 +74,23 @@ def continued(folder: ScoreFolder, found: Manifest, planned: Manifest, run: RunC
     )
 
 
+def difference(found: Manifest, planned: Manifest) -> list[str]:
+    """Return what a plan from `continued` changes about the run that was found, in words."""
+    before = {identity_of(shard): shard for shard in found.shards}
+    now = set(map(identity_of, planned.shards))
+    new = len(now - before.keys())
+    gone = [shard for identity, shard in before.items() if identity not in now]
+    lines = [f"encoding {new:,} of {count(len(now), 'shard')}" if new else "nothing to encode"]
+    if gone:
+        more = f" and {len(gone) - NAMED:,} more" if len(gone) > NAMED else ""
+        rows, names = sum(shard.rows for shard in gone), [shard.name for shard in gone]
+        lines.append(
+            f"dropping {count(rows, 'row')} of shards that are gone or have changed: "
+            f"{', '.join(names[:NAMED])}{more}"
+        )
+    return lines
+
+
 def is_same_run(found: Manifest, planned: Manifest) -> bool:
     """Whether a plan from `continued` is the very run that was found."""
     return (
@@ -178,6 +195,6 @@ def _check_whole(
 def _gone(shard: ShardRecord, now: Mapping[str, ShardRecord]) -> str:
     here = now.get(absolute(shard.url))
     if here is None:
-        return f"{shard.name} ({shard.url})"
+        return f"{shard.name} ({shard.place})"
     difference = SourceIdentity(here.nbytes, here.modified).difference(shard.nbytes)
     return f"{shard.name} (changed: {difference})"

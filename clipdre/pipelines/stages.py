@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,14 +37,17 @@ from clipdre.pipelines.checks import (
     check_whole,
     is_failed_try,
     note_columns,
+    warn_of_fields,
     warn_of_shards,
 )
 from clipdre.pipelines.duplicates import Duplicates, own_pairs, write_duplicates
 from clipdre.pipelines.encoded import TRANSIENT, encoding_stamp, is_encoded, recounted, take_over
-from clipdre.pipelines.same_run import continued, is_begun, is_same_run
+from clipdre.pipelines.same_run import continued, difference, is_begun, is_same_run
 from clipdre.progress import Progress
 from clipdre.words import changed, count
 
+# Python users see these lines where they configure logging at the level INFO.
+LOG = logging.getLogger("clipdre")
 # Subfolders that a run writes into.
 WRITTEN = ("scores/**", "failures/**", "reference", "embeddings/*")
 
@@ -91,6 +95,8 @@ class Stages:
                     "score into another `output`, with its scores as `reference` if shards were "
                     "added, or pass `overwrite` to encode everything again",
                 )
+            for line in difference(found, planned):
+                LOG.info(line)
             note_columns(folder, planned)
             return self._replaced(planned, run)
 
@@ -136,6 +142,7 @@ class Stages:
             encoded = msgspec.structs.replace(planned, shards=shards)
             warn_of_shards(encoded)
             check_usable(folder, encoded)
+            warn_of_fields(folder, encoded)
             check_share(folder, encoded, run.max_bad_fraction)
             found = self._estimated(encoded)
             found.write(folder.path)

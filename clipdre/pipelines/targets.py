@@ -15,8 +15,12 @@ from torch import Tensor
 from clipdre.core.density_ratio import unit
 from clipdre.core.modality import Modality
 from clipdre.errors import InputError
+<<<<<<< HEAD
 from clipdre.formats.files.parquet import read_table
 from clipdre.formats.files.storage import regular
+=======
+from clipdre.formats.files.storage import CHECK_PATH
+>>>>>>> try15
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files, map_array
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import MANIFEST, read_complete_manifest
@@ -29,6 +33,8 @@ TEXTS = "give a UTF-8 text file with one per line, a .json list of them, or a sc
 
 def target_tiles(place: Path, modality: Modality) -> Iterator[Tensor]:
     """Yield unit vectors of a score folder, a folder of embeddings, or a .npy file."""
+    if not place.exists():
+        raise InputError(f"`target` {place} does not exist", CHECK_PATH)
     if place.suffix == ".npy":
         try:
             yield from _unit_tiles(checked_vectors(map_array(place)), place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,6 +39,10 @@ class NormSim:
     target: str = setting("Score folder, folder of embeddings, or .npy file of the target.")
     norm: Norm = setting("inf: largest cosine; 2: root of the sum of squares.", default=Norm.MAX)
     modality: Modality = setting("Vectors to compare with the target's.", default=Modality.IMAGE)
+
+    def __post_init__(self) -> None:
+        """Name the target so that the column's record holds in any working directory."""
+        object.__setattr__(self, "target", str(Path(self.target).absolute()))
 
     def columns(self) -> tuple[Column, ...]:
         """See `Scorer`."""

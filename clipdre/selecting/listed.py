@@ -73,7 +73,8 @@ def select_listed(query: ScoreQuery, listed: NameList, source: str) -> Listed:
         raise SelectionError(
             f"{source} names none of the samples of {query.folder.path}, "
             f"only others such as {first!r}",
-            "list keys, uids or shard/key pairs of these scores",
+            "list keys, uids or shard/key pairs of these scores; a table has to have a header with "
+            "key or uid",
         )
     step = Step(where=f"listed in {source}")
     counted = Counted(step, pool, kept, 0, kept, kept)

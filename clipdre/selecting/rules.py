@@ -13,6 +13,8 @@ from clipdre.words import whole_number
 CURE = "use a count such as 1000 or 10k, or a share such as 25% or 0.25"
 MOST_BINS, MOST_ROWS = 1_000_000, 2**62
 AMOUNTS = ("top", "bottom", "sample")
+# What a sample is, whatever its captions.
+SAMPLE = "list_value(shard, offset::VARCHAR)"
 BUDGET = re.compile(r"(?:(?P<factor>[\d.]{1,20})\s*\*?\s*)?budget")
 # Which attributes of a step go together.
 STEP_PAIRINGS: tuple[Pairing, ...] = (
@@ -153,7 +155,9 @@ class Step:
 
     def __str__(self) -> str:
         words = [f"where {self.where}"] if self.where else []
-        if self.balance:
+        if self.balance == SAMPLE:
+            words.append(f"the best row of each sample by {self.by}")
+        elif self.balance:
             words.append(f"at most {self.cap} per {self.balance}")
         if self.amount is not None:
             verb = "uniform over" if self.uniform else "sample by" if self.sample else "top by"

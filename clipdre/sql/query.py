@@ -22,7 +22,7 @@ from clipdre.formats.files.tables import expand_tables
 from clipdre.formats.folders.columns import CAPTION_SOURCE, ColumnFolder, column_folders, is_current
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.kept import kept_described
-from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.manifest import Manifest, is_own_manifest
 from clipdre.formats.folders.records import ColumnRecord
 from clipdre.formats.folders.tables import SAMPLE_FIELDS
 from clipdre.sql.allowed import check_allowed, check_parsable
@@ -124,6 +124,7 @@ class ScoreQuery(Database):
         with ThreadPoolExecutor(THREADS) as threads:
             files = list(threads.map(folder.checked_scores, manifest.shards))
         self.folder, self.manifest = folder, manifest
+        _refuse_score_folders(joined)
         self.joined = expand_tables(joined, WITH)
         self._measured, self._stale = _measured(folder, manifest)
         # A shard without rows says nothing about the types of columns.
@@ -245,6 +246,15 @@ class ScoreQuery(Database):
             cure = f"run the same 'clipdre measure' again: {self._stale[name]}"
             return f"column {name} was measured for another state of this pool", cure
         return super().unknown_column(name)
+
+
+def _refuse_score_folders(joined: Sequence[str | Path]) -> None:
+    """Refuse to join all tables of a score folder, which are of many kinds."""
+    for place in joined:
+        if is_own_manifest(Path(place)):
+            raise SelectionError(
+                f"{WITH} {place} is a score folder", f"name its scores: {Path(place) / 'scores'}"
+            )
 
 
 def _measured(

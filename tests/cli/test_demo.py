@@ -3,17 +3,16 @@ import pytest
 from tests.cli.running import error_of, printed, rows_of
 
 
-def test_shows_two_tables_and_prints_the_folder(run, tmp_path):
-    found = run("demo d --pairs 500 --device cpu")
-    assert printed(found) == "d\n"
-    rows = rows_of(found.stderr)
+def test_its_report_is_on_stdout(run, tmp_path):
+    report = printed(run("demo d --pairs 500 --device cpu"))
+    rows = rows_of(report)
     assert set(rows) >= {"log_ratio", "kl_text", "kl_image", "similarity", "at random"}
-    estimated, true, pearson = (float(value) for value in first_row(found.stderr, "kl_text"))
+    estimated, true, pearson = (float(value) for value in first_row(report, "kl_text"))
     assert abs(estimated - true) < 0.5
     assert 0.5 < pearson <= 1
     assert (tmp_path / "d" / "estimated-against-true.png").read_bytes().startswith(b"\x89PNG")
-    assert "The pools and scores are in d, the kept shards in d/subset." in found.stderr
-    assert found.stderr.splitlines()[-1].startswith("    clipdre filter $(clipdre score ")
+    assert "The pools and scores are in d, the kept shards in d/subset." in report
+    assert report.splitlines()[-1].startswith("    clipdre filter $(clipdre score ")
 
 
 def first_row(text, name):

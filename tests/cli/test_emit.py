@@ -90,7 +90,8 @@ def test_takes_samples_from_shards_that_moved(run, scored, pool, keys, tmp_path)
         (
             "--keys other.txt",
             "other.txt names none of the samples of {scores}, only others such as 'nosuch': "
-            "list keys, uids or shard/key pairs of these scores",
+            "list keys, uids or shard/key pairs of these scores; a table has to have a header "
+            "with key or uid",
         ),
         ("--keys empty.txt", "empty.txt is empty: list at least one sample"),
     ],

@@ -256,7 +256,7 @@ class TestRecipes:
         ("--with text.txt --by x --top 3", "cannot read --with {tmp}/text.txt as Parquet: "),
         ("--with none.parquet --by x --top 3", "--with none.parquet does not exist: check the "),
         ("--with 'n*.parquet' --by x --top 3", "no file matches --with n*.parquet: check the "),
-        ("--with . --by x --top 3", "folder --with . holds no .parquet files: name the one that "),
+        ("--with . --by x --top 3", "folder --with . and its subfolders hold no .parquet files: "),
     ],
 )
 def test_a_selection_that_cannot_be_met_is_refused(run, scored, tmp_path, options, message):
@@ -264,6 +264,11 @@ def test_a_selection_that_cannot_be_met_is_refused(run, scored, tmp_path, option
     error = error_of(run(f"filter {scored[0]} {options} -o out"), 1)
     assert message.format(tmp=tmp_path) in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_score_folder_is_not_joined_as_a_whole(run, scored):
+    error = error_of(run(f"filter {scored[0]} --with {scored[0]} --by x --top 3 -o out"), 1)
+    assert error == f"--with {scored[0]} is a score folder: name its scores: {scored[0]}/scores"
 
 
 def test_a_folder_without_scores_is_refused(run, pool):

@@ -215,8 +215,13 @@ class TestNormSim:
         np.testing.assert_allclose(column(scores, "normsim", "normsim"), 1, atol=1e-3)
 
     def test_a_target_that_holds_nothing_is_refused(self, run, scores):
-        error = error_of(run("measure scores normsim --target nowhere"), 1)
-        assert error.startswith("nowhere holds no embeddings in a known layout: expected ")
+        missing = error_of(run("measure scores normsim --target nowhere"), 1)
+        assert missing.startswith(f"--target {scores.parent}/nowhere does not exist: check the ")
+        (scores.parent / "empty").mkdir()
+        error = error_of(run("measure scores normsim --target empty"), 1)
+        assert error.startswith(
+            f"{scores.parent}/empty holds no embeddings in a known layout: expected "
+        )
 
 
 @pytest.mark.parametrize(

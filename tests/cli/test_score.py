@@ -258,7 +258,19 @@ class TestSecondRuns:
     def test_a_pool_grows(self, run, grown):
         found = run(f"score pool -o s {TINY}")
         assert printed(found) == "s\n"
+        assert "encoding 1 of 2 shards" in found.stderr
         assert "reference: exact, of 200 pairs" in found.stderr
+
+    def test_shards_that_are_dropped_are_named_without_their_controls(self, run, pool, tmp_path):
+        (tmp_path / "odd").mkdir()
+        for name in ("a", "\x1b[2J\nb"):
+            shutil.copy2(pool / "00000.tar", tmp_path / "odd" / f"{name}.tar")
+        printed(run(f"score odd -o s {TINY}"))
+        (tmp_path / "odd" / "\x1b[2J\nb.tar").unlink()
+        found = run(f"score odd -o s {TINY} --prune --log-file log")
+        line = "dropping 100 rows of shards that are gone or have changed: \ufffd[2J b"
+        assert line in found.stderr
+        assert line in (tmp_path / "log").read_text()
 
     def test_a_reference_is_kept(self, run, grown):
         found = run(f"score pool -o s {TINY} --keep-reference")

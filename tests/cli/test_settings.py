@@ -86,7 +86,12 @@ def test_rules_hold_for_values_from_a_file(run, scored, config):
             "measure.normsin.x = 1",
             "c.toml [measure] has no command 'normsin': did you mean normsim?",
         ),
-        ("version = true", "c.toml has no command 'version': use score, info, "),
+        (
+            "version = true",
+            "c.toml sets 'version' outside of a command: put it below the name of one, such as [sc",
+        ),
+        ("xyz.b = 1", "c.toml has no command 'xyz': use score, info, "),
+        ("#" * 1_000_001, "cannot read c.toml (it has more than 1,000,000 characters)"),
         ("score = 3", "c.toml [score] is not a table of options"),
         ("score.bulk = [1]", "c.toml [score] bulk takes one value"),
         ("score.bulk = {a = 1}", "c.toml [score] bulk takes one value"),
@@ -113,8 +118,33 @@ def test_a_missing_file_is_refused(run, monkeypatch):
     assert error_of(run("recipes"), 2) == expected
 
 
-@pytest.mark.parametrize("name", ["VERSION", "HELP", "INSTALL_COMPLETION", "SCORE_HELP"])
+@pytest.mark.parametrize("name", ["VERSION", "HELP", "INSTALL_COMPLETION", "SCORES", "HOME"])
 def test_variables_of_others_do_no_harm(run, monkeypatch, name):
     monkeypatch.setenv(f"CLIPDRE_{name}", "0.1")
-    assert "Recipes" in printed(run("recipes"))
+    found = run("recipes")
+    assert "Recipes" in printed(found)
+    assert found.stderr == ""
     assert "no such shard" in error_of(run("score nowhere -o s"), 1)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("FILTER_TPO", "did you mean CLIPDRE_FILTER_TOP?"),
+        ("FITLER_TOP", "did you mean CLIPDRE_FILTER_TOP?"),
+        ("BATCH_SIZE", "did you mean CLIPDRE_SCORE_BATCH_SIZE?"),
+        ("SCORE_BATCHSIZE", "did you mean CLIPDRE_SCORE_BATCH_SIZE?"),
+        ("SCORE_SHARDS", ""),
+        ("FILTER_JOINED", ""),
+        ("MEASURE_NORMSIM_TARGTE", "did you mean CLIPDRE_MEASURE_NORMSIM_TARGET "),
+        ("SCORE_HELP", ""),
+    ],
+)
+def test_misspelt_variables_are_named(run, monkeypatch, name, meant):
+    monkeypatch.setenv(f"CLIPDRE_{name}", "1")
+    found = run("recipes")
+    assert "Recipes" in printed(found)
+    warning = f"clipdre: warning: CLIPDRE_{name} sets no option: {meant}"
+    assert found.stderr.startswith(warning)
+    assert found.stderr.count("\n") == 1

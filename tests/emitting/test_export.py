@@ -18,9 +18,13 @@ from clipdre.emitting.export import (
     write_uids,
 )
 from clipdre.errors import InputError, OutputError
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.name_lists import read_names
+from clipdre.selecting.listed import select_listed
+from clipdre.sql.query import ScoreQuery
 from clipdre.truth.pool import write_pool
 from tests.emitting.contents import expected_members, members
-from tests.helpers import rows_of, subset_of, tiny_score, write_score_folder
+from tests.helpers import pair, rows_of, subset_of, tiny_score, write_score_folder, write_tar
 
 
 def written(writer, subset):
@@ -51,6 +55,23 @@ def test_every_format_holds_the_same_rows(scored):
     found = np.array([float(row["kl_text"]) for row in rows], np.float32)
     np.testing.assert_array_equal(found, table["kl_text"].to_numpy())
     assert len(table) == len(subset.selection)
+
+
+def test_a_list_of_lines_never_names_a_sample_of_another_shard(tmp_path):
+    """The sample b/c of shard a is a/b/c, and so is c of shard a/b."""
+    (tmp_path / "pool" / "a").mkdir(parents=True)
+    write_tar(tmp_path / "pool" / "a.tar", [*pair("b/c", "one", 1), *pair("d", "two", 2)])
+    write_tar(tmp_path / "pool" / "a" / "b.tar", [*pair("c", "three", 3), *pair("e", "four", 4)])
+    scored = tmp_path / "s", tiny_score(tmp_path / "pool", tmp_path / "s")
+    others = subset_of(scored, where="key IN ('d', 'e')")
+    assert sorted(written(write_keys, others).decode().splitlines()) == ["a/b/e", "a/d"]
+    with pytest.raises(OutputError, match="samples of two shards are 'a/b/c' in a list") as caught:
+        written(write_keys, subset_of(scored, where="key = 'c'"))
+    assert caught.value.cure == "set `format` to jsonl"
+    rows = written(write_jsonl, subset_of(scored, where="key = 'c'"))
+    listed = read_names(io.BytesIO(rows), "rows")
+    found = select_listed(ScoreQuery(ScoreFolder(scored[0]), scored[1]), listed, "rows")
+    assert len(found.selection) == 1
 
 
 @pytest.fixture

@@ -222,6 +222,7 @@ class TestBest:
         scores = table["log_ratio"].to_numpy().reshape(6, 2)
         expected = [2 * n + int(row.argmax()) for n, row in enumerate(scores)]
         best = kept_by(scored, best=Best.CAPTION)
+        assert str(best.steps[0].step) == "the best row of each sample by log_ratio"
         assert best.table(["caption"])["caption"].to_pylist() == [
             table["caption"][row].as_py() for row in expected
         ]

@@ -365,7 +365,7 @@ class TestKeptReference:
 
 
 class TestGone:
-    def test_shards_are_named_and_pruned(self, begun, pool, tmp_path, encodes):
+    def test_shards_are_named_and_pruned(self, begun, pool, tmp_path, encodes, caplog):
         (pool / "00001.tar").unlink()
         before = all_files(begun[0])
         with pytest.raises(ScoresError) as caught:
@@ -373,7 +373,12 @@ class TestGone:
         assert caught.value.problem.endswith(f"do not hold: 00001 ({pool}/00001.tar)")
         assert "pass `prune` to drop the rows" in caught.value.cure
         assert all_files(begun[0]) == before
-        manifest = tiny_score(pool, begun[0], prune=True)
+        with caplog.at_level("INFO", "clipdre"):
+            manifest = tiny_score(pool, begun[0], prune=True)
+        assert caplog.messages == [
+            "nothing to encode",
+            "dropping 20 rows of shards that are gone or have changed: 00001",
+        ]
         assert encodes == []
         fresh = tmp_path / "fresh", tiny_score(pool, tmp_path / "fresh")
         assert [shard.name for shard in manifest.shards] == ["00003"]

@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 
 from clipdre.errors import InputError, OutputError
 from clipdre.formats.files.gunzip import Gunzipped
-from clipdre.formats.files.remote import LOCAL, RemoteFile, identify_remote, is_remote
+from clipdre.formats.files.remote import LOCAL, RemoteFile, identify_remote, is_remote, redacted
 from clipdre.words import count, one_line
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -89,7 +89,8 @@ def open_source(url: str, public: bool = False) -> BinaryIO:
         compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         file.seek(0)
     except OSError as error:
-        raise InputError(f"cannot open {url}: {one_line(error)}", CHECK_PATH) from error
+        place = redacted(url) if is_remote(url) else url
+        raise InputError(f"cannot open {place}: {one_line(error)}", CHECK_PATH) from error
     return cast("BinaryIO", Gunzipped(file) if compressed else file)
 
 

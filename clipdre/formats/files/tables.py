@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clipdre.errors import SelectionError
 from clipdre.formats.files.storage import CHECK_PATH, real, regular
+from clipdre.formats.files.subfolders import folders_below
 
 SUFFIX = ".parquet"
 CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -21,7 +22,8 @@ def is_csv(file: str) -> bool:
 def expand_tables(places: Sequence[str | Path], name: str) -> list[Path]:
     """Return the files that paths and glob patterns stand for, each once, links resolved.
 
-    A folder stands for its files that end in ``.parquet``, sorted by name, without hidden ones.
+    A folder stands for its files that end in ``.parquet`` and those of its subfolders, without
+    hidden ones.
 
     Parameters
     ----------
@@ -46,10 +48,12 @@ def expand_tables(places: Sequence[str | Path], name: str) -> list[Path]:
 def _expand(place: str, name: str) -> Iterator[Path]:
     path = Path(place)
     if path.is_dir():
-        tables = sorted(path.glob(f"[!.]*{SUFFIX}"))
+        folders = folders_below(path)
+        tables = [t for folder in folders for t in sorted(folder.glob(f"[!.]*{SUFFIX}"))]
         if not tables:
             raise SelectionError(
-                f"folder {name} {place} holds no {SUFFIX} files", "name the one that holds them"
+                f"folder {name} {place} and its subfolders hold no {SUFFIX} files",
+                "name the one that holds them",
             )
         yield from tables
     elif path.exists():

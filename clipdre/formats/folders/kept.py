@@ -80,11 +80,22 @@ def _kind(text: str) -> str:
 
 def kept_types(fields: Sequence[str], shards: Iterable[EmbeddingFiles]) -> dict[str, pa.DataType]:
     """Return the columns of json fields and their types, from the stamps of all shards."""
+    return {name: _type(found) for name, found in _kinds(fields, shards).items()}
+
+
+def fields_without_values(fields: Sequence[str], shards: Iterable[EmbeddingFiles]) -> list[str]:
+    """Return the json fields that no row of any shard has a value of."""
+    kinds = _kinds(fields, shards)
+    return [field for field, name in column_names(fields).items() if not kinds[name]]
+
+
+def _kinds(fields: Sequence[str], shards: Iterable[EmbeddingFiles]) -> dict[str, set[str]]:
+    """Return the kinds of JSON values in each column of a json field."""
     kinds: dict[str, set[str]] = {name: set() for name in column_names(fields).values()}
     for shard in shards if kinds else ():
         for name, found in json.loads(shard.stamp().get(KINDS, "{}")).items():
             kinds[name].update(found)
-    return {name: _type(found) for name, found in kinds.items()}
+    return kinds
 
 
 def _type(kinds: set[str]) -> pa.DataType:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -13,11 +11,11 @@ from braceexpand import braceexpand
 
 from clipdre.errors import InputError
 from clipdre.formats.files.lines import split_lines
-from clipdre.formats.files.remote import is_remote
+from clipdre.formats.files.remote import is_remote, redacted
 from clipdre.formats.files.storage import absolute, unescaped_path
+from clipdre.formats.files.subfolders import folders_below
 from clipdre.formats.tars.loose import refuse_loose
 from clipdre.formats.tars.samples import printable
-from clipdre.words import one_line
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 TABLE_SUFFIX = ".parquet"
@@ -103,36 +101,16 @@ def _globbed(pattern: str) -> Iterator[str]:
         return
     # Links may run in a circle, in which glob's own `**` would be lost.
     at = parts.index(ANY_DEPTH)
-    rest = "/".join(parts[at + 1 :]) or "*"
+    rest = "/".join(parts[at + 1 :])
     for top in glob.glob("/".join(parts[:at]) + "/" if at else "./"):
         for folder in folders_below(Path(top)):
-            yield from _globbed(f"{glob.escape(str(folder))}/{rest}")
-
-
-def folders_below(*tops: Path) -> Iterator[Path]:
-    """Yield folders and all below them but hidden ones, each once, whatever links lead to it."""
-    seen = set[tuple[int, int]]()
-    # Links come last, so that a folder goes by its own path if it has one here.
-    left, links = [t for t in tops if not t.is_symlink()], [t for t in tops if t.is_symlink()]
-    while left or links:
-        folder = (left or links).pop()
-        try:
-            found = folder.stat()
-            if (found.st_dev, found.st_ino) in seen:
-                continue
-            seen.add((found.st_dev, found.st_ino))
-            with os.scandir(folder) as entries:
-                below = sorted(e.name for e in entries if e.is_dir() and e.name[0] != ".")
-        except OSError as error:
-            warnings.warn(f"cannot look for shards in {folder}: {one_line(error)}", stacklevel=2)
-            continue
-        yield folder
-        for path in (folder / name for name in reversed(below)):
-            (links if path.is_symlink() else left).append(path)
+            found = _globbed(f"{glob.escape(str(folder))}/{rest or '*'}")
+            # Without a rest, folders are among those below.
+            yield from found if rest else (name for name in found if not Path(name).is_dir())
 
 
 def _tars_below(*tops: Path) -> list[str]:
-    """Return the tars in folders and their subfolders; nothing hidden."""
+    """Return the tars in folders and their subfolders; nothing hidden, and no subset in them."""
     return [
         str(path)
         for folder in folders_below(*tops)
@@ -142,8 +120,11 @@ def _tars_below(*tops: Path) -> list[str]:
 
 
 def shard_name(url: str) -> str:
-    """Return the name of a shard by itself: the last part of its path without its suffix."""
-    name = url.rstrip("/").rpartition("/")[2]
+    """Return the name of a shard by itself: the last part of its path without its suffix.
+
+    Passwords and signatures of URLs are in no name: it is shown, and files are named by it.
+    """
+    name = _public(url).rstrip("/").rpartition("/")[2]
     suffix = next((s for s in (*TAR_SUFFIXES, TABLE_SUFFIX) if name.endswith(s)), "")
     return name.removesuffix(suffix)
 
@@ -176,7 +157,7 @@ def shard_names(urls: Sequence[str], kept: Mapping[str, str] | None = None) -> l
         name = next((name for name in longer if by_name.get(name) not in names), longer[0])
         if name in by_name:
             raise InputError(
-                f"two shards are named {name!r}: {by_name[name]} and {url}",
+                f"two shards are named {name!r}: {_public(by_name[name])} and {_public(url)}",
                 "rename one of them, or score them into different folders",
             )
         by_name[name] = url
@@ -186,9 +167,13 @@ def shard_names(urls: Sequence[str], kept: Mapping[str, str] | None = None) -> l
 
 def parts_of(url: str) -> tuple[str, ...]:
     """Return the folders that lead to a shard, and its name by itself."""
-    protocol, found, path = url.partition("://")
+    protocol, found, path = _public(url).partition("://")
     folders = [protocol, *path.split("/")] if found else absolute(url).split("/")[1:]
     return (*folders[:-1], shard_name(url))
+
+
+def _public(url: str) -> str:
+    return redacted(url) if is_remote(url) else url
 
 
 def _joined(parts: Sequence[str]) -> str:

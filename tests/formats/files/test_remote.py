@@ -21,7 +21,7 @@ import pytest
 from clipdre.config import EmitConfig
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.write import write_subset
-from clipdre.errors import InputError
+from clipdre.errors import InputError, ScoresError
 from clipdre.formats.files import remote, web
 from clipdre.formats.files.remote import identify_remote, read_ranges, redacted, with_retries
 from clipdre.formats.files.storage import open_source
@@ -129,6 +129,21 @@ def test_faulty_server_gives_the_same_as_a_disk(pool, scored, tmp_path, monkeypa
             write_tar_folder(subset, tmp_path / name, EmitConfig())
         tars = [(tmp_path / name / "00000000.tar").read_bytes() for name in ("far", "near")]
         assert tars[0] == tars[1]
+
+
+def test_secrets_of_a_url_are_in_the_manifest_only(pool, tmp_path):
+    with Faulty(pool, faults=0) as server:
+        url = server.url("00000.tar?sig=SECRET", user="me:SECRET@")
+        manifest = score([url], tmp_path / "s", TINY)
+        place = server.url("00000.tar")
+        with pytest.raises(ScoresError, match=re.escape(f"hold: 00000 ({place})")):
+            score([server.url("00001.tar")], tmp_path / "s", TINY)
+    table = read_scores(tmp_path / "s", manifest)
+    assert set(table["path"].to_pylist()) == {place}
+    assert not any("SECRET" in str(row) for row in table.to_pylist())
+    files = [path for path in (tmp_path / "s").rglob("*") if path.is_file()]
+    holding = [path.name for path in files if b"SECRET" in path.read_bytes()]
+    assert holding == ["manifest.json"]  # which has to reach the tars again
 
 
 def test_a_server_on_this_machine_is_asked_only_if_the_user_names_it(pool, scored, tmp_path):

@@ -6,7 +6,14 @@ from clipdre.formats.files.tables import expand_tables
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("b.parquet", "a.parquet", ".hidden.parquet", "a.tar", "sub/c.parquet"):
+    for name in (
+        "b.parquet",
+        "a.parquet",
+        ".hidden.parquet",
+        "a.tar",
+        "sub/c.parquet",
+        ".sub/d.parquet",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     return tmp_path
@@ -16,11 +23,11 @@ def folder(tmp_path):
     ("places", "names"),
     [
         (["b.parquet"], ["b.parquet"]),
-        (["."], ["a.parquet", "b.parquet"]),
+        (["."], ["a.parquet", "b.parquet", "sub/c.parquet"]),
         (["*.parquet"], ["a.parquet", "b.parquet"]),
         (["**/*.parquet"], ["a.parquet", "b.parquet", "sub/c.parquet"]),
         (["s*"], ["sub/c.parquet"]),
-        (["b.parquet", ".", "sub/../b.parquet"], ["b.parquet", "a.parquet"]),
+        (["b.parquet", ".", "sub/../b.parquet"], ["b.parquet", "a.parquet", "sub/c.parquet"]),
         ([], []),
     ],
 )
@@ -40,7 +47,7 @@ def test_a_file_comes_before_a_pattern(folder):
     [
         ("none.parquet", "`joined` none.parquet does not exist: check the path and its permissi"),
         ("z*.parquet", "no file matches `joined` z*.parquet: check the pattern"),
-        ("empty", "folder `joined` empty holds no .parquet files: name the one that holds them"),
+        ("empty", "folder `joined` empty and its subfolders hold no .parquet files: name the one"),
         ("x" * 300, f"cannot read `joined` {'x' * 300} (File name too long): check the path and"),
         ("s3://bucket/a.parquet", "`joined` s3://bucket/a.parquet does not exist: check the path"),
     ],

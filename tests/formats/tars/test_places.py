@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -169,6 +170,35 @@ class TestSubfolders:
         for argument in (sources, sources / "**", sources / "**" / "*.tar"):
             assert shard_names(expand_shards([str(argument)])) == [*ALL, "linked/00000"]
 
+    @pytest.mark.parametrize(
+        ("record", "content", "warned"),
+        [
+            ("summary.json", {"clipdre_version": "0.1.0"}, 1),
+            ("unfinished.json", {"schema": 1, "digest": "0"}, 1),
+            ("manifest.json", {"clipdre_version": "0.1.0"}, 0),
+        ],
+    )
+    def test_that_clipdre_wrote_are_read_only_by_name(
+        self, sources, recwarn, record, content, warned
+    ):
+        for name in ("kept/00000", "kept/deep/00000"):
+            (sources / name).parent.mkdir()
+            write_tar(sources / f"{name}.tar", pair("a"))
+        (sources / "kept" / record).write_text(json.dumps(content, indent=2))
+        for argument in ("", "/**", "/**/*.tar"):
+            assert shard_names(expand_shards([f"{sources}{argument}"])) == ALL
+        subset = f"{sources}/kept, a subset that clipdre wrote: name it to read it too"
+        assert {str(w.message) for w in recwarn} == {
+            f"passing over {subset}" for _ in range(warned)
+        }
+        named = expand_shards([str(sources / "kept"), str(sources / "cc3m")])
+        assert shard_names(named)[-2:] == ["kept/00000", "kept/deep/00000"]
+
+    def test_a_summary_of_other_tools_says_nothing(self, sources):
+        (sources / "cc3m" / "summary.json").write_text('{"kept": 3}')
+        os.mkfifo(sources / "cc12m" / "summary.json")
+        assert shard_names(expand_shards([str(sources)])) == ALL
+
     def test_a_folder_that_cannot_be_read_is_named(self, sources, monkeypatch):
         scandir = os.scandir
 
@@ -178,13 +208,16 @@ class TestSubfolders:
             return scandir(place)
 
         monkeypatch.setattr(os, "scandir", refuse)
-        with pytest.warns(UserWarning, match="look for shards in .*deep: Permission denied"):
+        with pytest.warns(UserWarning, match="look into .*deep: Permission denied"):
             assert len(expand_shards([str(sources)])) == 3
 
 
 class TestNames:
     def test_of_remote_and_local_shards(self, sources):
         assert shard_names(["s3://b/x/0.tar", "s3://b/y/z/0.tar.gz"]) == ["x/0", "y/z/0"]
+        signed = ["https://me:pw@h/x/0.tar?X-Amz-Credential=a/b", "https://h/y/0.tar?sig=1#/z"]
+        assert shard_names(signed) == ["x/0", "y/0"]
+        assert shard_names([signed[0], "s3://b/x/0.tar"]) == ["https/h/x/0", "s3/b/x/0"]
         mixed = shard_names(["s3://b/x/0.tar", f"{sources}/cc3m/00000.tar"])
         assert mixed == ["s3/b/x/0", f"{str(sources)[1:]}/cc3m/00000"]
 
