@@ -15,12 +15,8 @@ from torch import Tensor
 from clipdre.core.density_ratio import unit
 from clipdre.core.modality import Modality
 from clipdre.errors import InputError
-<<<<<<< HEAD
 from clipdre.formats.files.parquet import read_table
-from clipdre.formats.files.storage import regular
-=======
-from clipdre.formats.files.storage import CHECK_PATH
->>>>>>> try15
+from clipdre.formats.files.storage import CHECK_PATH, regular
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files, map_array
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import MANIFEST, read_complete_manifest

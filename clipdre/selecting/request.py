@@ -14,13 +14,7 @@ from clipdre.selecting.rules import AMOUNTS, SAMPLE, STEP_PAIRINGS, Rule, Step, 
 from clipdre.sql.query import ScoreQuery
 
 Quantity = str | int | float
-<<<<<<< HEAD
-# What a sample is, whatever its captions.
-SAMPLE = "list_value(shard, offset::VARCHAR)"
 RANKING = (*AMOUNTS, "by", "by_log", "uniform", "bins", "balance", "cap")
-=======
-RANKING = (*AMOUNTS, "by", "uniform", "bins", "balance", "cap")
->>>>>>> try15
 # Which options of a request go together.
 PAIRINGS: tuple[Pairing, ...] = (
     *(NotWith(name, ("recipe",), because="which says how to rank") for name in RANKING),
