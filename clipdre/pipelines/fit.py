@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -12,26 +12,31 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import safetensors
 import safetensors.numpy
 from torch import Tensor
 
 from clipdre.core.modality import Modality
+from clipdre.core.spherical import concatenated
 from clipdre.engines.base import Advance, Engine
-from clipdre.errors import InputError
+from clipdre.errors import InputError, UsageError
+from clipdre.estimating.alike import inverse
 from clipdre.formats.files.storage import committed
 from clipdre.formats.folders.columns import row_digests
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.models.encoder import Encoder
+from clipdre.pipelines.batches import Clusters, joined
 from clipdre.pipelines.rows import PoolReader, StoredRows
 from clipdre.pipelines.targets import target_tiles
 from clipdre.progress import Progress
-from clipdre.scorers.base import Arrays
+from clipdre.scorers.base import Arrays, Cluster
 
 STAMP = "stamp"
 Part = Callable[[StoredRows], Arrays]
+ClusterPart = Callable[[Cluster], Arrays]
 Merge = Callable[[Arrays, Arrays], Arrays]
 
 
@@ -58,6 +63,31 @@ class ReduceWork:
                 merged = found if merged is None else self.merge(merged, found)
                 advance(len(rows), len(rows))
             _write_part(self.parts / f"{shard}.safetensors", merged or {}, stamp)
+
+        return do
+
+
+@dataclass(frozen=True)
+class ClusterWork:
+    """Computes one batch of clusters after another, and keeps the results in files."""
+
+    folder: ScoreFolder
+    manifest: Manifest
+    clusters: Clusters
+    stamp: str
+    part: ClusterPart
+
+    def start(self, device: str, advance: Advance) -> Callable[[tuple[list[int], Path]], None]:
+        """See `clipdre.engines.base.Work`; an item is the clusters of a batch, and its file."""
+        reader = PoolReader(self.folder, self.manifest, device)
+
+        def do(item: tuple[list[int], Path]) -> None:
+            batch, path = item
+            found = []
+            for cluster in self.clusters.members(reader, batch):
+                found.append(self.part(cluster))
+                advance(len(cluster), len(cluster))
+            _write_part(path, joined(found), self.stamp)
 
         return do
 
@@ -92,10 +122,8 @@ class FitPool:
 
     def sample(self, n: int) -> StoredRows:
         """See `Pool`."""
-        self._record_pool()
+        indices = self._sampled(n)
         starts, shards = self.reader.starts, range(len(self.reader.manifest.shards))
-        hashes = np.concatenate([self.reader.hashes(shard) for shard in shards])
-        indices = np.sort(np.argsort(hashes, kind="stable")[:n])
         taken = []
         for shard, (low, high) in zip(
             shards, pairwise(np.searchsorted(indices, starts).tolist()), strict=True
@@ -107,6 +135,68 @@ class FitPool:
 
     def reduce(self, step: str, part: Part, merge: Merge) -> Arrays:
         """See `Pool`; a shard's part that is there already is not computed again."""
+        found: Arrays | None = None
+        for arrays in self._parts(step, part, merge):
+            found = arrays if found is None else merge(found, arrays)
+        return found or {}
+
+    def collect(self, step: str, part: Part) -> Arrays:
+        """See `Pool` and `reduce`."""
+        return joined(list(self._parts(step, part, _in_a_row)))
+
+    def centroids(
+        self, modalities: Sequence[Modality], count: int, seed: int
+    ) -> npt.NDArray[np.float32]:
+        """See `Pool`; they are kept in a file, so that a resumed run has the same ones."""
+        from clipdre.clusters.spherical import spherical_kmeans, training_rows  # noqa: PLC0415
+
+        if not 0 < count <= len(self):
+            raise UsageError(
+                f"`clusters` {count:,} is not between 1 and the number of rows, {len(self):,}",
+                "use fewer, or 0 for a number that fits the pool",
+            )
+        vectors = self.reader.pool
+        rows = self._sampled(training_rows(count, vectors.dim * len(modalities)))
+        path = self.parts / f"centroids-{'-'.join(modalities)}-{count}-{seed}.safetensors"
+        stamp = digest_of([self.identity, self.inputs, path.name])
+        if _stamp_of(path) != stamp:
+            training = concatenated([vectors.take(modality, rows) for modality in modalities])
+            found = spherical_kmeans(training, count, seed).numpy()
+            _write_part(path, {"centroids": found}, stamp)
+        centroids: npt.NDArray[np.float32] = safetensors.numpy.load_file(path)["centroids"]
+        return centroids
+
+    def by_cluster(
+        self,
+        step: str,
+        clusters: npt.NDArray[np.integer],
+        part: ClusterPart,
+        near: npt.NDArray[np.integer] | None = None,
+    ) -> Arrays:
+        """See `Pool`; a batch of clusters that is there already is not computed again."""
+        self._record_pool()
+        of_pool = Clusters.of(clusters, near)
+        batches = of_pool.batches()
+        asked = [self.identity, self.inputs, step, _digest(clusters), _digest(of_pool.near)]
+        stamp = digest_of([*asked, batches])
+        parts = self.parts / step
+        paths = [parts / f"{number}.safetensors" for number in range(len(batches))]
+        missing = [
+            (batch, path)
+            for batch, path in zip(batches, paths, strict=True)
+            if _stamp_of(path) != stamp
+        ]
+        work = ClusterWork(self.reader.folder, self.reader.manifest, of_pool, stamp, part)
+        sizes = np.bincount(clusters)
+        with Progress(step, sum(int(sizes[batch].sum()) for batch, _ in missing)) as progress:
+            for _ in self.engine.run(work, missing, progress.advance):
+                pass
+        found = joined([safetensors.numpy.load_file(path) for path in paths])
+        places = inverse(np.argsort(clusters, kind="stable"))
+        return {name: values[places] for name, values in found.items()}
+
+    def _parts(self, step: str, part: Part, merge: Merge) -> Iterator[Arrays]:
+        """Compute the parts of shards that are missing; yield those of all shards with rows."""
         self._record_pool()
         parts = self.parts / step
         manifest = self.reader.manifest
@@ -123,12 +213,9 @@ class FitPool:
         with Progress(step, sum(manifest.shards[index].rows for index, _ in missing)) as progress:
             for _ in self.engine.run(work, missing, progress.advance):
                 pass
-        found: Arrays | None = None
         for path, shard in zip(paths, manifest.shards, strict=True):
             if shard.rows:
-                arrays = safetensors.numpy.load_file(path)
-                found = arrays if found is None else merge(found, arrays)
-        return found or {}
+                yield safetensors.numpy.load_file(path)
 
     def target(self, place: str, modality: Modality) -> Iterator[Tensor]:
         """See `Pool`."""
@@ -149,6 +236,11 @@ class FitPool:
             raise InputError(f"`target` {place} has no vectors", "name a set with rows")
         self.inputs[at] = f"target {digest.hexdigest()}"
 
+    def _sampled(self, n: int) -> npt.NDArray[np.int64]:
+        """Return the n rows of smallest key hash, ascending."""
+        self._record_pool()
+        return np.sort(np.argsort(self.reader.all_hashes, kind="stable")[:n])
+
     def _record_pool(self) -> None:
         self.inputs.append(
             f"pool {digest_of([self.reader.manifest.model.identity, self._digests])}"
@@ -158,6 +250,14 @@ class FitPool:
 def digest_of(value: object) -> str:
     """Return a digest of settings, records and strings."""
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
+
+
+def _digest(array: npt.NDArray[Any]) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def _in_a_row(first: Arrays, second: Arrays) -> Arrays:
+    return joined([first, second])
 
 
 def _write_part(path: Path, arrays: Arrays, stamp: str) -> None:

@@ -74,6 +74,11 @@ class PoolReader:
         hashes: npt.NDArray[np.uint64] = self._read(shard, ["key_hash"])["key_hash"].to_numpy()
         return hashes
 
+    @cached_property
+    def all_hashes(self) -> npt.NDArray[np.uint64]:
+        """Key hashes of all rows, shape (rows,)."""
+        return np.concatenate([self.hashes(n) for n in range(len(self.manifest.shards))])
+
     def _read(self, shard: int, columns: list[str]) -> pa.Table:
         return read_table(self.folder.checked_scores(self.manifest.shards[shard]), columns)
 

@@ -1,0 +1,41 @@
+"""What scorers that look at clusters of the pool have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from clipdre.core.modality import Modalities
+from clipdre.core.spherical import concatenated, nearest
+from clipdre.scorers.base import Arrays, Members, Pool, Rows, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clustered:
+    """Settings of spherical k-means, and the clusters that it gives."""
+
+    clusters: int = setting(
+        "Number of clusters; 0 for the square root of the number of rows.", default=0
+    )
+    modality: Modalities = setting(
+        "Vectors to cluster by; both: image and text as one vector.", default=Modalities.IMAGE
+    )
+    seed: int = setting("Seed of k-means.", default=1)
+
+    def centroids(self, pool: Pool) -> npt.NDArray[np.float32]:
+        """Cluster the pool; return unit vectors of shape (count, d)."""
+        count = self.clusters or round(len(pool) ** 0.5)
+        return pool.centroids(self.modality.each, count, self.seed)
+
+    def vectors(self, rows: Rows | Members) -> Tensor:
+        """Return the unit vectors that are clustered, float32 of shape (n, d)."""
+        return concatenated([rows.vectors(modality) for modality in self.modality.each])
+
+    def assigned(self, rows: Rows, centroids: npt.NDArray[np.float32]) -> Arrays:
+        """Return `cluster` and `distance` of each row: 1 - cosine with its centroid."""
+        indices, cosines = nearest(self.vectors(rows), torch.from_numpy(centroids))
+        return {"cluster": indices.int().numpy(), "distance": 1 - cosines.numpy()}
