@@ -31,9 +31,13 @@ class Clustered:
         count = self.clusters or round(len(pool) ** 0.5)
         return pool.centroids(self.modality.each, count, self.seed)
 
-    def vectors(self, rows: Rows | Members) -> Tensor:
+    def vectors(self, rows: Rows) -> Tensor:
         """Return the unit vectors that are clustered, float32 of shape (n, d)."""
         return concatenated([rows.vectors(modality) for modality in self.modality.each])
+
+    def members(self, rows: Members, places: npt.NDArray[np.int64]) -> Tensor:
+        """Return the unit vectors of the members at `places`, float32 of shape (n, d)."""
+        return concatenated([rows.vectors(modality, places) for modality in self.modality.each])
 
     def assigned(self, rows: Rows, centroids: npt.NDArray[np.float32]) -> Arrays:
         """Return `cluster` and `distance` of each row: 1 - cosine with its centroid."""
