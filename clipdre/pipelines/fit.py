@@ -16,13 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import safetensors
 import safetensors.numpy
+import torch
 from torch import Tensor
 
 from clipdre.core.modality import Modality
 from clipdre.core.spherical import concatenated
 from clipdre.engines.base import Advance, Engine
 from clipdre.errors import InputError, UsageError
-from clipdre.estimating.alike import inverse
+from clipdre.estimating.alike import find_leaders, inverse
 from clipdre.formats.files.storage import committed
 from clipdre.formats.folders.columns import row_digests
 from clipdre.formats.folders.folder import ScoreFolder
@@ -120,6 +121,12 @@ class FitPool:
         self.inputs.append(f"model {self.reader.manifest.model.identity}")
         return self.reader.encoder
 
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """See `Pool`; its values are part of what was asked for, since scores may change."""
+        found = self.reader.column(name)
+        self.inputs.append(f"{name} {_digest(found)}")
+        return found
+
     def sample(self, n: int) -> StoredRows:
         """See `Pool`."""
         indices = self._sampled(n)
@@ -165,6 +172,21 @@ class FitPool:
             _write_part(path, {"centroids": found}, stamp)
         centroids: npt.NDArray[np.float32] = safetensors.numpy.load_file(path)["centroids"]
         return centroids
+
+    def alike(self, modality: Modality, threshold: float) -> npt.NDArray[np.int64]:
+        """See `Pool`; the search is that of `clipdre score`, in this process."""
+        self._record_pool()
+        path = self.parts / f"alike-{modality}-{threshold}.safetensors"
+        stamp = digest_of([self.identity, self.inputs, path.name])
+        if _stamp_of(path) != stamp:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ranks = inverse(np.argsort(self.reader.all_hashes, kind="stable"))
+            device = torch.device(self.reader.device)
+            pool, scratch = self.reader.pool, self.parts
+            leaders = find_leaders(pool, ranks, threshold, scratch, device, (modality,))
+            _write_part(path, {"leaders": leaders}, stamp)
+        found: npt.NDArray[np.int64] = safetensors.numpy.load_file(path)["leaders"]
+        return found
 
     def by_cluster(
         self,

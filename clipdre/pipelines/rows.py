@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,15 +70,15 @@ class PoolReader:
         """Read the sample columns of one shard's rows."""
         return self._read(shard, SAMPLE_COLUMNS)
 
-    def hashes(self, shard: int) -> npt.NDArray[np.uint64]:
-        """Read the key hashes of one shard's rows."""
-        hashes: npt.NDArray[np.uint64] = self._read(shard, ["key_hash"])["key_hash"].to_numpy()
-        return hashes
-
     @cached_property
     def all_hashes(self) -> npt.NDArray[np.uint64]:
         """Key hashes of all rows, shape (rows,)."""
-        return np.concatenate([self.hashes(n) for n in range(len(self.manifest.shards))])
+        return self.column("key_hash")
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Read a column of the score files over all rows, shape (rows,)."""
+        shards = range(len(self.manifest.shards))
+        return np.concatenate([self._read(n, [name])[name].to_numpy() for n in shards])
 
     def _read(self, shard: int, columns: list[str]) -> pa.Table:
         return read_table(self.folder.checked_scores(self.manifest.shards[shard]), columns)

@@ -154,6 +154,10 @@ class Pool(Protocol):
         """The model that made the scores."""
         ...
 
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return a column that `clipdre score` wrote, or `key_hash`, of shape (len(pool),)."""
+        ...
+
     def sample(self, n: int) -> Rows:
         """Return the n rows of smallest key hash, a uniform sample; the same on any machine."""
         ...
@@ -188,6 +192,16 @@ class Pool(Protocol):
         """Cluster a sample by spherical k-means; return unit vectors of shape (count, d).
 
         The vectors of several modalities are concatenated: see `concatenated`.
+        """
+        ...
+
+    def alike(self, modality: Modality, threshold: float) -> npt.NDArray[np.int64]:
+        """Group rows whose vectors have cosines above a threshold.
+
+        Returns
+        -------
+        int64 array of shape (len(pool),)
+            The row that leads each row's group, itself if it is alone.
         """
         ...
 

@@ -42,11 +42,11 @@ class Conformity:
         """Sum the vectors of each modality; what they have in common is the figure."""
         sums, n = pool.reduce("sums", _sums, _added), len(pool)
         means = {f"conformity_{m}_mean": (sums[m] @ sums[m] - n) / (n * (n - 1)) for m in Modality}
-        return {**sums, **means, "rows": np.array(n)}
+        return {**sums, **means, "others": np.array([n - 1])}
 
     def score(self, rows: Rows, learned: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """See `Scorer`; the cosine of a vector with itself, 1, is left out."""
-        others = float(learned["rows"]) - 1
+        others = float(learned["others"][0])
 
         def conformity(modality: Modality) -> npt.NDArray[np.float64]:
             total = rows.vectors(modality).double() @ torch.from_numpy(learned[modality])
