@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from clipdre.core.columns import Column
 from clipdre.scorers.base import Arrays, Pool, Rows
-from clipdre.scorers.clustered import Clustered
+from clipdre.scorers.common import Clustered
 
 
 @dataclass(frozen=True)

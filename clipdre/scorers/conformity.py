@@ -13,6 +13,7 @@ import torch
 from clipdre.core.columns import Column
 from clipdre.core.modality import Modality
 from clipdre.scorers.base import Arrays, Pool, Rows
+from clipdre.scorers.common import vector_sums
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Conformity:
 
     def fit(self, pool: Pool) -> Arrays:
         """Sum the vectors of each modality; what they have in common is the figure."""
-        sums, n = pool.reduce("sums", _sums, _added), len(pool)
+        sums, n = vector_sums(pool), len(pool)
         means = {f"conformity_{m}_mean": (sums[m] @ sums[m] - n) / (n * (n - 1)) for m in Modality}
-        return {**sums, **means, "others": np.array([n - 1])}
+        return {**{m.value: sums[m] for m in Modality}, **means, "others": np.array([n - 1])}
 
     def score(self, rows: Rows, learned: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """See `Scorer`; the cosine of a vector with itself, 1, is left out."""
@@ -54,11 +55,3 @@ class Conformity:
             return found
 
         return {f"conformity_{modality}": conformity(modality) for modality in Modality}
-
-
-def _sums(rows: Rows) -> Arrays:
-    return {m.value: rows.vectors(m).sum(dim=0, dtype=torch.float64).numpy() for m in Modality}
-
-
-def _added(first: Arrays, second: Arrays) -> Arrays:
-    return {name: value + second[name] for name, value in first.items()}

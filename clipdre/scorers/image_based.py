@@ -14,7 +14,7 @@ from clipdre.core.columns import Column
 from clipdre.core.spherical import nearest
 from clipdre.errors import UsageError
 from clipdre.scorers.base import Arrays, Pool, Rows, setting
-from clipdre.scorers.clustered import Clustered
+from clipdre.scorers.common import Clustered
 
 COLUMN = "cluster_in_target"
 

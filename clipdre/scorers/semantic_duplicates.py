@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clipdre.core.columns import Column
 from clipdre.scorers.base import Arrays, Cluster, Pool, Rows
-from clipdre.scorers.clustered import Clustered
+from clipdre.scorers.common import Clustered
 
 BLOCK = 2048
 COLUMN = "duplicate_similarity"

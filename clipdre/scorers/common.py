@@ -1,7 +1,8 @@
-"""What scorers that look at clusters of the pool have in common."""
+"""What several scorers have in common: clusters of the pool, sums, and encoded texts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clipdre.core.modality import Modalities
+from clipdre.core.modality import Modalities, Modality
 from clipdre.core.spherical import concatenated, nearest
-from clipdre.scorers.base import Arrays, Members, Pool, Rows, setting
+from clipdre.scorers.base import Arrays, Encoder, Members, Pool, Rows, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +44,24 @@ class Clustered:
         """Return `cluster` and `distance` of each row: 1 - cosine with its centroid."""
         indices, cosines = nearest(self.vectors(rows), torch.from_numpy(centroids))
         return {"cluster": indices.int().numpy(), "distance": 1 - cosines.numpy()}
+
+
+def encoded(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Return the unit vectors of texts, shape (n, d)."""
+    vectors = encoder.encode_texts([encoder.tokenize(text) for text in texts])
+    array: npt.NDArray[np.float32] = vectors.cpu().numpy()
+    return array
+
+
+def vector_sums(pool: Pool) -> dict[Modality, npt.NDArray[np.float64]]:
+    """Return the sum of the pool's vectors of each modality, shape (d,)."""
+    sums = pool.reduce("sums", _sums, _added)
+    return {modality: sums[modality.value] for modality in Modality}
+
+
+def _sums(rows: Rows) -> Arrays:
+    return {m.value: rows.vectors(m).sum(dim=0, dtype=torch.float64).numpy() for m in Modality}
+
+
+def _added(first: Arrays, second: Arrays) -> Arrays:
+    return {name: value + second[name] for name, value in first.items()}
