@@ -154,10 +154,11 @@ def nearest_others(
         products = queries @ around.vectors(modality, keys).T
         here = np.flatnonzero((own >= keys[0]) & (own <= keys[-1]))
         products[here, own[here] - keys[0]] = NOWHERE
-        cosines = torch.cat([cosines, products], dim=1)
-        places = torch.cat([places, torch.from_numpy(keys).expand(len(queries), -1)], dim=1)
-        top = cosines.topk(min(count, cosines.shape[1]), dim=1)
-        cosines, places = top.values, places.gather(1, top.indices)
+        top = products.topk(min(count, len(keys)), dim=1)
+        cosines = torch.cat([cosines, top.values], dim=1)
+        places = torch.cat([places, top.indices + keys[0]], dim=1)
+        best = cosines.topk(min(count, cosines.shape[1]), dim=1)
+        cosines, places = best.values, places.gather(1, best.indices)
     return cosines, places
 
 
