@@ -97,8 +97,9 @@ class ClusterWork:
 class FitPool:
     """The pool as `fit` sees it; see `clipdre.scorers.base.Pool`.
 
-    It records what was asked for (`inputs`): together with the settings this decides what is
-    learned, up to rounding, so it goes into the stamp of what is measured.
+    It records what was asked for (`asked`), and what came of it (`inputs`): together with the
+    settings this decides what is learned, up to rounding, so it goes into the stamp of what is
+    measured.
     """
 
     reader: PoolReader
@@ -106,6 +107,33 @@ class FitPool:
     identity: Mapping[str, Any]
     parts: Path
     inputs: list[str] = field(default_factory=list)
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
+    def write_asked(self, path: Path) -> None:
+        """Write what was asked for, so that `ask_again` can find out whether it is still the same.
+
+        So a second run of a scorer that is done need not fit it again, which may take hours.
+        """
+        with committed(path) as temporary:
+            temporary.write_bytes(msgspec.json.encode(self.asked))
+
+    def ask_again(self, path: Path) -> None:
+        """Ask for what an earlier run asked for, without learning from it; nothing if unknown."""
+        try:
+            asked = msgspec.json.decode(path.read_bytes(), type=list[tuple[str, ...]])
+        except (OSError, ValueError):
+            return
+        for what in asked:
+            match what:
+                case "column", name:
+                    self.column(name)
+                case "target", place, modality:
+                    for _ in self.target(place, Modality(modality)):
+                        pass
+                case ("model",):
+                    self._record_model()
+                case _:
+                    self._record_pool()
 
     def __len__(self) -> int:
         return self.reader.manifest.rows
@@ -118,13 +146,13 @@ class FitPool:
     @property
     def encoder(self) -> Encoder:
         """See `Pool`."""
-        self.inputs.append(f"model {self.reader.manifest.model.identity}")
+        self._record_model()
         return self.reader.encoder
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """See `Pool`; its values are part of what was asked for, since scores may change."""
         found = self.reader.column(name)
-        self.inputs.append(f"{name} {_digest(found)}")
+        self._record(f"{name} {_digest(found)}", "column", name)
         return found
 
     def sample(self, n: int) -> StoredRows:
@@ -243,7 +271,7 @@ class FitPool:
         """See `Pool`."""
         digest, count = hashlib.blake2b(digest_size=16), 0
         at = len(self.inputs)
-        self.inputs.append("target, not read to its end")
+        self._record("target, not read to its end", "target", place, modality.value)
         for tile in target_tiles(Path(place), modality):
             if tile.shape[1] != self.reader.manifest.model.embedding_dim:
                 raise InputError(
@@ -264,9 +292,15 @@ class FitPool:
         return np.sort(np.argsort(self.reader.all_hashes, kind="stable")[:n])
 
     def _record_pool(self) -> None:
-        self.inputs.append(
-            f"pool {digest_of([self.reader.manifest.model.identity, self._digests])}"
-        )
+        digest = digest_of([self.reader.manifest.model.identity, self._digests])
+        self._record(f"pool {digest}", "pool")
+
+    def _record_model(self) -> None:
+        self._record(f"model {self.reader.manifest.model.identity}", "model")
+
+    def _record(self, value: str, *asked: str) -> None:
+        self.inputs.append(value)
+        self.asked.append(asked)
 
 
 def digest_of(value: object) -> str:

@@ -47,7 +47,7 @@ class ClipCov(Clustered):
     example: ClassVar[Mapping[str, Any]] = {"clusters": 10}
 
     prompt: tuple[str, ...] = setting(
-        "Text that describes a class, to whose image the nearest pairs belong; repeat it.",
+        "Text that describes a class; pairs belong to the one nearest to their image. Repeat it.",
         default=(),
     )
     classes: str = setting(
