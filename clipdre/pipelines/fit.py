@@ -151,7 +151,7 @@ class FitPool:
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """See `Pool`; its values are part of what was asked for, since scores may change."""
-        found = self.reader.column(name)
+        found = self.reader.whole_column(name)
         self._record(f"{name} {_digest(found)}", "column", name)
         return found
 

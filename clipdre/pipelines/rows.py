@@ -73,9 +73,9 @@ class PoolReader:
     @cached_property
     def all_hashes(self) -> npt.NDArray[np.uint64]:
         """Key hashes of all rows, shape (rows,)."""
-        return self.column("key_hash")
+        return self.whole_column("key_hash")
 
-    def column(self, name: str) -> npt.NDArray[Any]:
+    def whole_column(self, name: str) -> npt.NDArray[Any]:
         """Read a column of the score files over all rows, shape (rows,)."""
         shards = range(len(self.manifest.shards))
         return np.concatenate([self._read(n, [name])[name].to_numpy() for n in shards])

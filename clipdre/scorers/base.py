@@ -162,23 +162,6 @@ class Pool(Protocol):
         """Return the n rows of smallest key hash, a uniform sample; the same on any machine."""
         ...
 
-    def reduce(
-        self,
-        step: str,
-        part: Callable[[Rows], Arrays],
-        merge: Callable[[Arrays, Arrays], Arrays],
-    ) -> Arrays:
-        """Reduce the whole pool: `part` of some rows, merged in pool order.
-
-        Parameters
-        ----------
-        step : str
-            Name of this pass; together with the settings and `part` it identifies its results.
-        part, merge : callable
-            Picklable, such as functions of a module or methods of the scorer.
-        """
-        ...
-
     def collect(self, step: str, part: Callable[[Rows], Arrays]) -> Arrays:
         """Compute arrays with an entry per row, and return them for the whole pool in its order.
 
@@ -231,6 +214,23 @@ class Pool(Protocol):
         -------
         Arrays
             Of len(pool) entries, in the order of the pool.
+        """
+        ...
+
+    def reduce(
+        self,
+        step: str,
+        part: Callable[[Rows], Arrays],
+        merge: Callable[[Arrays, Arrays], Arrays],
+    ) -> Arrays:
+        """Reduce the whole pool: `part` of some rows, merged in pool order.
+
+        Parameters
+        ----------
+        step : str
+            Name of this pass; together with the settings and `part` it identifies its results.
+        part, merge : callable
+            Picklable, such as functions of a module or methods of the scorer.
         """
         ...
 
