@@ -152,8 +152,6 @@ class MeasureWork:
 
     def _joined(self, blocks: list[list[npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
         names = [column.name for column in self.columns]
-        if not blocks:
-            return {name: np.empty(0, np.float32) for name in names}
         return {
             name: np.concatenate(parts)
             for name, parts in zip(names, zip(*blocks, strict=True), strict=True)
@@ -174,9 +172,15 @@ def _measure_shards(work: MeasureWork, engine: Engine, stamp: str) -> None:
         for index, own in enumerate(stamps)
         if not work.written.is_done(shards[index].name, own)
     ]
+    with_rows = [(index, own) for index, own in left if shards[index].rows]
     with Progress("measure", sum(shards[index].rows for index, _ in left)) as progress:
-        for _ in engine.run(work, left, progress.advance):
+        for _ in engine.run(work, with_rows, progress.advance):
             pass
+    # All files of a column have one type, which only shards with rows can tell.
+    like = next(shard.name for shard in shards if shard.rows)
+    for index, own in left:
+        if not shards[index].rows:
+            work.written.write_empty(shards[index].name, like, own)
 
 
 def _named(scorer: Scorer, suffix: str) -> tuple[Column, ...]:

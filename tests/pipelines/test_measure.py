@@ -1,9 +1,11 @@
 import shutil
 import tarfile
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from msgspec import structs
@@ -22,6 +24,7 @@ from clipdre.scorers.prompt_weight import PromptWeight
 from clipdre.selecting.rules import Amount, Rule, Step
 from clipdre.selecting.select import select
 from clipdre.sql.query import ScoreQuery
+from tests.helpers import pair, tiny_score, write_tar
 from tests.pipelines import toys
 
 
@@ -224,6 +227,21 @@ def test_what_a_scorer_asked_for_may_be_lost(scores, tmp_path):
         damage(scores[0].columns / "asking" / ".asked.json")
         assert measure(*scores, scorer, device="cpu") == first
     assert len(toys.Asking.fits) == 3
+
+
+def test_columns_have_one_type_even_if_the_first_shard_has_no_rows(tmp_path):
+    (tmp_path / "pool").mkdir()
+    write_tar(tmp_path / "pool" / "0.tar", [])
+    members = [pair(f"{n}", seed=n, caption=f"red circle {n}") for n in range(5)]
+    write_tar(tmp_path / "pool" / "1.tar", list(chain.from_iterable(members)))
+    manifest = tiny_score(tmp_path / "pool", tmp_path / "scores")
+    scores = ScoreFolder(tmp_path / "scores"), manifest
+    measure(*scores, toys.Pixels(), device="cpu")
+    files = ColumnFolder(scores[0].columns / "pixels")
+    empty, full = (pq.read_table(files.file(shard.name)) for shard in manifest.shards)
+    assert empty.schema.types == full.schema.types == [pa.int64()]
+    found = select(ScoreQuery(*scores), Rule((Step(where=f"pixels = {full['pixels'][3]}"),)))
+    assert found.places[1].tolist() == [3]
 
 
 def test_a_new_version_of_a_scorer_counts_as_other_settings(scores):
