@@ -17,10 +17,10 @@ from clipdre.core.modality import Modality
 from clipdre.core.spherical import nearest
 from clipdre.errors import UsageError
 from clipdre.scorers.base import Arrays, Cluster, Pool, Rows, setting
-from clipdre.scorers.common import Clustered, encoded, vector_sums
+from clipdre.scorers.common import Clustered, encoded, reader_of, vector_sums
 
 GAIN, CLASS = "clipcov", "clipcov_class"
-# Pairs of a class that are in memory at once.
+# Pairs of a class that are looked at together.
 BLOCK = 65_536
 
 
@@ -120,25 +120,19 @@ class ClipCov(Clustered):
 
 
 class _Pairs:
-    """Vectors of a class's pairs: kept if they are few, else read again and again."""
+    """Sums over the pairs of a class."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._cluster, self._kept = cluster, len(cluster) <= BLOCK
-        if self._kept:
-            self._vectors = {m: cluster.vectors(m) for m in Modality}
+        self._places, self._read = np.arange(len(cluster)), reader_of(cluster)
 
     def _blocks(self, modality: Modality, places: npt.NDArray[np.int64]) -> Iterator[Tensor]:
         for block in np.array_split(places, -(-len(places) // BLOCK)):
-            if self._kept:
-                yield self._vectors[modality][torch.from_numpy(block)]
-            else:
-                yield self._cluster.vectors(modality, block)
+            yield self._read(modality, block)
 
     def products(self, others: Mapping[Modality, Tensor]) -> npt.NDArray[np.float64]:
         """Return the sum of the inner products with a vector for each modality, shape (n,)."""
-        places = np.arange(len(self._cluster))
         found = [
-            torch.cat([block @ other.float() for block in self._blocks(modality, places)])
+            torch.cat([block @ other.float() for block in self._blocks(modality, self._places)])
             for modality, other in others.items()
         ]
         total: npt.NDArray[np.float64] = torch.stack(found).sum(dim=0).double().numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,9 @@ from torch import Tensor
 from clipdre.core.modality import Modalities, Modality
 from clipdre.core.spherical import concatenated, nearest
 from clipdre.scorers.base import Arrays, Encoder, Members, Pool, Rows, setting
+
+# Rows whose vectors are kept in memory in float32 while they are looked at again and again.
+KEPT = 32_768
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,14 @@ class Clustered:
         """Return `cluster` and `distance` of each row: 1 - cosine with its centroid."""
         indices, cosines = nearest(self.vectors(rows), torch.from_numpy(centroids))
         return {"cluster": indices.int().numpy(), "distance": 1 - cosines.numpy()}
+
+
+def reader_of(members: Members) -> Callable[[Modality, npt.NDArray[np.int64]], Tensor]:
+    """Return a function that reads the vectors at some places, from memory if members are few."""
+    if len(members) > KEPT:
+        return members.vectors
+    kept = {modality: members.vectors(modality) for modality in Modality}
+    return lambda modality, places: kept[modality][torch.from_numpy(places)]
 
 
 def encoded(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float32]:

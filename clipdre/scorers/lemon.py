@@ -16,7 +16,8 @@ from clipdre.core.columns import Column
 from clipdre.core.modality import Modality
 from clipdre.core.spherical import nearest
 from clipdre.errors import UsageError
-from clipdre.scorers.base import Arrays, Cluster, Members, Pool, Rows, setting
+from clipdre.scorers.base import Arrays, Cluster, Pool, Rows, setting
+from clipdre.scorers.common import reader_of
 
 # A pool of up to so many rows is compared with itself as a whole.
 EXACT_UP_TO = 32_768
@@ -107,59 +108,57 @@ class Lemon:
         return values
 
     def _averaged(self, cluster: Cluster, modality: Modality) -> Arrays:
-        blocks = np.array_split(np.arange(len(cluster)), -(-len(cluster) // QUERIES))
-        return {"value": np.concatenate([self._block(cluster, modality, b) for b in blocks])}
+        around = _Around(cluster, modality)
+        blocks = np.array_split(cluster.own, -(-len(cluster) // QUERIES))
+        return {"value": np.concatenate([self._block(around, own) for own in blocks])}
 
-    def _block(
-        self, cluster: Cluster, modality: Modality, places: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float32]:
-        """Average over the neighbours of the members at `places`."""
-        queries = cluster.vectors(modality, places)
-        cosines, neighbours = nearest_others(
-            queries, cluster.around, modality, cluster.own[places], self.neighbors
-        )
+    def _block(self, around: _Around, own: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Average over the neighbours of the rows at the places `own`."""
+        cosines, neighbours = around.nearest_others(own, self.neighbors)
         if not neighbours.shape[1]:
-            return np.zeros(len(places), np.float32)  # alone: nobody disagrees
-        own, other = (
-            cluster.around.vectors(m, neighbours.flatten().numpy()).view(*neighbours.shape, -1)
-            for m in (modality, modality.other)
-        )
-        counterpart = cluster.vectors(modality.other, places)
-        apart = 1 - _cosines(other, counterpart[:, None])
-        weights = torch.exp(-self.tau_1 * (1 - cosines) - self.tau_2 * (1 - _cosines(own, other)))
+            return np.zeros(len(own), np.float32)  # alone: nobody disagrees
+        apart = 1 - around.counterparts(own, neighbours)
+        misfit = 1 - around.similarity[neighbours]
+        weights = torch.exp(-self.tau_1 * (1 - cosines) - self.tau_2 * misfit)
         found: npt.NDArray[np.float32] = (weights * apart).mean(dim=1).numpy()
         return found
 
 
-def nearest_others(
-    queries: Tensor, around: Members, modality: Modality, own: npt.NDArray[np.int64], most: int
-) -> tuple[Tensor, Tensor]:
-    """Return cosines and places of the nearest members, without each query's own.
+class _Around:
+    """The rows around a cluster, with the similarity of each pair, float32 of shape (n,)."""
 
-    Parameters
-    ----------
-    queries : float32 Tensor of shape (n, d)
-    own : int64 array of shape (n,)
-        Place of each query among the members.
-    most : int
-        Number of neighbours, k; fewer if there are fewer others.
+    def __init__(self, cluster: Cluster, modality: Modality) -> None:
+        self._read, self._modality = reader_of(cluster.around), modality
+        size = len(cluster.around)
+        self._blocks = np.array_split(np.arange(size), -(-size // KEYS))
+        self.similarity = torch.cat(
+            [_cosines(*(self._read(m, block) for m in Modality)) for block in self._blocks]
+        )
 
-    Returns
-    -------
-    cosines, places : float32 and int64 Tensors of shape (n, k)
-    """
-    count = min(most, len(around) - 1)
-    cosines, places = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
-    for keys in np.array_split(np.arange(len(around)), -(-len(around) // KEYS)):
-        products = queries @ around.vectors(modality, keys).T
-        here = np.flatnonzero((own >= keys[0]) & (own <= keys[-1]))
-        products[here, own[here] - keys[0]] = NOWHERE
-        top = products.topk(min(count, len(keys)), dim=1)
-        cosines = torch.cat([cosines, top.values], dim=1)
-        places = torch.cat([places, top.indices + keys[0]], dim=1)
-        best = cosines.topk(min(count, cosines.shape[1]), dim=1)
-        cosines, places = best.values, places.gather(1, best.indices)
-    return cosines, places
+    def nearest_others(self, own: npt.NDArray[np.int64], most: int) -> tuple[Tensor, Tensor]:
+        """Return cosines and places of the rows nearest to those at `own`, without themselves.
+
+        Both are of shape (n, k), with k as `most`, or fewer if there are not as many.
+        """
+        queries, count = self._read(self._modality, own), min(most, len(self.similarity) - 1)
+        cosines, places = torch.empty(len(own), 0), torch.empty(len(own), 0, dtype=torch.int64)
+        for keys in self._blocks:
+            products = queries @ self._read(self._modality, keys).T
+            here = np.flatnonzero((own >= keys[0]) & (own <= keys[-1]))
+            products[here, own[here] - keys[0]] = NOWHERE
+            top = products.topk(min(count, len(keys)), dim=1)
+            cosines = torch.cat([cosines, top.values], dim=1)
+            places = torch.cat([places, top.indices + keys[0]], dim=1)
+            best = cosines.topk(min(count, cosines.shape[1]), dim=1)
+            cosines, places = best.values, places.gather(1, best.indices)
+        return cosines, places
+
+    def counterparts(self, own: npt.NDArray[np.int64], neighbours: Tensor) -> Tensor:
+        """Return cosines of the other modality between rows and their neighbours, shape (n, k)."""
+        theirs = self._read(self._modality.other, neighbours.flatten().numpy())
+        mine = self._read(self._modality.other, own)
+        cosines: Tensor = torch.linalg.vecdot(theirs.view(*neighbours.shape, -1), mine[:, None])
+        return cosines
 
 
 def _cosines(first: Tensor, second: Tensor) -> Tensor:

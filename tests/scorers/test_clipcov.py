@@ -5,7 +5,7 @@ from clipdre.config import EncodeConfig
 from clipdre.core.modality import Modality
 from clipdre.errors import UsageError
 from clipdre.models.load import load_encoder
-from clipdre.scorers import clipcov
+from clipdre.scorers import clipcov, common
 from clipdre.scorers.clipcov import ClipCov
 from clipdre.scorers.clusters import Clusters
 from tests.core.oracle import unit_rows
@@ -43,6 +43,7 @@ def vectors(scores):
 @pytest.mark.parametrize("steps", [1, 7, 1000])
 def test_it_is_the_gain_of_the_greedy_choice(scores, vectors, monkeypatch, steps, block):
     monkeypatch.setattr(clipcov, "BLOCK", block)
+    monkeypatch.setattr(common, "KEPT", block)
     found, _ = measured(scores, ClipCov(clusters=9, steps=steps))
     clusters, _ = measured(scores, Clusters(clusters=9))
     assert found["clipcov_class"].tolist() == clusters["cluster_image"].tolist()

@@ -3,7 +3,7 @@ import pytest
 
 from clipdre.core.modality import Modality
 from clipdre.errors import UsageError
-from clipdre.scorers import lemon
+from clipdre.scorers import common, lemon
 from clipdre.scorers.lemon import Lemon
 from tests.core.oracle import unit_rows
 from tests.scorers.measuring import measured, store_vectors, stored_vectors
@@ -50,6 +50,7 @@ def check(scores, scorer):
 def test_it_is_the_definition(scores, monkeypatch, scorer):
     monkeypatch.setattr(lemon, "KEYS", 77)
     monkeypatch.setattr(lemon, "QUERIES", 33)
+    monkeypatch.setattr(common, "KEPT", 250)
     rng = np.random.default_rng(3)
     centre = unit_rows(rng, 10, 32)[rng.integers(10, size=300)]
     store_vectors(scores, *(centre + 0.2 * rng.normal(size=(300, 32)) for _ in range(2)))
