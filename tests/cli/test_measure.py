@@ -13,6 +13,7 @@ from clipdre.cli.usage import ParserError, parser_message
 from clipdre.core.columns import Column
 from clipdre.formats.folders.columns import DUPLICATES
 from clipdre.scorers.base import setting
+from clipdre.scorers.registry import scorers
 from tests.cli.running import error_of, printed
 
 PROMPT = "measure scores prompt-weight --prompt 'a red circle'"
@@ -221,7 +222,7 @@ class TestNormSim:
 @pytest.mark.parametrize(
     ("command", "code", "message"),
     [
-        ("scores nosuch", 2, "unknown scorer nosuch: there are normsim, prompt-weight"),
+        ("scores nosuch", 2, f"unknown scorer nosuch: there are {', '.join(scorers())}"),
         ("scores prompt-wait", 2, "unknown scorer prompt-wait: did you mean prompt-weight?"),
         ("scores norm", 2, "unknown scorer norm: did you mean normsim?"),
         ("scores", 2, "missing command: see 'clipdre measure --help'"),
