@@ -10,7 +10,8 @@ pair is compared with the members of the few cells nearest to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from clipdre.core.modality import Modality
+from clipdre.core.spherical import concatenated
 from clipdre.formats.folders.embeddings import Half, StoredPool, unit_rows
 from clipdre.progress import Progress
 
@@ -37,8 +39,13 @@ Rows = npt.NDArray[np.int64]
 Take = Callable[[Modality, Tensor], Tensor]
 
 
-def find_leaders(
-    pool: StoredPool, ranks: Rows, threshold: float, scratch: Path, device: torch.device
+def find_leaders(  # noqa: PLR0913 (a pool, how to read it, and where to)
+    pool: StoredPool,
+    ranks: Rows,
+    threshold: float,
+    scratch: Path,
+    device: torch.device,
+    of: Sequence[Modality] = tuple(Modality),
 ) -> Rows:
     """Return for each row of a pool the row that leads its group, itself if it is alone.
 
@@ -49,7 +56,10 @@ def find_leaders(
     threshold : float
         Cosine; copies are always alike.
     scratch : Path
-        Folder for temporary files: `4 d` bytes per pair for a pool of more than one cell.
+        Folder for temporary files: `2 d` bytes per pair and modality for a pool of more than one
+        cell.
+    of : sequence of Modality
+        What has to be alike: image and caption, or one of them alone.
 
     Returns
     -------
@@ -58,7 +68,7 @@ def find_leaders(
     threshold = min(threshold, COPY)
     by_rank, smallest = inverse(ranks), torch.from_numpy(ranks.copy())
     with Progress("find copies", len(pool)) as progress:
-        for cell in _cells(pool, by_rank, ranks, scratch, device):
+        for cell in _cells(pool, by_rank, ranks, scratch, device, of):
             smallest.scatter_reduce_(0, cell.rows, first_alike(cell, threshold), "amin")
             progress.advance(len(cell.member_ranks))
     leads = _followed(smallest[torch.from_numpy(by_rank)])
@@ -85,6 +95,8 @@ class Cell:
         Those of the members ascend.
     pairs, members : callable
         Return unit vectors of a modality, float32 of shape (k, d), from indices below p, or m.
+    of : sequence of Modality
+        What has to be alike.
     """
 
     rows: Tensor
@@ -92,6 +104,7 @@ class Cell:
     member_ranks: Tensor
     pairs: Take
     members: Take
+    of: Sequence[Modality] = tuple(Modality)
 
 
 def first_alike(cell: Cell, threshold: float) -> Tensor:
@@ -106,9 +119,9 @@ def first_alike(cell: Cell, threshold: float) -> Tensor:
         # thousands of copies of one pair cost little.
         ranks = cell.ranks[active]
         active = active[(found[active] == ranks) & (ranks > member_ranks[block[0]])]
-        images = cell.members(Modality.IMAGE, block)
+        vectors = cell.members(cell.of[0], block)
         for pairs in torch.split(active, BLOCK_ROWS) if len(active) else ():
-            cosines = cell.pairs(Modality.IMAGE, pairs) @ images.T
+            cosines = cell.pairs(cell.of[0], pairs) @ vectors.T
             rows, first = _first_in_block(cell, cosines, pairs, block, threshold)
             found[rows] = first
     return found
@@ -119,7 +132,7 @@ def _first_in_block(
 ) -> tuple[Tensor, Tensor]:
     """Return the pairs that are alike to a member of a block, and the first one's rank.
 
-    `cosines`, of shape (p, m), are those of their images.
+    `cosines`, of shape (p, m), are those of their images, or of what is looked at first.
     """
     # Few images are alike, so few captions are compared.
     some = torch.nonzero(cosines.amax(dim=1) > threshold).squeeze(1)
@@ -128,8 +141,10 @@ def _first_in_block(
     rows, columns = (torch.nonzero(hits.any(dim=axis)).squeeze(1) for axis in (1, 0))
     if not len(rows):
         return pairs[:0], ranks[:0]
-    texts = cell.pairs(Modality.TEXT, pairs[rows]) @ cell.members(Modality.TEXT, block[columns]).T
-    both = hits[rows[:, None], columns] & (texts > threshold).cpu()
+    both = hits[rows[:, None], columns]
+    for modality in cell.of[1:]:
+        others = cell.pairs(modality, pairs[rows]) @ cell.members(modality, block[columns]).T
+        both = both & (others > threshold).cpu()
     hit = both.any(dim=1)
     return pairs[rows[hit]], ranks[columns[both[hit].to(torch.uint8).argmax(dim=1)]]
 
@@ -143,26 +158,33 @@ def _followed(leads: Tensor) -> Tensor:
         leads = further
 
 
-def _cells(
-    pool: StoredPool, by_rank: Rows, ranks: Rows, scratch: Path, device: torch.device
+def _cells(  # noqa: PLR0913 (as above)
+    pool: StoredPool,
+    by_rank: Rows,
+    ranks: Rows,
+    scratch: Path,
+    device: torch.device,
+    of: Sequence[Modality],
 ) -> Iterator[Cell]:
     if len(pool) <= ONE_CELL_UP_TO:
-        yield _one_cell(pool, by_rank, device)
+        yield _one_cell(pool, by_rank, device, of)
         return
-    # These files have no names, so nothing is left of them if the run is killed.
-    with TemporaryFile(dir=scratch) as images, TemporaryFile(dir=scratch) as texts:
-        files = {Modality.IMAGE: images, Modality.TEXT: texts}
+    with ExitStack() as stack:
+        # These files have no names, so nothing is left of them if the run is killed.
+        files = {m: stack.enter_context(TemporaryFile(dir=scratch)) for m in of}
         yield from _many_cells(pool, by_rank, ranks, files, device)
 
 
-def _one_cell(pool: StoredPool, by_rank: Rows, device: torch.device) -> Cell:
-    vectors = {modality: pool.take(modality, by_rank).to(device) for modality in Modality}
+def _one_cell(
+    pool: StoredPool, by_rank: Rows, device: torch.device, of: Sequence[Modality]
+) -> Cell:
+    vectors = {modality: pool.take(modality, by_rank).to(device) for modality in of}
     ascending = torch.arange(len(by_rank))
 
     def take(modality: Modality, places: Tensor) -> Tensor:
         return vectors[modality][places]
 
-    return Cell(torch.from_numpy(by_rank), ascending, ascending, take, take)
+    return Cell(torch.from_numpy(by_rank), ascending, ascending, take, take, of)
 
 
 def _many_cells(
@@ -176,12 +198,11 @@ def _many_cells(
     from clipdre.clusters.kmeans import TRAINING_PER_CELL, cluster, nearest  # noqa: PLC0415
 
     count = round(CELLS_PER_ROOT * len(pool) ** 0.5)
-    training = _concatenated(pool.take(m, by_rank[: TRAINING_PER_CELL * count]) for m in Modality)
+    training = concatenated([pool.take(m, by_rank[: TRAINING_PER_CELL * count]) for m in files])
 
     def tiles() -> Iterator[tuple[int, Tensor]]:
-        both = zip(*(pool.tiles(modality, TILE_ROWS) for modality in Modality), strict=True)
-        for (start, images), (_, texts) in both:
-            yield start, _concatenated((images, texts))
+        for tiles in zip(*(pool.tiles(modality, TILE_ROWS) for modality in files), strict=True):
+            yield tiles[0][0], concatenated([vectors for _, vectors in tiles])
 
     cells, assigned = cluster(training, count, len(pool), tiles)
     probes = np.empty((len(pool), PROBES), np.int32)
@@ -201,11 +222,9 @@ def _many_cells(
                 return unit_rows(vectors[modality][places[k.numpy()]], device)
 
             of_both = torch.from_numpy(ranks[both])
-            yield Cell(torch.from_numpy(both), of_both, of_both[: len(own)], take, take)
-
-
-def _concatenated(modalities: Iterator[Tensor] | tuple[Tensor, ...]) -> Tensor:
-    return torch.cat(list(modalities), dim=1) / 2**0.5
+            yield Cell(
+                torch.from_numpy(both), of_both, of_both[: len(own)], take, take, tuple(files)
+            )
 
 
 def _sorted(pool: StoredPool, modality: Modality, place: Rows, file: IO[bytes]) -> Half:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipdre.core.ranks import ranks_in_groups
 from clipdre.estimating.groups import united
 from clipdre.formats.files.parquet import read_table
 from clipdre.formats.files.storage import exclusive, remove_unfinished
@@ -100,17 +101,3 @@ def _write(
             rows=manifest.rows,
         )
     )
-
-
-def ranks_in_groups(
-    leaders: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.floating],
-    hashes: npt.NDArray[np.uint64],
-) -> npt.NDArray[np.int32]:
-    """Return the place of each row in its group by descending score, from 1; ties by key hash."""
-    order = np.lexsort((hashes, -scores, leaders))
-    starts = np.flatnonzero(np.diff(leaders[order], prepend=-1))
-    sizes = np.diff(starts, append=len(order))
-    ranks = np.empty(len(order), np.int32)
-    ranks[order] = np.arange(len(order)) - np.repeat(starts, sizes) + 1
-    return ranks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -12,26 +12,32 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import safetensors
 import safetensors.numpy
+import torch
 from torch import Tensor
 
 from clipdre.core.modality import Modality
+from clipdre.core.spherical import concatenated
 from clipdre.engines.base import Advance, Engine
-from clipdre.errors import InputError
+from clipdre.errors import InputError, UsageError
+from clipdre.estimating.alike import find_leaders, inverse
 from clipdre.formats.files.storage import committed
 from clipdre.formats.folders.columns import row_digests
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.models.encoder import Encoder
+from clipdre.pipelines.batches import Clusters, joined
 from clipdre.pipelines.rows import PoolReader, StoredRows
 from clipdre.pipelines.targets import target_texts, target_tiles
 from clipdre.progress import Progress
-from clipdre.scorers.base import Arrays
+from clipdre.scorers.base import Arrays, Cluster
 
 STAMP = "stamp"
 Part = Callable[[StoredRows], Arrays]
+ClusterPart = Callable[[Cluster], Arrays]
 Merge = Callable[[Arrays, Arrays], Arrays]
 
 
@@ -62,12 +68,38 @@ class ReduceWork:
         return do
 
 
+@dataclass(frozen=True)
+class ClusterWork:
+    """Computes one batch of clusters after another, and keeps the results in files."""
+
+    folder: ScoreFolder
+    manifest: Manifest
+    clusters: Clusters
+    stamp: str
+    part: ClusterPart
+
+    def start(self, device: str, advance: Advance) -> Callable[[tuple[list[int], Path]], None]:
+        """See `clipdre.engines.base.Work`; an item is the clusters of a batch, and its file."""
+        reader = PoolReader(self.folder, self.manifest, device)
+
+        def do(item: tuple[list[int], Path]) -> None:
+            batch, path = item
+            found = []
+            for cluster in self.clusters.members(reader, batch):
+                found.append(self.part(cluster))
+                advance(len(cluster), len(cluster))
+            _write_part(path, joined(found), self.stamp)
+
+        return do
+
+
 @dataclass
 class FitPool:
     """The pool as `fit` sees it; see `clipdre.scorers.base.Pool`.
 
-    It records what was asked for (`inputs`): together with the settings this decides what is
-    learned, up to rounding, so it goes into the stamp of what is measured.
+    It records what was asked for (`asked`), and what came of it (`inputs`): together with the
+    settings this decides what is learned, up to rounding, so it goes into the stamp of what is
+    measured.
     """
 
     reader: PoolReader
@@ -75,6 +107,38 @@ class FitPool:
     identity: Mapping[str, Any]
     parts: Path
     inputs: list[str] = field(default_factory=list)
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
+    def write_asked(self, path: Path) -> None:
+        """Write what was asked for, so that `ask_again` can find out whether it is still the same.
+
+        So a second run of a scorer that is done need not fit it again, which may take hours.
+        """
+        with committed(path) as temporary:
+            temporary.write_bytes(msgspec.json.encode(self.asked))
+
+    def ask_again(self, path: Path) -> None:
+        """Ask for what an earlier run asked for, without learning from it; nothing if unknown."""
+        try:
+            asked = msgspec.json.decode(path.read_bytes(), type=list[tuple[str, ...]])
+        except (OSError, ValueError):
+            return
+        for what in asked:
+            match what:
+                case "column", name:
+                    self.column(name)
+                case "has_column", name:
+                    self.has_column(name)
+                case "texts", place:
+                    for _ in self.texts(place):
+                        pass
+                case "target", place, modality:
+                    for _ in self.target(place, Modality(modality)):
+                        pass
+                case ("model",):
+                    self._record_model()
+                case _:
+                    self._record_pool()
 
     def __len__(self) -> int:
         return self.reader.manifest.rows
@@ -87,15 +151,19 @@ class FitPool:
     @property
     def encoder(self) -> Encoder:
         """See `Pool`."""
-        self.inputs.append(f"model {self.reader.manifest.model.identity}")
+        self._record_model()
         return self.reader.encoder
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """See `Pool`; its values are part of what was asked for, since scores may change."""
+        found = self.reader.whole_column(name)
+        self._record(f"{name} {_digest(found)}", "column", name)
+        return found
 
     def sample(self, n: int) -> StoredRows:
         """See `Pool`."""
-        self._record_pool()
+        indices = self._sampled(n)
         starts, shards = self.reader.starts, range(len(self.reader.manifest.shards))
-        hashes = np.concatenate([self.reader.hashes(shard) for shard in shards])
-        indices = np.sort(np.argsort(hashes, kind="stable")[:n])
         taken = []
         for shard, (low, high) in zip(
             shards, pairwise(np.searchsorted(indices, starts).tolist()), strict=True
@@ -107,6 +175,83 @@ class FitPool:
 
     def reduce(self, step: str, part: Part, merge: Merge) -> Arrays:
         """See `Pool`; a shard's part that is there already is not computed again."""
+        found: Arrays | None = None
+        for arrays in self._parts(step, part, merge):
+            found = arrays if found is None else merge(found, arrays)
+        return found or {}
+
+    def collect(self, step: str, part: Part) -> Arrays:
+        """See `Pool` and `reduce`."""
+        return joined(list(self._parts(step, part, _in_a_row)))
+
+    def centroids(
+        self, modalities: Sequence[Modality], count: int, seed: int
+    ) -> npt.NDArray[np.float32]:
+        """See `Pool`; they are kept in a file, so that a resumed run has the same ones."""
+        from clipdre.clusters.spherical import spherical_kmeans, training_rows  # noqa: PLC0415
+
+        if not 0 < count <= len(self):
+            raise UsageError(
+                f"`clusters` {count:,} is not between 1 and the number of rows, {len(self):,}",
+                "use fewer, or 0 for a number that fits the pool",
+            )
+        vectors = self.reader.pool
+        rows = self._sampled(training_rows(count, vectors.dim * len(modalities)))
+        path = self.parts / f"centroids-{'-'.join(modalities)}-{count}-{seed}.safetensors"
+        stamp = digest_of([self.identity, self.inputs, path.name])
+        if _stamp_of(path) != stamp:
+            training = concatenated([vectors.take(modality, rows) for modality in modalities])
+            found = spherical_kmeans(training, count, seed).numpy()
+            _write_part(path, {"centroids": found}, stamp)
+        centroids: npt.NDArray[np.float32] = safetensors.numpy.load_file(path)["centroids"]
+        return centroids
+
+    def alike(self, modality: Modality, threshold: float) -> npt.NDArray[np.int64]:
+        """See `Pool`; the search is that of `clipdre score`, in this process."""
+        self._record_pool()
+        path = self.parts / f"alike-{modality}-{threshold}.safetensors"
+        stamp = digest_of([self.identity, self.inputs, path.name])
+        if _stamp_of(path) != stamp:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ranks = inverse(np.argsort(self.reader.all_hashes, kind="stable"))
+            device = torch.device(self.reader.device)
+            pool, scratch = self.reader.pool, self.parts
+            leaders = find_leaders(pool, ranks, threshold, scratch, device, (modality,))
+            _write_part(path, {"leaders": leaders}, stamp)
+        found: npt.NDArray[np.int64] = safetensors.numpy.load_file(path)["leaders"]
+        return found
+
+    def by_cluster(
+        self,
+        step: str,
+        clusters: npt.NDArray[np.integer],
+        part: ClusterPart,
+        near: npt.NDArray[np.integer] | None = None,
+    ) -> Arrays:
+        """See `Pool`; a batch of clusters that is there already is not computed again."""
+        self._record_pool()
+        of_pool = Clusters.of(clusters, near)
+        batches = of_pool.batches()
+        asked = [self.identity, self.inputs, step, _digest(clusters), _digest(of_pool.near)]
+        stamp = digest_of([*asked, batches])
+        parts = self.parts / step
+        paths = [parts / f"{number}.safetensors" for number in range(len(batches))]
+        missing = [
+            (batch, path)
+            for batch, path in zip(batches, paths, strict=True)
+            if _stamp_of(path) != stamp
+        ]
+        work = ClusterWork(self.reader.folder, self.reader.manifest, of_pool, stamp, part)
+        sizes = np.bincount(clusters)
+        with Progress(step, sum(int(sizes[batch].sum()) for batch, _ in missing)) as progress:
+            for _ in self.engine.run(work, missing, progress.advance):
+                pass
+        found = joined([safetensors.numpy.load_file(path) for path in paths])
+        places = inverse(np.argsort(clusters, kind="stable"))
+        return {name: values[places] for name, values in found.items()}
+
+    def _parts(self, step: str, part: Part, merge: Merge) -> Iterator[Arrays]:
+        """Compute the parts of shards that are missing; yield those of all shards with rows."""
         self._record_pool()
         parts = self.parts / step
         manifest = self.reader.manifest
@@ -123,26 +268,24 @@ class FitPool:
         with Progress(step, sum(manifest.shards[index].rows for index, _ in missing)) as progress:
             for _ in self.engine.run(work, missing, progress.advance):
                 pass
-        found: Arrays | None = None
         for path, shard in zip(paths, manifest.shards, strict=True):
             if shard.rows:
-                arrays = safetensors.numpy.load_file(path)
-                found = arrays if found is None else merge(found, arrays)
-        return found or {}
+                yield safetensors.numpy.load_file(path)
 
     def has_column(self, name: str) -> bool:
         """See `Pool`; what the column holds is recorded, as it may be measured anew."""
         found = self.reader.has_column(name)
         shards = range(len(self.reader.manifest.shards)) if found else ()
         values = [digest_of(self.reader.column(shard, name).tolist()) for shard in shards]
-        self.inputs.append(f"column {name} {digest_of(values) if found else 'missing'}")
+        value = digest_of(values) if found else "missing"
+        self._record(f"column {name} {value}", "has_column", name)
         return found
 
     def texts(self, place: str) -> Iterator[str]:
         """See `Pool`; `InputError` if there are none."""
         digest, is_empty = hashlib.blake2b(digest_size=16), True
         at = len(self.inputs)
-        self.inputs.append("texts, not read to their end")
+        self._record("texts, not read to their end", "texts", place)
         for text in target_texts(Path(place)):
             digest.update(text.encode() + b"\0")
             is_empty = False
@@ -155,7 +298,7 @@ class FitPool:
         """See `Pool`."""
         digest, count = hashlib.blake2b(digest_size=16), 0
         at = len(self.inputs)
-        self.inputs.append("target, not read to its end")
+        self._record("target, not read to its end", "target", place, modality.value)
         for tile in target_tiles(Path(place), modality):
             if tile.shape[1] != self.reader.manifest.model.embedding_dim:
                 raise InputError(
@@ -170,15 +313,34 @@ class FitPool:
             raise InputError(f"`target` {place} has no vectors", "name a set with rows")
         self.inputs[at] = f"target {digest.hexdigest()}"
 
+    def _sampled(self, n: int) -> npt.NDArray[np.int64]:
+        """Return the n rows of smallest key hash, ascending."""
+        self._record_pool()
+        return np.sort(np.argsort(self.reader.all_hashes, kind="stable")[:n])
+
     def _record_pool(self) -> None:
-        self.inputs.append(
-            f"pool {digest_of([self.reader.manifest.model.identity, self._digests])}"
-        )
+        digest = digest_of([self.reader.manifest.model.identity, self._digests])
+        self._record(f"pool {digest}", "pool")
+
+    def _record_model(self) -> None:
+        self._record(f"model {self.reader.manifest.model.identity}", "model")
+
+    def _record(self, value: str, *asked: str) -> None:
+        self.inputs.append(value)
+        self.asked.append(asked)
 
 
 def digest_of(value: object) -> str:
     """Return a digest of settings, records and strings."""
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
+
+
+def _digest(array: npt.NDArray[Any]) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def _in_a_row(first: Arrays, second: Arrays) -> Arrays:
+    return joined([first, second])
 
 
 def _write_part(path: Path, arrays: Arrays, stamp: str) -> None:

@@ -37,7 +37,8 @@ from clipdre.scorers.base import Arrays, Scorer
 from clipdre.words import changed, count
 
 SUFFIX = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
-FIT = ".fit"
+# What a scorer learns from, while it does, and what it asked for.
+FIT, ASKED = ".fit", ".asked.json"
 
 
 def measure(
@@ -70,27 +71,46 @@ def measure(
         identity = {"scorer": scorer.name, "version": scorer.version, "settings": builtins(scorer)}
         reader = PoolReader(folder, manifest, engine.devices[0], config.rows_at_once)
         pool = FitPool(reader, engine, identity, written.path / FIT)
-        learned = scorer.fit(pool)
-        stamp = digest_of([identity, pool.inputs, [column.name for column in columns]])
-        record = MeasureRecord(
-            scorer=scorer.name,
-            version=scorer.version,
-            settings=identity["settings"],
-            stamp=stamp,
-            columns=tuple(map(ColumnRecord.of, columns)),
-            figures={n: float(v) for n, v in learned.items() if v.ndim == 0},
-            rows=manifest.rows,
-        )
-        if written.record() != record or not is_current(written, record, folder, manifest):
-            work = MeasureWork(
-                folder, manifest, config.rows_at_once, scorer, columns, learned, written
-            )
-            _measure_shards(work, engine, stamp)
-            written.write_record(record)
+        pool.ask_again(written.path / ASKED)
+        record = written.record()
+        if (
+            record is None
+            or record.stamp != _stamp(pool, columns)
+            or not is_current(written, record, folder, manifest)
+        ):
+            pool = replace(pool, inputs=[], asked=[])
+            record = _measured(scorer, columns, pool, written)
         shutil.rmtree(written.path / FIT, ignore_errors=True)
     if replacing:
         _swap(written.path, final.path)
     return record
+
+
+def _measured(
+    scorer: Scorer, columns: tuple[Column, ...], pool: FitPool, written: ColumnFolder
+) -> MeasureRecord:
+    """Fit the scorer, and measure the shards that are not done yet."""
+    reader, learned = pool.reader, scorer.fit(pool)
+    record = MeasureRecord(
+        scorer=scorer.name,
+        version=scorer.version,
+        settings=builtins(scorer),
+        stamp=_stamp(pool, columns),
+        columns=tuple(map(ColumnRecord.of, columns)),
+        figures={n: float(v) for n, v in learned.items() if v.ndim == 0},
+        rows=reader.manifest.rows,
+    )
+    work = MeasureWork(
+        reader.folder, reader.manifest, reader.rows_at_once, scorer, columns, learned, written
+    )
+    _measure_shards(work, pool.engine, record.stamp)
+    pool.write_asked(written.path / ASKED)
+    written.write_record(record)
+    return record
+
+
+def _stamp(pool: FitPool, columns: tuple[Column, ...]) -> str:
+    return digest_of([pool.identity, pool.inputs, [column.name for column in columns]])
 
 
 @dataclass(frozen=True)
@@ -132,8 +152,6 @@ class MeasureWork:
 
     def _joined(self, blocks: list[list[npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
         names = [column.name for column in self.columns]
-        if not blocks:
-            return {name: np.empty(0, np.float32) for name in names}
         return {
             name: np.concatenate(parts)
             for name, parts in zip(names, zip(*blocks, strict=True), strict=True)
@@ -154,9 +172,15 @@ def _measure_shards(work: MeasureWork, engine: Engine, stamp: str) -> None:
         for index, own in enumerate(stamps)
         if not work.written.is_done(shards[index].name, own)
     ]
+    with_rows = [(index, own) for index, own in left if shards[index].rows]
     with Progress("measure", sum(shards[index].rows for index, _ in left)) as progress:
-        for _ in engine.run(work, left, progress.advance):
+        for _ in engine.run(work, with_rows, progress.advance):
             pass
+    # All files of a column have one type, which only shards with rows can tell.
+    like = next(shard.name for shard in shards if shard.rows)
+    for index, own in left:
+        if not shards[index].rows:
+            work.written.write_empty(shards[index].name, like, own)
 
 
 def _named(scorer: Scorer, suffix: str) -> tuple[Column, ...]:

@@ -78,10 +78,15 @@ class PoolReader:
         """Read the sample columns of one shard's rows."""
         return self._read(shard, SAMPLE_COLUMNS)
 
-    def hashes(self, shard: int) -> npt.NDArray[np.uint64]:
-        """Read the key hashes of one shard's rows."""
-        hashes: npt.NDArray[np.uint64] = self._read(shard, ["key_hash"])["key_hash"].to_numpy()
-        return hashes
+    @cached_property
+    def all_hashes(self) -> npt.NDArray[np.uint64]:
+        """Key hashes of all rows, shape (rows,)."""
+        return self.whole_column("key_hash")
+
+    def whole_column(self, name: str) -> npt.NDArray[Any]:
+        """Read a column of the score files over all rows, shape (rows,)."""
+        shards = range(len(self.manifest.shards))
+        return np.concatenate([self._read(n, [name])[name].to_numpy() for n in shards])
 
     def has_column(self, name: str) -> bool:
         """Whether there is a column, scored or measured; `ScoresError` if it is out of date."""

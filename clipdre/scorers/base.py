@@ -119,6 +119,42 @@ class Rows(Protocol):
         ...
 
 
+class Members(Protocol):
+    """Rows of the pool that are not consecutive, in pool order."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    @property
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Key hashes, uint64 of shape (n,)."""
+        ...
+
+    def vectors(self, modality: Modality, places: npt.NDArray[np.int64] | None = None) -> Tensor:
+        """Return unit vectors of all members, or of those at `places`; float32 of shape (n, d)."""
+        ...
+
+
+class Cluster(Members, Protocol):
+    """The rows of one cluster."""
+
+    @property
+    def number(self) -> int:
+        """Number of the cluster."""
+        ...
+
+    @property
+    def around(self) -> Members:
+        """Rows of the clusters near it, its own included."""
+        ...
+
+    @property
+    def own(self) -> npt.NDArray[np.int64]:
+        """Places of the cluster's rows among those around it, int64 of shape (n,)."""
+        ...
+
+
 class Pool(Protocol):
     """All scored pairs, as `fit` sees them. Passes run on the engine and resume part by part."""
 
@@ -131,8 +167,67 @@ class Pool(Protocol):
         """The model that made the scores."""
         ...
 
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return a column that `clipdre score` wrote, or `key_hash`, of shape (len(pool),)."""
+        ...
+
     def sample(self, n: int) -> Rows:
         """Return the n rows of smallest key hash, a uniform sample; the same on any machine."""
+        ...
+
+    def collect(self, step: str, part: Callable[[Rows], Arrays]) -> Arrays:
+        """Compute arrays with an entry per row, and return them for the whole pool in its order.
+
+        They stay in memory, so there should be few bytes per row. See `reduce`.
+        """
+        ...
+
+    def centroids(
+        self, modalities: Sequence[Modality], count: int, seed: int
+    ) -> npt.NDArray[np.float32]:
+        """Cluster a sample by spherical k-means; return unit vectors of shape (count, d).
+
+        The vectors of several modalities are concatenated: see `concatenated`.
+        """
+        ...
+
+    def alike(self, modality: Modality, threshold: float) -> npt.NDArray[np.int64]:
+        """Group rows whose vectors have cosines above a threshold.
+
+        Returns
+        -------
+        int64 array of shape (len(pool),)
+            The row that leads each row's group, itself if it is alone.
+        """
+        ...
+
+    def by_cluster(
+        self,
+        step: str,
+        clusters: npt.NDArray[np.integer],
+        part: Callable[[Cluster], Arrays],
+        near: npt.NDArray[np.integer] | None = None,
+    ) -> Arrays:
+        """Compute arrays with an entry per row, cluster by cluster.
+
+        Memory is bounded by the largest cluster and what is near it, a few hundred MB otherwise.
+
+        Parameters
+        ----------
+        step : str
+            See `reduce`.
+        clusters : integer array of shape (len(pool),)
+            Cluster of each row, from 0.
+        part : callable
+            Takes a cluster of n rows, returns arrays of n entries; picklable.
+        near : integer array of shape (number of clusters, p), optional
+            For each cluster those whose rows are `Cluster.around` it.
+
+        Returns
+        -------
+        Arrays
+            Of len(pool) entries, in the order of the pool.
+        """
         ...
 
     def reduce(

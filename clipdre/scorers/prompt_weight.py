@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -16,7 +16,8 @@ from torch import Tensor
 from clipdre.core.columns import Column
 from clipdre.core.modality import Modality
 from clipdre.core.weights import log_mixture
-from clipdre.scorers.base import Arrays, Encoder, Pool, Rows, setting
+from clipdre.scorers.base import Arrays, Pool, Rows, setting
+from clipdre.scorers.common import encoded
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class PromptWeight:
 
     def fit(self, pool: Pool) -> Arrays:
         """Encode the prompts; sum weights and their squares over the pool."""
-        learned = {"prompts": _encoded(pool.encoder, self.prompt)}
+        learned = {"prompts": encoded(pool.encoder, self.prompt)}
         if self.negative_prompt:
-            learned["avoided"] = _encoded(pool.encoder, self.negative_prompt)
+            learned["avoided"] = encoded(pool.encoder, self.negative_prompt)
         sums = pool.reduce("log-sums", partial(self._log_sums, learned=learned), _merged)
         log_sum, log_sum_of_squares = sums["log_sum"], sums["log_sum_of_squares"]
         return {
@@ -83,12 +84,6 @@ class PromptWeight:
             "log_sum": torch.logsumexp(log_weights, 0).numpy(),
             "log_sum_of_squares": torch.logsumexp(2 * log_weights, 0).numpy(),
         }
-
-
-def _encoded(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    vectors = encoder.encode_texts([encoder.tokenize(text) for text in texts])
-    array: npt.NDArray[np.float32] = vectors.cpu().numpy()
-    return array
 
 
 def _merged(first: Arrays, second: Arrays) -> Arrays:

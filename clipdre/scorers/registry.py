@@ -14,7 +14,7 @@ from clipdre.scorers.base import Scorer
 from clipdre.words import closest
 
 GROUP = "clipdre.scorers"
-NOT_SCORERS = ("base", "registry")
+NOT_SCORERS = ("base", "common", "registry")
 
 
 def scorers() -> dict[str, type[Scorer]]:

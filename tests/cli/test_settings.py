@@ -84,7 +84,7 @@ def test_rules_hold_for_values_from_a_file(run, scored, config):
         ),
         (
             "measure.normsin.x = 1",
-            "c.toml [measure] has no command 'normsin': did you mean normsim?",
+            "c.toml [measure] has no command 'normsin': did you mean normsim",
         ),
         (
             "version = true",

@@ -6,10 +6,10 @@ import torch
 from scipy.stats import spearmanr
 
 from clipdre.config import EstimateConfig
+from clipdre.core.ranks import ranks_in_groups
 from clipdre.estimating.estimate import Estimator, estimate_rows
 from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.folders.reference import ReferenceFolder
-from clipdre.pipelines.duplicates import ranks_in_groups
 from clipdre.truth.embeddings import EmbeddingWorld
 from tests.estimating.stored import model_of, store
 from tests.estimating.test_alike import beside

@@ -1,22 +1,13 @@
 import math
 from itertools import chain
 
-import numpy as np
 import pytest
 
 from clipdre.formats.folders.columns import ColumnFolder
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.pipelines.duplicates import DUPLICATES, ranks_in_groups
+from clipdre.pipelines.duplicates import DUPLICATES
 from clipdre.sql.query import ScoreQuery
 from tests.helpers import pair, read_scores, tiny_score, write_tar
-
-
-def test_ranks_are_by_score_within_a_group():
-    leaders = np.array([0, 3, 2, 3, 3, 0])
-    scores = np.array([1.0, 5.0, 0.0, 7.0, 5.0, 2.0])
-    hashes = np.array([9, 8, 7, 6, 5, 4], np.uint64)
-    assert ranks_in_groups(leaders, scores, hashes).tolist() == [2, 3, 1, 1, 2, 1]
-    assert ranks_in_groups(leaders[:0], scores[:0], hashes[:0]).tolist() == []
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
 import shutil
 import tarfile
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from msgspec import structs
@@ -189,6 +191,57 @@ def test_a_stopped_run_resumes_at_the_shard_where_it_stopped(scores):
     measure(*scores, toys.Constant(1.0), device="cpu")
     assert [file.stat().st_mtime_ns for file in files[:2]] == before
     assert (values(scores, "constant") == 1).all()
+
+
+def rewritten(scores, column, value):
+    """Change a column of the first score file, and leave its rows as they are."""
+    file = scores[0].scores(scores[1].shards[0].name)
+    table = pq.read_table(file)
+    place = table.column_names.index(column)
+    changed = table.set_column(place, column, [np.full(len(table), value, np.float32)])
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), file)
+
+
+def test_a_finished_scorer_is_fitted_again_only_if_what_it_asked_for_has_changed(scores, tmp_path):
+    toys.Asking.fits.clear()
+    np.save(tmp_path / "target.npy", np.ones((5, 128), np.float32))
+    scorer = toys.Asking(str(tmp_path / "target.npy"))
+    first = measure(*scores, scorer, device="cpu")
+    assert measure(*scores, scorer, device="cpu") == first
+    assert len(toys.Asking.fits) == 1
+    np.save(tmp_path / "target.npy", np.ones((6, 128), np.float32))
+    second = measure(*scores, scorer, device="cpu")
+    assert second.figures["tiles"] == 6
+    assert (values(scores, "asking") == 6).all()
+    rewritten(scores, "log_ratio", 3.0)
+    third = measure(*scores, scorer, device="cpu")
+    assert len({first.stamp, second.stamp, third.stamp}) == 3
+    assert len(toys.Asking.fits) == 3
+
+
+def test_what_a_scorer_asked_for_may_be_lost(scores, tmp_path):
+    toys.Asking.fits.clear()
+    scorer = toys.Asking(str(scores[0].path))
+    first = measure(*scores, scorer, device="cpu")
+    for damage in (Path.unlink, lambda path: path.write_text("[[3]]")):
+        damage(scores[0].columns / "asking" / ".asked.json")
+        assert measure(*scores, scorer, device="cpu") == first
+    assert len(toys.Asking.fits) == 3
+
+
+def test_columns_have_one_type_even_if_the_first_shard_has_no_rows(tmp_path):
+    (tmp_path / "pool").mkdir()
+    write_tar(tmp_path / "pool" / "0.tar", [])
+    members = [pair(f"{n}", seed=n, caption=f"red circle {n}") for n in range(5)]
+    write_tar(tmp_path / "pool" / "1.tar", list(chain.from_iterable(members)))
+    manifest = tiny_score(tmp_path / "pool", tmp_path / "scores")
+    scores = ScoreFolder(tmp_path / "scores"), manifest
+    measure(*scores, toys.Pixels(), device="cpu")
+    files = ColumnFolder(scores[0].columns / "pixels")
+    empty, full = (pq.read_table(files.file(shard.name)) for shard in manifest.shards)
+    assert empty.schema.types == full.schema.types == [pa.int64()]
+    found = select(ScoreQuery(*scores), Rule((Step(where=f"pixels = {full['pixels'][3]}"),)))
+    assert found.places[1].tolist() == [3]
 
 
 def test_a_new_version_of_a_scorer_counts_as_other_settings(scores):

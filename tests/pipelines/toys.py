@@ -106,6 +106,29 @@ def added(first, second):
 
 
 @dataclass(frozen=True)
+class Asking(Toy):
+    """Asks for everything that `fit` can ask for, and counts how often it is fitted."""
+
+    name: ClassVar = "asking"
+    fits: ClassVar = []
+    target: str = setting("Target.")
+
+    def fit(self, pool):
+        self.fits.append(self.target)
+        tiles = sum(len(tile) for tile in pool.target(self.target, Modality.TEXT))
+        vectors = pool.encoder.encode_texts([pool.encoder.tokenize("a red circle")])
+        return {
+            "tiles": np.array(tiles),
+            "first": vectors[0, 0].cpu().numpy(),
+            "ratio": pool.column("log_ratio").mean(),
+            "sampled": np.array(len(pool.sample(3))),
+        }
+
+    def score(self, rows, learned):
+        return self.column(np.full(len(rows), float(learned["tiles"])))
+
+
+@dataclass(frozen=True)
 class Misshapen(Toy):
     name: ClassVar = "misshapen"
     extra: bool = setting("Return one column too many.", default=False)

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from clipdre.config import MeasureConfig
+from clipdre.core.modality import Modality
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import read_complete_manifest
@@ -31,3 +32,14 @@ def stored_vectors(scores, modality):
     count = len(read_complete_manifest(scores).shards)
     pool = StoredPool(embedding_files(ScoreFolder(scores).embeddings, count))
     return pool.read(modality, 0, len(pool)).double().numpy()
+
+
+def store_vectors(scores, images, texts):
+    """Replace the embeddings of all rows, and keep the rest of the score folder."""
+    manifest = read_complete_manifest(scores)
+    ends = np.cumsum([shard.rows for shard in manifest.shards])[:-1]
+    files = embedding_files(ScoreFolder(scores).embeddings, len(manifest.shards))
+    for modality, vectors in ((Modality.IMAGE, images), (Modality.TEXT, texts)):
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        for file, part in zip(files, np.split(unit, ends), strict=True):
+            np.save(file.array(modality), part.astype(np.float16))

@@ -10,7 +10,7 @@ import pytest
 from clipdre.errors import UsageError
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.scorers.base import Scorer
-from clipdre.scorers.registry import find_scorer, scorers
+from clipdre.scorers.registry import NOT_SCORERS, find_scorer, scorers
 from clipdre.testing import example_of
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "caption-length"
@@ -18,7 +18,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "caption-length"
 
 def test_every_file_of_the_package_is_found():
     folder = Path(sys.modules["clipdre.scorers"].__file__).parent
-    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "registry"}
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", *NOT_SCORERS}
     assert {scorer.__module__.rpartition(".")[2] for scorer in scorers().values()} == files
     assert list(scorers()) == sorted(scorers())
     examples = [example_of(scorer, Path("scores")) for scorer in scorers().values()]

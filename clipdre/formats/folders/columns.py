@@ -92,6 +92,10 @@ class ColumnFolder:
         arrays = {name: pa.array(values, from_pandas=True) for name, values in columns.items()}
         write_table(pa.table(arrays), self.file(shard), stamp)
 
+    def write_empty(self, shard: str, like: str, stamp: Mapping[str, str]) -> None:
+        """Write the columns of a shard without rows, with the types of another shard's."""
+        write_table(read_table(self.file(like)).slice(0, 0), self.file(shard), stamp)
+
 
 def column_folders(folder: ScoreFolder) -> Iterator[ColumnFolder]:
     """Yield the folders of measured columns, finished or not, by name."""

@@ -153,20 +153,20 @@ class StoredPool:
 
     def read(self, modality: Modality, start: int, stop: int) -> torch.Tensor:
         """Return the unit vectors of rows `start` to `stop`, float32 of shape (stop - start, d)."""
-        return unit_rows(self._rows(modality, np.arange(start, stop)))
+        return unit_rows(self.stored(modality, np.arange(start, stop)))
 
     def take(self, modality: Modality, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Return the unit vectors of `rows`, in any order; float32 of shape (len(rows), d)."""
         ascending, places = np.unique(rows, return_inverse=True)
-        return unit_rows(self._rows(modality, ascending)[places])
+        return unit_rows(self.stored(modality, ascending)[places])
 
     def tiles(self, modality: Modality, size: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield all rows in order, `size` at a time, each tile with the index of its first row."""
         for start in range(0, len(self), size):
             yield start, self.read(modality, start, min(start + size, len(self)))
 
-    def _rows(self, modality: Modality, rows: npt.NDArray[np.int64]) -> Half:
-        """Return the stored vectors of distinct ascending `rows`."""
+    def stored(self, modality: Modality, rows: npt.NDArray[np.int64]) -> Half:
+        """Return the stored vectors of distinct ascending `rows`, fp16 of shape (len(rows), d)."""
         vectors = np.empty((len(rows), self.dim), np.float16)
         shards = np.searchsorted(self.starts, rows, side="right") - 1
         for low, high in _equal_runs(shards):
