@@ -35,11 +35,12 @@ class Lemon:
     caption and theirs, each weighted by exp(-tau_1 d(x, x_j) - tau_2 d(x_j, y_j)), so that near
     neighbours whose own caption fits count most; ``lemon_text`` is the same with image and caption
     exchanged. ``lemon`` is ``1 - similarity + beta lemon_image + gamma lemon_text``: low for good
-    pairs. All distances are 1 - cosine. The paper tunes the settings on labelled pairs; the defaults
-    are fixed values of that order, for pools without labels. It helps to find captions of another image where similarity alone is
-    blurred, since it asks whether captions of like images say like things. It misleads for rare
-    images and captions, whose neighbours are far away and of other kinds, and for mistakes that
-    were made many times: copies of a bad pair vouch for each other, so remove copies first.
+    pairs. All distances are 1 - cosine. The paper tunes the settings on labelled pairs; the
+    defaults are fixed values, for pools without labels. It helps to find captions of another image
+    where similarity alone is blurred, since it asks whether captions of like images say like
+    things. It misleads for rare images and captions, whose neighbours are far away and of other
+    kinds, and for mistakes that were made many times: copies of a bad pair vouch for each other, so
+    remove copies first.
     Neighbours are exact in pools of up to 32,768 rows; beyond that they come from the clusters
     nearest to the pair's own (`--probes`), which misses some.
     """
