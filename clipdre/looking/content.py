@@ -74,7 +74,7 @@ def tables(view: View) -> dict[str, Any]:
         ("pairs", f"{manifest.rows:,}", f"of {count(manifest.samples, 'sample')}"),
         ("failed", f"{failures:,}", f"{failures / max(1, manifest.samples):.2%} of the samples"),
         ("shards", f"{len(manifest.shards):,}", size(sum(s.nbytes for s in manifest.shards))),
-        ("mean log ratio", _shown(summary.mean_log_ratio), "nats"),
+        ("mean log ratio", _shown(summary.mean_log_ratio) or "unknown", "nats"),
         ("reference", summary.reference.method, _reliability(view)),
         ("model", model.name, f"logit scale {model.logit_scale:.1f}, {model.precision}"),
     ]

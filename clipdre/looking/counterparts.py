@@ -81,14 +81,17 @@ class Model:
             top, order = values.topk(min(NEAREST, values.shape[1]), dim=1)
             best = top, torch.cat([best[1], columns + start], dim=1).gather(1, order)
         logits = self._scale * best[0].double().numpy() + self._bias
-        return Nearest(best[1].numpy(), logits - self._log_partitions(places, modality)[:, None])
+        with np.errstate(invalid="ignore"):  # a partition of no other pair is not finite
+            ratios = logits - self._log_partitions(places, modality)[:, None]
+        return Nearest(best[1].numpy(), ratios)
 
     def log_ratios(self, places: Places) -> Floats:
         """Return the log ratio of each image (rows) with each caption (columns), in nats."""
         images, texts = (self.pool.take(modality, places).double() for modality in Modality)
         logits = self._scale * (images @ texts.T).numpy() + self._bias
         image, text = (self._log_partitions(places, modality) for modality in Modality)
-        ratios: Floats = logits - (image[:, None] + text[None, :]) / 2
+        with np.errstate(invalid="ignore"):
+            ratios: Floats = logits - (image[:, None] + text[None, :]) / 2
         return ratios
 
     def _tiles(self) -> Iterator[tuple[int, int]]:

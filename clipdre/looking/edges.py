@@ -84,7 +84,7 @@ class Histogram:
 
 
 def edges_of(values: npt.NDArray[np.float64], *, whole: bool) -> tuple[str, ...]:
-    """Return round numbers that divide most of `values`.
+    """Return two or more round numbers that divide most of `values`.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def edges_of(values: npt.NDArray[np.float64], *, whole: bool) -> tuple[str, ...]
     low, high = np.quantile(values, [TAIL, 1 - TAIL]) if len(values) else (0.0, 0.0)
     size = max(abs(low), abs(high))
     if not SMALLEST < size < LARGEST:
-        return ("0",)
+        return ("0", "1")
     # Numbers that are all the same are divided by some step; 32-bit ones by none below 1e-7.
     width = max((high - low) / EDGES, size * 1e-7) if high > low else size / 10
     step = _round_step(width)

@@ -18,6 +18,7 @@ LONGEST = 40
 WORD = re.compile(r"\w+(?:['\N{RIGHT SINGLE QUOTATION MARK}]\w+)*")
 # Captions that the prior of the log odds weighs as much as.
 PRIOR = 500.0
+TINY = 1e-9
 
 Floats = npt.NDArray[np.float64]
 
@@ -108,8 +109,10 @@ class Words:
         prior = self.counts / max(1, len(kept)) * PRIOR
         odds = []
         for count, total in ((inside, kept.sum()), (self.counts - inside, (~kept).sum())):
-            with np.errstate(divide="ignore"):
-                odds.append(np.log((count + prior) / (total + PRIOR - count - prior)))
+            rest = np.maximum(
+                total + PRIOR - count - prior, TINY
+            )  # a word of all captions has none
+            odds.append(np.log((count + prior) / rest))
         error = np.sqrt(1 / (inside + prior) + 1 / (self.counts - inside + prior))
         ratio = odds[0] - odds[1]
         return self._ends(ratio, ratio / error)

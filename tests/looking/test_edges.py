@@ -27,11 +27,11 @@ def test_edges_are_round_and_many_and_cover_nearly_all_values(low, high):
 @pytest.mark.parametrize(
     ("values", "whole", "edges"),
     [
-        ([], False, ("0",)),
+        ([], False, ("0", "1")),
         ([3.0, 3.0], False, ("3", "3.2")),
-        ([0.0, 0.0], False, ("0",)),
+        ([0.0, 0.0], False, ("0", "1")),
         ([1.0, 2.0, 4.0], True, ("1", "2", "3", "4")),
-        ([1e-40, 2e-40], False, ("0",)),
+        ([1e-40, 2e-40], False, ("0", "1")),
     ],
 )
 def test_edges_of_few_values(values, whole, edges):

@@ -138,6 +138,17 @@ def test_a_small_pool_with_failures_and_several_languages(tmp_path):
     assert render(view).html
 
 
+def test_pairs_that_are_all_the_same(tmp_path):
+    """Their log ratios cannot be estimated: alike pairs leave each other out."""
+    write_tar(tmp_path / "x.tar", [member for n in range(3) for member in pair(f"s{n}", "red", 7)])
+    tiny_score(tmp_path, tmp_path / "s")
+    view = looked(tmp_path / "s", unmeasured(tmp_path / "s"), none=Rule((Step(where="false"),)))
+    axis = next(a for a in content(view)["axes"] if a["label"] == "similarity")
+    assert sum(axis["pool"]) == 3
+    assert len(axis["edges"]) > 1
+    assert render(view).html
+
+
 def test_columns_without_values(scored, tmp_path):
     """Nulls and NaN are counted, and drawn nowhere."""
     folder = shutil.copytree(scored[0], tmp_path / "s")
@@ -151,5 +162,5 @@ def test_columns_without_values(scored, tmp_path):
     view = looked(folder, scored[1])
     axis = next(a for a in content(view)["axes"] if a["label"] == "kl_text")
     assert axis["missing"] == 300
-    assert axis["edges"] == ("0",)
+    assert axis["edges"] == ("0", "1")
     assert render(view).html

@@ -52,5 +52,7 @@ def test_nothing_to_tell_apart(kept):
         words.by_score(np.ones(len(CAPTIONS))),
     ):
         assert ends.high == ends.low == []
+    same = Words(["every caption"] * 50)
+    assert not any(same.by_kept(np.arange(50) < 25))
     empty = Words([])
     assert empty.by_kept(np.empty(0, np.bool_)).high == empty.by_score(np.empty(0)).high == []

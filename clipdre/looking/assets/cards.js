@@ -46,7 +46,7 @@ function card(index, axes) {
 
 function fill(element, rows, axes) {
   element.replaceChildren(...rows.map((row) => card(row, axes)));
-  if (!rows.length) element.append(make("p", { className: "note", text: "No pair of this page." }));
+  if (!rows.length) element.append(make("p", { className: "note", text: "No such pair on this page." }));
 }
 
 // The share of the pool with a smaller value, to the nearest edge.
