@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdre.core.scores import MAIN_COLUMNS
-from clipdre.looking.edges import Axis, row_starts
+from clipdre.looking.edges import Axis, Mask, row_starts
 from clipdre.looking.points import Places, Points
-from clipdre.selecting.preview import matching, rows_in
 from clipdre.selecting.select import Selection
 from clipdre.sql.expressions import FILE, ROW
 from clipdre.sql.row_set import RowSet
@@ -51,7 +50,7 @@ class Gallery:
 
 
 def galleries(
-    pool: RowSet, axes: Sequence[Axis], points: Points, selections: Mapping[str, Selection]
+    pool: RowSet, axes: Sequence[Axis], points: Points, kept: Mapping[str, tuple[Selection, Mask]]
 ) -> Iterator[Gallery]:
     """Yield galleries, the most telling first.
 
@@ -59,12 +58,14 @@ def galleries(
     ----------
     pool : RowSet
         All rows, with a column for each axis.
+    kept : mapping of str to (Selection, bool array of shape (pool,))
+        Selections by name, and whether each keeps a row.
     """
     main = [n for n, axis in enumerate(axes) if axis.label in MAIN_COLUMNS]
-    for name, selection in selections.items():
+    for name, (selection, _) in kept.items():
         yield from _at_the_cut(name, selection)
-    for first, second in permutations(selections, 2):
-        yield from _only_in(first, selections[first], second, selections[second])
+    for (first, (_, mine)), (second, (_, theirs)) in permutations(kept.items(), 2):
+        yield from _only_in(points, first, mine, second, theirs)
     for n in main:
         yield from _ends(pool, axes[n])
     for high, low in AGAINST:
@@ -107,12 +108,14 @@ def _at_the_cut(name: str, selection: Selection) -> Iterator[Gallery]:
     )
 
 
-def _only_in(name: str, selection: Selection, other: str, dropped: Selection) -> Iterator[Gallery]:
-    rows = matching(selection.rows, "ANTI", [rows_in(selection.query, dropped)])
-    total = rows.count()
+def _only_in(points: Points, name: str, kept: Mask, other: str, dropped: Mask) -> Iterator[Gallery]:
+    only = kept & ~dropped
+    total = int(only.sum())
     if total:
+        drawn = points.places[only[points.places]][:EACH]
+        places = np.flatnonzero(only)[:: -(-total // EACH)] if len(drawn) < EACH else drawn
         title = f"Kept by {name}, not by {other}"
-        yield Gallery(title, f"{count(total, 'pair')}; a random few.", _ordered(rows, "key_hash"))
+        yield Gallery(title, f"{count(total, 'pair')}; a random few.", places)
 
 
 def _ends(pool: RowSet, axis: Axis) -> Iterator[Gallery]:

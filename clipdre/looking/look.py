@@ -150,7 +150,8 @@ def collect(
     masks = {name: kept_mask(selection) for name, selection in selections.items()}
     kept = {name: mask[points.places] for name, mask in masks.items()}
     middle = np.sort(evenly(points.places, points.values[0], MATRIX))
-    listed = list(galleries(pool, axes, points, selections))
+    selected = {name: (selection, masks[name]) for name, selection in selections.items()}
+    listed = list(galleries(pool, axes, points, selected))
     found, samples = _chosen(middle, listed, spread(axes, points), config.thumbnails)
     counterparts = _counterparts(query, samples, middle)
     peers = _peers(counterparts)

@@ -158,16 +158,16 @@ def compare(selections: Mapping[str, Selection] | Sequence[Selection]) -> Compar
     """
     named = _named(selections)
     query = next(iter(named.values())).query
-    rows = {name: rows_in(query, selection) for name, selection in named.items()}
+    rows = {name: _rows_in(query, selection) for name, selection in named.items()}
     jaccard = {}
     for a, b in combinations(rows, 2):
-        both = matching(rows[a], "SEMI", [rows[b]]).count()
+        both = _matching(rows[a], "SEMI", [rows[b]]).count()
         either = len(named[a]) + len(named[b]) - both
         jaccard[a, b] = both / either if either else 1.0
     only = {}
     for name, own in rows.items():
         others = [rows[other] for other in rows if other != name]
-        alone = matching(own, "ANTI", others).wide()
+        alone = _matching(own, "ANTI", others).wide()
         captions = alone.all(f"SELECT caption FROM {{rows}} ORDER BY key_hash LIMIT {EXAMPLES}")
         only[name] = Alone(alone.count(), [caption or "" for (caption,) in captions])
     return Comparison(list(rows), jaccard, only)
@@ -202,7 +202,7 @@ def _named(selections: Mapping[str, Selection] | Sequence[Selection]) -> dict[st
     return named
 
 
-def rows_in(query: ScoreQuery, selection: Selection) -> RowSet:
+def _rows_in(query: ScoreQuery, selection: Selection) -> RowSet:
     """Return the rows of a selection in `query`, which need not be its own."""
     if selection.query is query:
         return selection.rows
@@ -213,7 +213,7 @@ def rows_in(query: ScoreQuery, selection: Selection) -> RowSet:
     return RowSet(query, name, narrow=True)
 
 
-def matching(rows: RowSet, join: str, others: Sequence[RowSet]) -> RowSet:
+def _matching(rows: RowSet, join: str, others: Sequence[RowSet]) -> RowSet:
     """Return the rows that are (SEMI) or are not (ANTI) in any of the others."""
     every = " UNION ALL ".join(f"SELECT {FILE}, {ROW} FROM {other.name}" for other in others)
     table = rows.query.table(
