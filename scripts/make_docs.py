@@ -166,7 +166,10 @@ def scorers_reference() -> str:
     """Return docs/scorers.md."""
     parts = [SCORERS]
     for name, scorer in scorers().items():
-        parts += [f"## `{name}`\n", f"{scorer.title}. Source: {scorer.source}.\n"]
+        parts += [
+            f"## `{name}`\n",
+            f"{scorer.title}. Source: {scorer.source}. Cost: {scorer.cost}.\n",
+        ]
         parts += [inspect.cleandoc(scorer.__doc__).partition("Attributes\n")[0].rstrip(), ""]
         parts += [TABLE, *rows(scorer(**scorer.example).columns()), ""]
     return "\n".join(parts)

@@ -19,12 +19,23 @@ def scorers() -> None:
         "Scorers",
         ("name", "measures", "columns", "source"),
         [
-            (name, scorer.title, "\n".join(_columns(scorer)), scorer.source)
+            (
+                name,
+                _described(scorer),
+                "\n".join(_columns(scorer)),
+                scorer.source,
+            )
             for name, scorer in known().items()
         ],
         words=4,
         stdout=True,
     )
+
+
+def _described(scorer: type[Scorer]) -> str:
+    """Return what a scorer measures, and what it has to do for it."""
+    cost = getattr(scorer, "cost", "")
+    return f"{scorer.title}\n({cost})" if cost else scorer.title
 
 
 def _columns(scorer: type[Scorer]) -> list[str]:

@@ -281,6 +281,8 @@ class Scorer(Protocol):
     ----------
     name, title, source : str
         Name on the command line, what it measures in one line, and where it was published.
+    cost : str
+        What it has to do, in a few words; optional.
     version : int
         Raised whenever the same settings give other numbers.
     example : mapping

@@ -43,6 +43,7 @@ class ClipCov(Clustered):
     name: ClassVar = "clipcov"
     title: ClassVar = "How much a pair stands for its class"
     source: ClassVar = "Joshi et al., ClipCov, AISTATS 2024 (arXiv 2403.12267)"
+    cost: ClassVar = "k-means of a sample, passes within a cluster"
     version: ClassVar = 1
     example: ClassVar[Mapping[str, Any]] = {"clusters": 10}
 

@@ -28,6 +28,7 @@ class Clusters(Clustered):
     name: ClassVar = "clusters"
     title: ClassVar = "Cluster of a pair, by spherical k-means"
     source: ClassVar = "Dhillon and Modha, Machine Learning 42, 2001; Johnson et al. (faiss)"
+    cost: ClassVar = "k-means of a sample, one pass over vectors"
     version: ClassVar = 1
     example: ClassVar[Mapping[str, Any]] = {"clusters": 10}
 

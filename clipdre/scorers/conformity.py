@@ -29,6 +29,7 @@ class Conformity:
     name: ClassVar = "conformity"
     title: ClassVar = "How common a vector is in the pool"
     source: ClassVar = "The Double-Ellipsoid Geometry of CLIP (arXiv 2411.14517)"
+    cost: ClassVar = "two passes over vectors"
     version: ClassVar = 1
     example: ClassVar[Mapping[str, Any]] = {}
 

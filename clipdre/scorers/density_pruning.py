@@ -40,6 +40,7 @@ class DensityPruning(Clustered):
     name: ClassVar = "density-pruning"
     title: ClassVar = "Quota of a pair's cluster by complexity, and the pair's place in it"
     source: ClassVar = "Abbas et al., ICLR 2024 (arXiv 2401.04578)"
+    cost: ClassVar = "k-means of a sample, two passes over vectors"
     version: ClassVar = 1
     example: ClassVar[Mapping[str, Any]] = {"keep": 0.5, "clusters": 10}
 

@@ -34,6 +34,7 @@ class DigitsMasked:
     name: ClassVar = "digits-masked"
     title: ClassVar = "Similarity without the digits of the caption"
     source: ClassVar = "Devil in the Number (arXiv 2309.13770)"
+    cost: ClassVar = "encodes captions with digits again"
     version: ClassVar = 1
     example: ClassVar[Mapping[str, Any]] = {}
 

@@ -34,6 +34,7 @@ class ImageBased(Clustered):
     name: ClassVar = "image-based"
     title: ClassVar = "Whether a target data set has images in the pair's cluster"
     source: ClassVar = "Gadre et al., DataComp, NeurIPS 2023 (arXiv 2304.14108)"
+    cost: ClassVar = "k-means of a sample, passes over vectors and the target"
     version: ClassVar = 1
     example: ClassVar[Mapping[str, Any]] = {"target": "SCORES", "clusters": 10}
 

@@ -34,6 +34,7 @@ class ImageDuplicates:
     name: ClassVar = "image-duplicates"
     title: ClassVar = "Which pairs show the same image, and which of them is best"
     source: ClassVar = "clipdre, as near-duplicates in `clipdre score`"
+    cost: ClassVar = "neighbours of all images"
     version: ClassVar = 1
     example: ClassVar[Mapping[str, Any]] = {"threshold": 0.95}
 

@@ -39,6 +39,7 @@ class ImportanceResampling:
     name: ClassVar = "importance-resampling"
     title: ClassVar = "Importance weight of the caption for a target's captions"
     source: ClassVar = "Xie et al., DSIR, NeurIPS 2023 (arXiv 2302.03169)"
+    cost: ClassVar = "two passes over captions"
     version: ClassVar = 1
     example: ClassVar = {"target": "SCORES"}  # any score folder
 

@@ -31,6 +31,7 @@ class Language:
     name: ClassVar = "language"
     title: ClassVar = "Language of the caption"
     source: ClassVar = "Joulin et al., fastText (arXiv 1607.01759), model lid.176"
+    cost: ClassVar = "one pass over captions"
     version: ClassVar = 1
     example: ClassVar[Mapping[str, Any]] = {}
 

@@ -48,6 +48,7 @@ class Lemon:
     name: ClassVar = "lemon"
     title: ClassVar = "Distance of a pair, with what its neighbours are paired with"
     source: ClassVar = "Zhang et al., LEMoN, ICML 2025 (arXiv 2407.18941)"
+    cost: ClassVar = "neighbours of all images and captions"
     version: ClassVar = 1
     example: ClassVar[Mapping[str, Any]] = {"neighbors": 10}
 

@@ -49,6 +49,7 @@ class MetaClip:
     name: ClassVar = "metaclip"
     title: ClassVar = "Balance over the words and phrases in captions"
     source: ClassVar = "Xu et al. (arXiv 2309.16671); MetaCLIP 2 (arXiv 2507.22062)"
+    cost: ClassVar = "two passes over captions"
     version: ClassVar = 1
     example: ClassVar = {"tail_share": 0.06}
 

@@ -33,6 +33,7 @@ class NormSim:
     name: ClassVar = "normsim"
     title: ClassVar = "Closeness of the image to a target data set"
     source: ClassVar = "Wang et al., NeurIPS 2024 (arXiv 2405.19547)"
+    cost: ClassVar = "one pass over vectors, times the target"
     version: ClassVar = 1
     example: ClassVar = {"target": "SCORES"}  # any score folder of the same model
 

@@ -27,6 +27,7 @@ class PromptWeight:
     name: ClassVar = "prompt-weight"
     title: ClassVar = "Importance weights for a target that prompts describe"
     source: ClassVar = "Uchiyama et al., CVPR 2026 (arXiv 2506.22881), importance-weighted learning"
+    cost: ClassVar = "one pass over vectors"
     version: ClassVar = 1
     example: ClassVar = {"prompt": ("a red circle",)}
 

@@ -40,6 +40,7 @@ class SemanticDuplicates(Clustered):
     name: ClassVar = "semantic-duplicates"
     title: ClassVar = "Similarity to a less typical pair of the same cluster"
     source: ClassVar = "SemDeDup (arXiv 2303.09540)"
+    cost: ClassVar = "k-means of a sample, all pairs within a cluster"
     version: ClassVar = 1
     example: ClassVar[Mapping[str, Any]] = {"clusters": 10}
 

@@ -73,6 +73,7 @@ class TextMasked:
     name: ClassVar = "text-masked"
     title: ClassVar = "Similarity without the text in the image"
     source: ClassVar = "T-MARS (arXiv 2307.03132); Parrot Captions (arXiv 2312.14232)"
+    cost: ClassVar = "decodes and encodes all images again"
     version: ClassVar = 1
     example: ClassVar[Mapping[str, Any]] = {}
 

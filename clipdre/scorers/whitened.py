@@ -35,6 +35,7 @@ class Whitened:
     name: ClassVar = "whitened"
     title: ClassVar = "Likelihood of image and caption in their own pools"
     source: ClassVar = "Whitened CLIP as a Likelihood Surrogate (arXiv 2505.06934)"
+    cost: ClassVar = "two passes over vectors"
     version: ClassVar = 1
     example: ClassVar[Mapping[str, Any]] = {}
 

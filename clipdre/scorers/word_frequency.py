@@ -37,6 +37,7 @@ class WordFrequency:
     name: ClassVar = "word-frequency"
     title: ClassVar = "Rarity of the words in captions"
     source: ClassVar = "Liang and Larson, WFPP (arXiv 2410.10879)"
+    cost: ClassVar = "two passes over captions"
     version: ClassVar = 1
     example: ClassVar[Mapping[str, Any]] = {}
 

@@ -22,7 +22,7 @@ def test_every_file_of_the_package_is_found():
     assert {scorer.__module__.rpartition(".")[2] for scorer in scorers().values()} == files
     assert list(scorers()) == sorted(scorers())
     examples = [example_of(scorer, Path("scores")) for scorer in scorers().values()]
-    assert all(isinstance(scorer, Scorer) for scorer in examples)
+    assert all(isinstance(scorer, Scorer) and scorer.cost for scorer in examples)
 
 
 def test_an_unknown_scorer_gives_the_closest_names():
