@@ -15,14 +15,18 @@ import time
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import msgspec
 import numpy as np
 import typer
 from bench_select import FILES, write_scores
 
 from clipdre.core.modality import Modality
+from clipdre.core.scores import MAIN_COLUMNS
 from clipdre.formats.folders.embeddings import embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.formats.folders.manifest import read_manifest
+from clipdre.formats.folders.manifest import PROBABILITIES, read_manifest
+from clipdre.sql.query import ScoreQuery
+from clipdre.sql.statistics import quantiles
 
 # Short vectors, to save disk: counterparts are looked for among a fixed number of pairs.
 DIM = 64
@@ -65,6 +69,15 @@ def write_embeddings(folder: Path) -> None:
             np.save(path, rng.standard_normal((shard.rows, DIM)).astype(np.float16))
 
 
+def write_quantiles(folder: Path) -> None:
+    """Put the quantiles of the main scores into the manifest, as `clipdre score` does."""
+    manifest = read_manifest(folder)
+    query = ScoreQuery(ScoreFolder(folder), manifest)
+    found = quantiles(query, MAIN_COLUMNS, PROBABILITIES)
+    kept = {name: tuple(values) for name, values in found.items()}
+    msgspec.structs.replace(manifest, quantiles=kept).write(folder)
+
+
 def browsed(page: Path) -> Browsed | None:
     """Open a page and move its line; None without a browser."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -93,6 +106,7 @@ def main(
             folder, page = Path(name) / "scores", Path(name) / "page.html"
             write_scores(folder, count, FILES)
             write_embeddings(folder)
+            write_quantiles(folder)
             start = time.perf_counter()
             command = [
                 sys.executable,
