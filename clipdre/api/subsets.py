@@ -36,7 +36,7 @@ def select(
     bins: int | None = None,
     sample: Quantity | None = None,
     balance: str | None = None,
-    cap: int | None = None,
+    cap: int | str | None = None,
     recipe: str | None = None,
     budget: Quantity | None = None,
     settings: Mapping[str, str | int | float] | None = None,

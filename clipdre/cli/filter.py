@@ -201,7 +201,8 @@ def _note_selection(selection: Selection) -> None:
         elif counted.cut:
             note(f"cut: {counted.cut}")
         if counted.unranked:
-            what = " or ".join(text for text in (step.weighed, step.balance) if text)
+            cap = step.cap if isinstance(step.cap, str) else None
+            what = " or ".join(text for text in (step.weighed, step.balance, cap) if text)
             note(f"not kept: {count(counted.unranked, 'row')} without a value of {what}")
         if counted.kept < counted.asked:
             note(f"asked for {counted.asked:,}, but only {counted.kept:,} are left to choose from")

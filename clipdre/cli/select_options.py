@@ -115,10 +115,10 @@ Balance = Annotated[
     ),
 ]
 Cap = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        parser=Count(),
-        help="Rows per value of --balance: the best by --by, or random ones.",
+        help="Rows per value of --balance: the best by --by, or random ones. A count, or a column "
+        "or SQL expression of one.",
         metavar="N",
         rich_help_panel=RANK,
     ),

@@ -10,7 +10,15 @@ from clipdre.errors import SelectionError
 from clipdre.formats.folders.columns import CAPTION_SOURCE, RANK
 from clipdre.only_with import NotWith, OnlyWith, Pairing, check
 from clipdre.selecting.recipes import BUDGET, Setting, check_columns, read_recipe
-from clipdre.selecting.rules import AMOUNTS, SAMPLE, STEP_PAIRINGS, Rule, Step, parse_amount
+from clipdre.selecting.rules import (
+    AMOUNTS,
+    SAMPLE,
+    STEP_PAIRINGS,
+    Rule,
+    Step,
+    parse_amount,
+    parse_cap,
+)
 from clipdre.sql.query import ScoreQuery
 
 Quantity = str | int | float
@@ -48,8 +56,9 @@ class Request:
         How many rows to keep: the largest, the smallest, or random ones.
     uniform, bins : bool, int or None
         Spread the amount of `top` evenly over this number of bins of equal width.
-    balance, cap : str or None, int or None
-        Keep at most `cap` rows for each value of the SQL expression `balance`.
+    balance, cap : str or None, int, str or None
+        Keep at most `cap` rows for each value of the SQL expression `balance`; a text that is not
+        a count is a SQL expression.
     recipe : str or sequence of str
         Recipes, each by its name or the path of its file.
     budget : str, int, float or None
@@ -77,7 +86,7 @@ class Request:
     bins: int | None = None
     sample: Quantity | None = None
     balance: str | None = None
-    cap: int | None = None
+    cap: int | str | None = None
     recipe: str | Sequence[str] = ()
     budget: Quantity | None = None
     settings: Mapping[str, Setting] | None = None
@@ -126,7 +135,7 @@ class Request:
         return Step(
             where=self.where,
             balance=self.balance,
-            cap=self.cap,
+            cap=None if self.cap is None else parse_cap(self.cap),
             by=self.by,
             by_log=self.by_log,
             uniform=self.uniform,

@@ -93,6 +93,14 @@ def parse_amount(value: str | int | float, name: str, *, of_budget: bool = False
     return Amount(number, of_budget=multiple is not None)
 
 
+def parse_cap(value: int | str) -> int | str:
+    """Return a count (``1000``, ``10k``), or else the SQL expression of one."""
+    try:
+        return whole_number(str(value))
+    except ValueError:
+        return str(value)
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a rule: first `where`, then `balance`, then an amount.
@@ -103,7 +111,8 @@ class Step:
         SQL condition over the columns.
     balance, cap : str, int or None
         Keep at most `cap` rows for each value of the SQL expression `balance`: the best by `by`,
-        or random ones without it.
+        or random ones without it. A text is a SQL expression: a row is kept if its place among
+        those of its value is at most its own cap.
     by : str or None
         Column or SQL expression to rank by; with `sample`, the weight of a row.
     by_log : str or None
@@ -125,7 +134,7 @@ class Step:
 
     where: str | None = None
     balance: str | None = None
-    cap: int | None = None
+    cap: int | str | None = None
     by: str | None = None
     by_log: str | None = None
     top: Amount | None = None
@@ -139,7 +148,7 @@ class Step:
         changed = {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
         check(changed, STEP_PAIRINGS)
         for name, most in (("bins", MOST_BINS), ("cap", MOST_ROWS)):
-            if values[name] is not None and not 1 <= values[name] <= most:
+            if isinstance(values[name], int) and not 1 <= values[name] <= most:
                 problem = f"`{name}` is {values[name]}"
                 raise SelectionError(problem, f"use a count between 1 and {most:,}")
 

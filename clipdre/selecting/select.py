@@ -176,7 +176,7 @@ def select(query: ScoreQuery, rule: Rule) -> Selection:
         after_where = left.count() if step.where else before
         left, unranked = runner.ranked(left, after_where)
         if step.balance:
-            left = left.first_per_group(runner.group, runner.order, str(step.cap))
+            left = left.first_per_group(runner.group, runner.order, runner.cap)
         present = left.count() if step.balance else after_where
         if step.amount is None:
             asked = present if step.balance else present - unranked
@@ -202,17 +202,13 @@ def _expressions(rule: Rule, n: int, step: Step) -> list[Expression]:
         "by": Kind.NUMBER,
         "by_log": Kind.NUMBER,
         "balance": Kind.VALUE,
+        "cap": Kind.NUMBER,
     }
     return [
         Expression(private(f"{name}_{n}"), rule.name_of(n, name), text, kind, chance)
         for name, kind in kinds.items()
-        if (text := getattr(step, name)) is not None
+        if isinstance(text := getattr(step, name), str)
     ]
-
-
-def _column(attribute: str, n: int) -> str:
-    """Return the column of a step's expression; a name that no other column has."""
-    return f"_ {attribute} {n}"
 
 
 @dataclass(frozen=True)
@@ -230,6 +226,12 @@ class _Runner:
     @property
     def group(self) -> str:
         return private(f"balance_{self.n}")
+
+    @property
+    def cap(self) -> str:
+        """SQL of the number of rows of a group to keep."""
+        is_count = isinstance(self.step.cap, int)
+        return str(self.step.cap) if is_count else private(f"cap_{self.n}")
 
     @property
     def by(self) -> str:
@@ -279,6 +281,8 @@ class _Runner:
                 f"typeof({self.group}) IN ('FLOAT', 'DOUBLE') AND {self.group}::VARCHAR = 'nan'"
             )
             conditions.append(f"{self.group} IS NOT NULL AND NOT ({is_nan})")
+        if isinstance(self.step.cap, str):
+            conditions.append(f"{self.cap} IS NOT NULL AND NOT isnan({self.cap})")
         if not conditions:
             return rows, 0
         left = rows.where(" AND ".join(conditions))

@@ -243,6 +243,7 @@ class TestRecipes:
         ("--by caption --top 3", "cannot use --by 'caption': it has type VARCHAR: use a number"),
         ("--by width --top 150%", "--top 150% is above 100%: use a count such as 1000 or "),
         ("--by width --top some", "--top 'some' is not a number: use a count such as 1000 or "),
+        ("--balance caption --cap 0", "--cap is 0: use a count between 1 and "),
         ("--sample 0", "--sample 0 keeps nothing: use a count such as 1000 or 10k, or a share"),
         ("--where 'width < 0'", "nothing is kept, so there is nothing to write: loosen the "),
         ("--recipe klx", "clipdre has no recipe 'klx': did you mean kl or klr?"),
@@ -293,7 +294,6 @@ def test_a_folder_without_scores_is_refused(run, pool):
             "--recipe dc --recipe dc --dry-run",
             "a --recipe is given twice: drop one of them",
         ),
-        ("--cap 0 --balance caption -o out", "use a value greater than or equal to 1"),
         ("--bins 0 --uniform -o out", "use a value greater than or equal to 1"),
     ],
 )
