@@ -106,6 +106,24 @@ Sample = Annotated[
         rich_help_panel=RANK,
     ),
 ]
+Penalty = Annotated[
+    float | None,
+    typer.Option(
+        help="Draw --sample in rounds; --by-log falls by this much for each time a row was drawn. "
+        "Column times of the subset says how often that was.",
+        metavar="NUMBER",
+        rich_help_panel=RANK,
+    ),
+]
+PerRound = Annotated[
+    int | None,
+    typer.Option(
+        parser=Count(),
+        help="Draws of a round of --penalty.  (default: 100000)",
+        metavar="N",
+        rich_help_panel=RANK,
+    ),
+]
 Balance = Annotated[
     str | None,
     typer.Option(

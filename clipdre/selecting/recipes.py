@@ -231,8 +231,19 @@ def _parsed(name: str, value: Any) -> Any:
         return parse_amount(value, name, of_budget=True)
     if name == "cap":
         return parse_cap(value)
+    if name == "penalty":
+        return _number(value)
     if name not in COUNTS:
         return value
     if not str(value).isdecimal():
         raise SelectionError(f"`{name}` {value!r} is not a count", "use a whole number such as 100")
     return int(value)
+
+
+def _number(value: str | float) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise SelectionError(
+            f"`penalty` {value!r} is not a number", "use one such as 0.15"
+        ) from None

@@ -22,7 +22,7 @@ from clipdre.selecting.rules import (
 from clipdre.sql.query import ScoreQuery
 
 Quantity = str | int | float
-RANKING = (*AMOUNTS, "by", "by_log", "uniform", "bins", "balance", "cap")
+RANKING = (*AMOUNTS, "by", "by_log", "uniform", "bins", "balance", "cap", "penalty", "per_round")
 # Which options of a request go together.
 PAIRINGS: tuple[Pairing, ...] = (
     *(NotWith(name, ("recipe",), because="which says how to rank") for name in RANKING),
@@ -54,6 +54,9 @@ class Request:
         With `sample`, the log of the weight of a row.
     top, bottom, sample : str, int, float or None
         How many rows to keep: the largest, the smallest, or random ones.
+    penalty, per_round : float or None, int or None
+        With `by_log`, draw in rounds of `per_round`; each draw of a row lowers its log weight by
+        `penalty`. See `clipdre.selecting.rules.Step`.
     uniform, bins : bool, int or None
         Spread the amount of `top` evenly over this number of bins of equal width.
     balance, cap : str or None, int, str or None
@@ -85,6 +88,8 @@ class Request:
     uniform: bool = False
     bins: int | None = None
     sample: Quantity | None = None
+    penalty: float | None = None
+    per_round: int | None = None
     balance: str | None = None
     cap: int | str | None = None
     recipe: str | Sequence[str] = ()
@@ -140,5 +145,7 @@ class Request:
             by_log=self.by_log,
             uniform=self.uniform,
             bins=Step.bins if self.bins is None else self.bins,
+            penalty=self.penalty,
+            per_round=Step.per_round if self.per_round is None else self.per_round,
             **amounts,
         )

@@ -29,6 +29,8 @@ STEP_PAIRINGS: tuple[Pairing, ...] = (
     OnlyWith("by", (*AMOUNTS, "balance")),
     OnlyWith("by_log", ("sample",), because="which draws by weights"),
     NotWith("by_log", ("by",), because="the weight itself"),
+    OnlyWith("penalty", ("by_log",), because="the log weight that it lowers"),
+    OnlyWith("per_round", ("penalty",), because="which has rounds"),
 )
 
 
@@ -123,13 +125,18 @@ class Step:
         Spread the amount of `top` evenly over `bins` bins of equal width.
     sample : Amount or None
         How many to draw without replacement.
+    penalty, per_round : float or None, int
+        Draw in rounds of `per_round`, without replacement in each; `by_log` falls by `penalty` for
+        each time a row was drawn (soft cap sampling). `sample` is then the number of draws in all
+        rounds, and column ``times`` of the kept rows how often each was drawn.
 
     Raises
     ------
     UsageError
         If attributes do not go together (`STEP_PAIRINGS`).
     SelectionError
-        If `bins` or `cap` is below 1, or larger than any use of it.
+        If `bins`, `cap` or `per_round` is below 1, or larger than any use of it, or `penalty` is
+        not a number from 0 on.
     """
 
     where: str | None = None
@@ -142,15 +149,19 @@ class Step:
     uniform: bool = False
     bins: int = 100
     sample: Amount | None = None
+    penalty: float | None = None
+    per_round: int = 100_000
 
     def __post_init__(self) -> None:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         changed = {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
         check(changed, STEP_PAIRINGS)
-        for name, most in (("bins", MOST_BINS), ("cap", MOST_ROWS)):
+        for name, most in (("bins", MOST_BINS), ("cap", MOST_ROWS), ("per_round", MOST_ROWS)):
             if isinstance(values[name], int) and not 1 <= values[name] <= most:
                 problem = f"`{name}` is {values[name]}"
                 raise SelectionError(problem, f"use a count between 1 and {most:,}")
+        if self.penalty is not None and not 0 <= self.penalty < math.inf:
+            raise SelectionError(f"`penalty` is {self.penalty}", "use a number from 0 on")
 
     @property
     def amount(self) -> Amount | None:
@@ -170,7 +181,9 @@ class Step:
             words.append(f"at most {self.cap} per {self.balance}")
         if self.amount is not None:
             verb = "uniform over" if self.uniform else "sample by" if self.sample else "top by"
-            words.append(f"{'bottom by' if self.bottom else verb} {self.weighed or 'chance'}")
+            capped = "" if self.penalty is None else f", {self.penalty:g} less for each draw"
+            by = f"{self.weighed or 'chance'}{capped}"
+            words.append(f"{'bottom by' if self.bottom else verb} {by}")
         return ", ".join(words) or "all"
 
 

@@ -17,6 +17,7 @@ from clipdre.core.allocation import fill_evenly
 from clipdre.core.reliability import TRUSTED, TRUSTED_POOL
 from clipdre.errors import SelectionError, UnreliableEstimateWarning
 from clipdre.selecting.rules import Rule, Step
+from clipdre.selecting.soft_cap import SoftCap, soft_cap
 from clipdre.sql.expressions import FILE, ROW, Expression, Kind, private
 from clipdre.sql.largest import largest
 from clipdre.sql.query import ScoreQuery
@@ -38,9 +39,9 @@ class Counted:
         Rows after the condition that lack a value (null, NaN, a weight of zero). They are never
         kept.
     asked : int
-        Rows to keep. Without an amount, all remaining rows.
+        Rows to keep. Without an amount, all remaining rows; with a penalty, the number of draws.
     kept : int
-        Rows kept: fewer than `asked` only if too few have a value.
+        Rows kept: fewer than `asked` only if too few have a value, or some were drawn repeatedly.
     threshold : float or None
         Value of the last row that a top or bottom keeps: the smallest, or the largest. None for
         other steps, which have no cut, and if it is infinite.
@@ -186,8 +187,14 @@ def select(query: ScoreQuery, rule: Rule) -> Selection:
         else:
             asked = step.amount.of(present)
         available = present if step.balance else present - unranked
-        rows = runner.chosen(left, asked, available)
-        before, came = min(asked, available), before
+        came = before
+        if step.penalty is None:
+            rows = runner.chosen(left, asked, available)
+            before = min(asked, available)
+        else:
+            settings = SoftCap(step.penalty, step.per_round, rule.seed)
+            rows = soft_cap(left, runner.by, asked, settings)
+            before = rows.count()
         threshold = runner.threshold(rows)
         counted.append(Counted(step, came, after_where, unranked, asked, before, threshold))
     return Selection(rule, rows, pool, tuple(counted))

@@ -107,6 +107,16 @@ def union(columns, count):
     raise AssertionError
 
 
+def soft_cap(scores, draws, per_round):
+    """Draw rows in rounds, by Gumbel noise; each draw lowers a row's score by 0.15."""
+    times = np.zeros(ROWS, int)
+    for n in range(0, draws, per_round):
+        noise = -np.log(-np.log(chances(f"round {n // per_round}")))
+        values = scores.astype(float) - 0.15 * times + noise
+        times[np.argsort(-values)[: min(per_round, draws - n)]] += 1
+    return times
+
+
 QUARTER, THIRD = ROWS // 4, round(0.3 * ROWS)
 DISTINCT = np.flatnonzero(RANKS == 1)
 BUDGET = int(len(DISTINCT) / 4 + 0.5)
@@ -148,6 +158,7 @@ PUBLISHED = {
     "negcliploss-normsim": top(CLOSENESS, ROWS // 5, top(TABLE["negcliploss"], THIRD)),
     "semdedup": np.flatnonzero(LIKENESS.astype(np.float64) <= 0.95),
     "similarity-threshold": ALIGNED,
+    "soft-cap": np.flatnonzero(soft_cap(TABLE["log_ratio"], THIRD, 100_000)),
     "wfpp": top(RARITIES, ROWS // 2),
 }
 FOR_ANY_MODEL = {"laion2b": {"threshold": 0.28}, "similarity-threshold": {"threshold": 0.28}}
@@ -180,6 +191,15 @@ def test_uniform_over_bins_gives_from_each_what_it_can(query):
     found = np.bincount(bin_of[rows], minlength=1000)
     assert (found >= least).all()
     assert (found <= least + 1).all()
+
+
+def test_a_soft_cap_counts_draws(query):
+    settings = {"per_round": 50, "score": "kl_text", "budget": "90%"}
+    selection = select(query, read_recipe("soft-cap").rule(query, settings))
+    times = soft_cap(TABLE["kl_text"], 360, 50)
+    assert times.max() > 2
+    assert selection.places.row.tolist() == np.flatnonzero(times).tolist()
+    assert selection.table(["times"])["times"].to_pylist() == times[times > 0].tolist()
 
 
 @pytest.mark.parametrize("other", ["kl_text", "dc_image"])

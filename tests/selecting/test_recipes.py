@@ -71,6 +71,7 @@ def test_there_is_a_recipe_for_each_published_method():
         "negcliploss-normsim",
         "semdedup",
         "similarity-threshold",
+        "soft-cap",
         "uniform-kl",
         "union",
         "wfpp",
