@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "Scores": "clipdre.api.scores",
     "check_reference": "clipdre.api.scores",
-    "compare": "clipdre.selecting.preview",
+    "compare": "clipdre.looking.comparison",
     "density_ratio": "clipdre.core.exact",
     "diagnose": "clipdre.api.scoring",
     "effective_sample_size": "clipdre.core.exact",

@@ -105,6 +105,10 @@ class TestCommandLine:
         assert options("filter") - only_shell == (selecting | writing) - {"shuffle_seed"}
         assert options("emit") - {"keys", *only_shell} == writing - {"shuffle_seed"} | {"seed"}
 
+    def test_compare(self):
+        comparing = {parameter.name for parameter in parameters("compare")[1:]}
+        assert comparing == {"truth", "sampled"} <= options("compare")
+
     def test_score(self):
         configs = {f.name for config in (ReadConfig, EncodeConfig) for f in fields(config)}
         configs |= {f.name for f in fields(EstimateConfig)}

@@ -55,6 +55,8 @@ def filter_scores(
     uniform: keep.Uniform = False,
     bins: keep.Bins = None,
     sample: keep.Sample = None,
+    penalty: keep.Penalty = None,
+    per_round: keep.PerRound = None,
     balance: keep.Balance = None,
     cap: keep.Cap = None,
     recipe: keep.Recipes = None,
@@ -104,6 +106,8 @@ def filter_scores(
         uniform=uniform,
         bins=bins,
         sample=sample,
+        penalty=penalty,
+        per_round=per_round,
         balance=balance,
         cap=cap,
         recipe=recipe or (),
@@ -201,7 +205,10 @@ def _note_selection(selection: Selection) -> None:
         elif counted.cut:
             note(f"cut: {counted.cut}")
         if counted.unranked:
-            what = " or ".join(text for text in (step.weighed, step.balance) if text)
+            cap = step.cap if isinstance(step.cap, str) else None
+            what = " or ".join(text for text in (step.weighed, step.balance, cap) if text)
             note(f"not kept: {count(counted.unranked, 'row')} without a value of {what}")
-        if counted.kept < counted.asked:
+        if step.penalty is not None:
+            note(f"drawn {counted.asked:,} times: column times says how often each pair was")
+        elif counted.kept < counted.asked:
             note(f"asked for {counted.asked:,}, but only {counted.kept:,} are left to choose from")

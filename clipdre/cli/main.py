@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from clipdre import __version__
 from clipdre.cli import (
+    compare,
     demo,
     doctor,
     emit,
@@ -128,6 +129,7 @@ def _add(name: str, command: Callable[..., None], example: str) -> None:
 _add("score", with_messages(score.score), score.EXAMPLE)
 _add("info", info.info, info.EXAMPLE)
 _add("look", with_messages(look.look), look.EXAMPLE)
+_add("compare", compare.compare, compare.EXAMPLE)
 _add("filter", with_messages(filter_command.filter_scores), filter_command.EXAMPLE)
 _add("recipes", recipes.recipes, recipes.EXAMPLE)
 _add("emit", with_messages(emit.emit), emit.EXAMPLE)

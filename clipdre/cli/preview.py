@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ def show(selections: Sequence[Selection], *, as_json: bool) -> None:
     for found in previews:
         _print_preview(found)
     if comparison is not None:
-        _print_comparison(previews, comparison)
+        print_overlaps({found.name: found.kept for found in previews}, comparison)
 
 
 def _machine(previews: Sequence[Preview], comparison: Comparison | None) -> dict[str, Any]:
@@ -37,13 +37,19 @@ def _machine(previews: Sequence[Preview], comparison: Comparison | None) -> dict
         "selections": [{**asdict(p), "mean_log_ratio": p.mean_log_ratio} for p in previews]
     }
     if comparison is not None:
-        pairs = comparison.jaccard.items()
-        found["jaccard"] = [{"a": a, "b": b, "jaccard": share} for (a, b), share in pairs]
-        found["only"] = {
-            name: {"rows": rows, "captions": captions}
-            for name, (rows, captions) in comparison.only.items()
-        }
+        found |= overlaps(comparison)
     return found
+
+
+def overlaps(found: Comparison) -> dict[str, Any]:
+    """Return what selections share, for JSON."""
+    return {
+        "jaccard": [{"a": a, "b": b, "jaccard": share} for (a, b), share in found.jaccard.items()],
+        "only": {
+            name: {"rows": rows, "captions": captions}
+            for name, (rows, captions) in found.only.items()
+        },
+    }
 
 
 def _print_preview(found: Preview) -> None:
@@ -99,8 +105,8 @@ def _print_preview(found: Preview) -> None:
     )
 
 
-def _print_comparison(previews: Sequence[Preview], found: Comparison) -> None:
-    sizes = {p.name: p.kept for p in previews}
+def print_overlaps(sizes: Mapping[str, int], found: Comparison) -> None:
+    """Print what selections share; `sizes` are their numbers of rows."""
 
     def overlap(a: str, b: str) -> str:
         share = found.jaccard.get((a, b), found.jaccard.get((b, a), 1.0))

@@ -106,6 +106,24 @@ Sample = Annotated[
         rich_help_panel=RANK,
     ),
 ]
+Penalty = Annotated[
+    float | None,
+    typer.Option(
+        help="Draw --sample in rounds; --by-log falls by this much for each time a row was drawn. "
+        "Column times of the subset says how often that was.",
+        metavar="NUMBER",
+        rich_help_panel=RANK,
+    ),
+]
+PerRound = Annotated[
+    int | None,
+    typer.Option(
+        parser=Count(),
+        help="Draws of a round of --penalty.  (default: 100000)",
+        metavar="N",
+        rich_help_panel=RANK,
+    ),
+]
 Balance = Annotated[
     str | None,
     typer.Option(
@@ -115,10 +133,10 @@ Balance = Annotated[
     ),
 ]
 Cap = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        parser=Count(),
-        help="Rows per value of --balance: the best by --by, or random ones.",
+        help="Rows per value of --balance: the best by --by, or random ones. A count, or a column "
+        "or SQL expression of one.",
         metavar="N",
         rich_help_panel=RANK,
     ),

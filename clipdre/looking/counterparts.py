@@ -41,6 +41,25 @@ class Nearest:
     log_ratios: Floats
 
 
+def stored_pool(query: ScoreQuery) -> StoredPool:
+    """Return the vectors of all pairs of a score folder.
+
+    Raises
+    ------
+    ScoresError
+        If the score folder has no embeddings, or they are damaged.
+    """
+    folder, manifest = query.folder, query.manifest
+    if not folder.embeddings.exists():
+        problem = f"{folder.path} keeps no embeddings"
+        raise ScoresError(problem, "score again without `discard_embeddings`")
+    pool = StoredPool(embedding_files(folder.embeddings, len(manifest.shards)))
+    if len(pool) != manifest.rows:
+        problem = f"the embeddings in {folder.embeddings} are not those of the scores"
+        raise ScoresError(problem, SCORE_AGAIN)
+    return pool
+
+
 class Model:
     """A model's view of a pool: stored vectors, and what turns their cosines into log ratios.
 
@@ -51,16 +70,9 @@ class Model:
     """
 
     def __init__(self, query: ScoreQuery) -> None:
-        folder, manifest = query.folder, query.manifest
-        if not folder.embeddings.exists():
-            problem = f"{folder.path} keeps no embeddings"
-            raise ScoresError(problem, "score again without `discard_embeddings`")
-        self.query = query
-        self.pool = StoredPool(embedding_files(folder.embeddings, len(manifest.shards)))
-        if len(self.pool) != manifest.rows:
-            problem = f"the embeddings in {folder.embeddings} are not those of the scores"
-            raise ScoresError(problem, SCORE_AGAIN)
-        self._scale, self._bias = manifest.model.logit_scale, manifest.model.logit_bias
+        self.query, self.pool = query, stored_pool(query)
+        model = query.manifest.model
+        self._scale, self._bias = model.logit_scale, model.logit_bias
 
     @property
     def searched(self) -> int:

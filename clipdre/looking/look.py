@@ -26,7 +26,7 @@ from clipdre.reporting.summary import Summary, summarize
 from clipdre.selecting.select import Selection
 from clipdre.sql.expressions import Expression, Kind, private
 from clipdre.sql.query import ScoreQuery
-from clipdre.sql.row_set import RowSet
+from clipdre.sql.row_set import RowSet, seeded_uniform
 
 MOST_SELECTIONS = 4
 # Counterparts of the shown pairs that are shown with their image, and its longest side.
@@ -186,7 +186,8 @@ def _blurring(query: ScoreQuery, condition: str | None) -> RowSet | None:
     """Return the pool with a column for the condition."""
     if condition is None:
         return None
-    expression = Expression(private("blurred"), "`blur_by`", condition, Kind.CONDITION)
+    chance = seeded_uniform(0, "blur")
+    expression = Expression(private("blurred"), "`blur_by`", condition, Kind.CONDITION, chance)
     return RowSet.of_pool(query, [expression])
 
 

@@ -22,13 +22,14 @@ PAIRINGS = (
     OnlyWith("scales", ("models",), because="the models that the options' values apply to"),
 )
 MOST_STEPS = 100
-COUNTS = ("cap", "bins")
+COUNTS = ("cap", "bins", "per_round")
 # Accepted types of a step's fields; a string may hold an ``{option}``.
 STEP_TYPES: dict[str, tuple[type, ...]] = {
     **{f.name: (str,) for f in fields(Step)},
     **dict.fromkeys(AMOUNTS, (str, int, float)),
     **dict.fromkeys(COUNTS, (str, int)),
     "uniform": (bool,),
+    "penalty": (str, int, float),
 }
 WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 

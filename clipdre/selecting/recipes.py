@@ -14,7 +14,15 @@ from clipdre.errors import SelectionError
 from clipdre.formats.folders.columns import GROUP, RANK
 from clipdre.only_with import check
 from clipdre.selecting.recipe_file import COUNTS, check_known, located, read_recipe_file
-from clipdre.selecting.rules import AMOUNTS, STEP_PAIRINGS, Amount, Rule, Step, parse_amount
+from clipdre.selecting.rules import (
+    AMOUNTS,
+    STEP_PAIRINGS,
+    Amount,
+    Rule,
+    Step,
+    parse_amount,
+    parse_cap,
+)
 from clipdre.sql.query import ScoreQuery
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -221,8 +229,21 @@ def _path(name: str) -> Path:
 def _parsed(name: str, value: Any) -> Any:
     if name in AMOUNTS:
         return parse_amount(value, name, of_budget=True)
+    if name == "cap":
+        return parse_cap(value)
+    if name == "penalty":
+        return _number(value)
     if name not in COUNTS:
         return value
     if not str(value).isdecimal():
         raise SelectionError(f"`{name}` {value!r} is not a count", "use a whole number such as 100")
     return int(value)
+
+
+def _number(value: str | float) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise SelectionError(
+            f"`penalty` {value!r} is not a number", "use one such as 0.15"
+        ) from None

@@ -10,11 +10,19 @@ from clipdre.errors import SelectionError
 from clipdre.formats.folders.columns import CAPTION_SOURCE, RANK
 from clipdre.only_with import NotWith, OnlyWith, Pairing, check
 from clipdre.selecting.recipes import BUDGET, Setting, check_columns, read_recipe
-from clipdre.selecting.rules import AMOUNTS, SAMPLE, STEP_PAIRINGS, Rule, Step, parse_amount
+from clipdre.selecting.rules import (
+    AMOUNTS,
+    SAMPLE,
+    STEP_PAIRINGS,
+    Rule,
+    Step,
+    parse_amount,
+    parse_cap,
+)
 from clipdre.sql.query import ScoreQuery
 
 Quantity = str | int | float
-RANKING = (*AMOUNTS, "by", "by_log", "uniform", "bins", "balance", "cap")
+RANKING = (*AMOUNTS, "by", "by_log", "uniform", "bins", "balance", "cap", "penalty", "per_round")
 # Which options of a request go together.
 PAIRINGS: tuple[Pairing, ...] = (
     *(NotWith(name, ("recipe",), because="which says how to rank") for name in RANKING),
@@ -46,10 +54,14 @@ class Request:
         With `sample`, the log of the weight of a row.
     top, bottom, sample : str, int, float or None
         How many rows to keep: the largest, the smallest, or random ones.
+    penalty, per_round : float or None, int or None
+        With `by_log`, draw in rounds of `per_round`; each draw of a row lowers its log weight by
+        `penalty`. See `clipdre.selecting.rules.Step`.
     uniform, bins : bool, int or None
         Spread the amount of `top` evenly over this number of bins of equal width.
-    balance, cap : str or None, int or None
-        Keep at most `cap` rows for each value of the SQL expression `balance`.
+    balance, cap : str or None, int, str or None
+        Keep at most `cap` rows for each value of the SQL expression `balance`; a text that is not
+        a count is a SQL expression.
     recipe : str or sequence of str
         Recipes, each by its name or the path of its file.
     budget : str, int, float or None
@@ -76,8 +88,10 @@ class Request:
     uniform: bool = False
     bins: int | None = None
     sample: Quantity | None = None
+    penalty: float | None = None
+    per_round: int | None = None
     balance: str | None = None
-    cap: int | None = None
+    cap: int | str | None = None
     recipe: str | Sequence[str] = ()
     budget: Quantity | None = None
     settings: Mapping[str, Setting] | None = None
@@ -126,10 +140,12 @@ class Request:
         return Step(
             where=self.where,
             balance=self.balance,
-            cap=self.cap,
+            cap=None if self.cap is None else parse_cap(self.cap),
             by=self.by,
             by_log=self.by_log,
             uniform=self.uniform,
             bins=Step.bins if self.bins is None else self.bins,
+            penalty=self.penalty,
+            per_round=Step.per_round if self.per_round is None else self.per_round,
             **amounts,
         )

@@ -29,6 +29,8 @@ STEP_PAIRINGS: tuple[Pairing, ...] = (
     OnlyWith("by", (*AMOUNTS, "balance")),
     OnlyWith("by_log", ("sample",), because="which draws by weights"),
     NotWith("by_log", ("by",), because="the weight itself"),
+    OnlyWith("penalty", ("by_log",), because="the log weight that it lowers"),
+    OnlyWith("per_round", ("penalty",), because="which has rounds"),
 )
 
 
@@ -93,6 +95,14 @@ def parse_amount(value: str | int | float, name: str, *, of_budget: bool = False
     return Amount(number, of_budget=multiple is not None)
 
 
+def parse_cap(value: int | str) -> int | str:
+    """Return a count (``1000``, ``10k``), or else the SQL expression of one."""
+    try:
+        return whole_number(str(value))
+    except ValueError:
+        return str(value)
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a rule: first `where`, then `balance`, then an amount.
@@ -103,7 +113,8 @@ class Step:
         SQL condition over the columns.
     balance, cap : str, int or None
         Keep at most `cap` rows for each value of the SQL expression `balance`: the best by `by`,
-        or random ones without it.
+        or random ones without it. A text is a SQL expression: a row is kept if its place among
+        those of its value is at most its own cap.
     by : str or None
         Column or SQL expression to rank by; with `sample`, the weight of a row.
     by_log : str or None
@@ -114,18 +125,23 @@ class Step:
         Spread the amount of `top` evenly over `bins` bins of equal width.
     sample : Amount or None
         How many to draw without replacement.
+    penalty, per_round : float or None, int
+        Draw in rounds of `per_round`, without replacement in each; `by_log` falls by `penalty` for
+        each time a row was drawn (soft cap sampling). `sample` is then the number of draws in all
+        rounds, and column ``times`` of the kept rows how often each was drawn.
 
     Raises
     ------
     UsageError
         If attributes do not go together (`STEP_PAIRINGS`).
     SelectionError
-        If `bins` or `cap` is below 1, or larger than any use of it.
+        If `bins`, `cap` or `per_round` is below 1, or larger than any use of it, or `penalty` is
+        not a number from 0 on.
     """
 
     where: str | None = None
     balance: str | None = None
-    cap: int | None = None
+    cap: int | str | None = None
     by: str | None = None
     by_log: str | None = None
     top: Amount | None = None
@@ -133,15 +149,19 @@ class Step:
     uniform: bool = False
     bins: int = 100
     sample: Amount | None = None
+    penalty: float | None = None
+    per_round: int = 100_000
 
     def __post_init__(self) -> None:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         changed = {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
         check(changed, STEP_PAIRINGS)
-        for name, most in (("bins", MOST_BINS), ("cap", MOST_ROWS)):
-            if values[name] is not None and not 1 <= values[name] <= most:
+        for name, most in (("bins", MOST_BINS), ("cap", MOST_ROWS), ("per_round", MOST_ROWS)):
+            if isinstance(values[name], int) and not 1 <= values[name] <= most:
                 problem = f"`{name}` is {values[name]}"
                 raise SelectionError(problem, f"use a count between 1 and {most:,}")
+        if self.penalty is not None and not 0 <= self.penalty < math.inf:
+            raise SelectionError(f"`penalty` is {self.penalty}", "use a number from 0 on")
 
     @property
     def amount(self) -> Amount | None:
@@ -161,7 +181,9 @@ class Step:
             words.append(f"at most {self.cap} per {self.balance}")
         if self.amount is not None:
             verb = "uniform over" if self.uniform else "sample by" if self.sample else "top by"
-            words.append(f"{'bottom by' if self.bottom else verb} {self.weighed or 'chance'}")
+            capped = "" if self.penalty is None else f", {self.penalty:g} less for each draw"
+            by = f"{self.weighed or 'chance'}{capped}"
+            words.append(f"{'bottom by' if self.bottom else verb} {by}")
         return ", ".join(words) or "all"
 
 

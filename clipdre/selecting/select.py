@@ -17,6 +17,7 @@ from clipdre.core.allocation import fill_evenly
 from clipdre.core.reliability import TRUSTED, TRUSTED_POOL
 from clipdre.errors import SelectionError, UnreliableEstimateWarning
 from clipdre.selecting.rules import Rule, Step
+from clipdre.selecting.soft_cap import SoftCap, soft_cap
 from clipdre.sql.expressions import FILE, ROW, Expression, Kind, private
 from clipdre.sql.largest import largest
 from clipdre.sql.query import ScoreQuery
@@ -38,9 +39,9 @@ class Counted:
         Rows after the condition that lack a value (null, NaN, a weight of zero). They are never
         kept.
     asked : int
-        Rows to keep. Without an amount, all remaining rows.
+        Rows to keep. Without an amount, all remaining rows; with a penalty, the number of draws.
     kept : int
-        Rows kept: fewer than `asked` only if too few have a value.
+        Rows kept: fewer than `asked` only if too few have a value, or some were drawn repeatedly.
     threshold : float or None
         Value of the last row that a top or bottom keeps: the smallest, or the largest. None for
         other steps, which have no cut, and if it is infinite.
@@ -176,7 +177,7 @@ def select(query: ScoreQuery, rule: Rule) -> Selection:
         after_where = left.count() if step.where else before
         left, unranked = runner.ranked(left, after_where)
         if step.balance:
-            left = left.first_per_group(runner.group, runner.order, str(step.cap))
+            left = left.first_per_group(runner.group, runner.order, runner.cap)
         present = left.count() if step.balance else after_where
         if step.amount is None:
             asked = present if step.balance else present - unranked
@@ -186,8 +187,14 @@ def select(query: ScoreQuery, rule: Rule) -> Selection:
         else:
             asked = step.amount.of(present)
         available = present if step.balance else present - unranked
-        rows = runner.chosen(left, asked, available)
-        before, came = min(asked, available), before
+        came = before
+        if step.penalty is None:
+            rows = runner.chosen(left, asked, available)
+            before = min(asked, available)
+        else:
+            settings = SoftCap(step.penalty, step.per_round, rule.seed)
+            rows = soft_cap(left, runner.by, asked, settings)
+            before = rows.count()
         threshold = runner.threshold(rows)
         counted.append(Counted(step, came, after_where, unranked, asked, before, threshold))
     return Selection(rule, rows, pool, tuple(counted))
@@ -202,17 +209,13 @@ def _expressions(rule: Rule, n: int, step: Step) -> list[Expression]:
         "by": Kind.NUMBER,
         "by_log": Kind.NUMBER,
         "balance": Kind.VALUE,
+        "cap": Kind.NUMBER,
     }
     return [
         Expression(private(f"{name}_{n}"), rule.name_of(n, name), text, kind, chance)
         for name, kind in kinds.items()
-        if (text := getattr(step, name)) is not None
+        if isinstance(text := getattr(step, name), str)
     ]
-
-
-def _column(attribute: str, n: int) -> str:
-    """Return the column of a step's expression; a name that no other column has."""
-    return f"_ {attribute} {n}"
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,12 @@ class _Runner:
     @property
     def group(self) -> str:
         return private(f"balance_{self.n}")
+
+    @property
+    def cap(self) -> str:
+        """SQL of the number of rows of a group to keep."""
+        is_count = isinstance(self.step.cap, int)
+        return str(self.step.cap) if is_count else private(f"cap_{self.n}")
 
     @property
     def by(self) -> str:
@@ -279,6 +288,8 @@ class _Runner:
                 f"typeof({self.group}) IN ('FLOAT', 'DOUBLE') AND {self.group}::VARCHAR = 'nan'"
             )
             conditions.append(f"{self.group} IS NOT NULL AND NOT ({is_nan})")
+        if isinstance(self.step.cap, str):
+            conditions.append(f"{self.cap} IS NOT NULL AND NOT isnan({self.cap})")
         if not conditions:
             return rows, 0
         left = rows.where(" AND ".join(conditions))

@@ -35,6 +35,8 @@ class RowSet:
         Whether it is a table of places, key hashes and expressions only.
     joined : bool
         Whether it is a view of a join, which does not keep the order.
+    added : tuple of str
+        Columns of a narrow set that the pool does not have, such as how often a row was drawn.
     """
 
     query: ScoreQuery
@@ -42,6 +44,7 @@ class RowSet:
     expressions: tuple[Expression, ...] = ()
     narrow: bool = False
     joined: bool = False
+    added: tuple[str, ...] = ()
 
     @classmethod
     def of_pool(cls, query: ScoreQuery, expressions: Sequence[Expression]) -> RowSet:
@@ -57,7 +60,8 @@ class RowSet:
 
     def first_per_group(self, group: str, order: str, cap: str) -> RowSet:
         """Return the first `cap` rows of each `group` by `order`; all three are our own SQL."""
-        columns = [FILE, ROW, "key_hash", *(quoted(e.name) for e in self.expressions)]
+        kept = (*(e.name for e in self.expressions), *self.added)
+        columns = [FILE, ROW, "key_hash", *map(quoted, kept)]
         name = self.query.table(
             f"SELECT {', '.join(columns)} FROM {self.name} "
             f"QUALIFY row_number() OVER (PARTITION BY {group} ORDER BY {order}) <= {cap}",
@@ -89,9 +93,10 @@ class RowSet:
         if not self.narrow:
             return self
         name = self.query.new_name()
-        self._all(
-            f"CREATE VIEW {name} AS SELECT * FROM {POOL} SEMI JOIN {self.name} USING ({PLACE})"
-        )
+        join = f"SEMI JOIN {self.name}"
+        if self.added:
+            join = f"JOIN (SELECT {PLACE}, {', '.join(self.added)} FROM {self.name})"
+        self._all(f"CREATE VIEW {name} AS SELECT * FROM {POOL} {join} USING ({PLACE})")
         return replace(self, name=name, narrow=False, joined=True)
 
     def batches(
@@ -104,7 +109,7 @@ class RowSet:
         ScoresError
             When rows do not come in order, which emission relies on.
         """
-        wanted = self.query.columns if columns is None else columns
+        wanted = self._columns if columns is None else columns
         listed = ", ".join([FILE, ROW, *map(quoted, wanted)])
         rows = self.wide()
         by = order
@@ -125,15 +130,21 @@ class RowSet:
         SelectionError
             If there is no such column.
         """
-        wanted = self.query.columns if columns is None else list(columns)
-        known = {folded(name) for name in self.query.columns}
+        wanted = self._columns if columns is None else list(columns)
+        known = {folded(name) for name in self._columns}
         if odd := [name for name in wanted if folded(name) not in known]:
             raise SelectionError(*self.query.unknown_column(odd[0]))
         batches = list(self.batches(wanted))
         if not batches:  # the types of columns are those of no rows
-            sql = f"SELECT {', '.join(map(quoted, wanted)) or 'NULL'} FROM {POOL} LIMIT 0"
+            sql = (
+                f"SELECT {', '.join(map(quoted, wanted)) or 'NULL'} FROM {self.wide().name} LIMIT 0"
+            )
             return self.query.connection.sql(sql).to_arrow_table()
         return pa.Table.from_batches(batches).drop_columns([FILE, ROW])
+
+    @property
+    def _columns(self) -> list[str]:
+        return [*self.query.columns, *self.added]
 
     def _all(self, sql: str) -> list[tuple[Any, ...]]:
         return self.query.fetchall(sql, self.expressions)

@@ -205,6 +205,23 @@ def test_rows_without_a_value_are_counted(run, scored, table):
     ]
 
 
+def test_a_soft_cap_writes_how_often_a_pair_was_drawn(run, scored, tmp_path):
+    command = f"filter {scored[0]} --by-log kl_text --sample 400 --penalty 0.15 --per-round 50"
+    found = run(f"{command} --format jsonl -o -")
+    rows = [json.loads(line) for line in printed(found).splitlines()]
+    times = {f"{row['shard']}/{row['key']}": row["times"] for row in rows}
+    assert (sum(times.values()), max(times.values()) > 1, len(times) < 300) == (400, True, True)
+    assert found.stderr.splitlines() == [
+        f"keeping {len(rows)} of 300 pairs ({len(rows) / 300:.1%})",
+        "drawn 400 times: column times says how often each pair was",
+    ]
+    assert run(f"{command} --shuffle -o kept").exit_code == 0
+    written = pq.read_table(tmp_path / "kept" / "00000000.parquet")
+    assert len(written) == len(rows)
+    named = zip(*(written[n].to_pylist() for n in ("shard", "key", "times")), strict=True)
+    assert {f"{shard}/{key}": n for shard, key, n in named} == times
+
+
 class TestRecipes:
     def test_a_recipe_keeps_what_its_file_says(self, run, scored, table):
         command = f"filter {scored[0]} --recipe kl --budget 10% --format keys -o -"
@@ -243,6 +260,7 @@ class TestRecipes:
         ("--by caption --top 3", "cannot use --by 'caption': it has type VARCHAR: use a number"),
         ("--by width --top 150%", "--top 150% is above 100%: use a count such as 1000 or "),
         ("--by width --top some", "--top 'some' is not a number: use a count such as 1000 or "),
+        ("--balance caption --cap 0", "--cap is 0: use a count between 1 and "),
         ("--sample 0", "--sample 0 keeps nothing: use a count such as 1000 or 10k, or a share"),
         ("--where 'width < 0'", "nothing is kept, so there is nothing to write: loosen the "),
         ("--recipe klx", "clipdre has no recipe 'klx': did you mean kl or klr?"),
@@ -293,7 +311,6 @@ def test_a_folder_without_scores_is_refused(run, pool):
             "--recipe dc --recipe dc --dry-run",
             "a --recipe is given twice: drop one of them",
         ),
-        ("--cap 0 --balance caption -o out", "use a value greater than or equal to 1"),
         ("--bins 0 --uniform -o out", "use a value greater than or equal to 1"),
     ],
 )
@@ -312,6 +329,8 @@ def test_wrong_usage(run, scored, tmp_path, options, message):
         ("--by width", "--by", "--top, --bottom, --sample or --balance"),
         ("--cap 3", "--cap", "--balance"),
         ("--balance caption", "--balance", "--cap"),
+        ("--by-log width --sample 3 --per-round 5", "--per-round", "--penalty"),
+        ("--by width --sample 3 --penalty 1", "--penalty", "--by-log"),
         ("--sample 3 --json", "--json", "--dry-run"),
         ("--sample 3 --on uid", "--on", "--with, whose rows it matches"),
         ("--sample 3 --budget 10%", "--budget", "--recipe"),

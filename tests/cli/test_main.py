@@ -35,6 +35,8 @@ def test_commands_come_in_the_order_of_use():
     assert ORDER == [
         "score",
         "info",
+        "look",
+        "compare",
         "filter",
         "recipes",
         "emit",

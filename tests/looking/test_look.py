@@ -61,6 +61,8 @@ def test_columns_that_are_asked_for_come_after_the_main_scores(scored):
             looked(*scored, LookConfig(columns=(name,)))
     with pytest.raises(SelectionError, match="cannot use `blur_by` 'log_ratio'"):
         looked(*scored, LookConfig(blur_by="log_ratio"))
+    blurred = looked(*scored, LookConfig(blur_by="draw(0.5)")).blurred
+    assert 0 < blurred.sum() < len(blurred)
 
 
 def test_too_many_selections_and_those_of_other_scores_are_refused(scored, tmp_path):

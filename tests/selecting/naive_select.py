@@ -47,7 +47,10 @@ def sample(rows, n, order, weight=None):
 
 
 def balance(rows, cap, order):
-    """Keep `cap` rows of each value of c: the best by x, or without x the first in `order`."""
+    """Keep `cap` rows of each value of c: the best by x, or without x the first in `order`.
+
+    Without a cap, a row is kept if its place is at most its own w.
+    """
     able = [row for row in rows if row["c"] is not None and (order or is_number(row["x"]))]
 
     def rank(row):
@@ -57,6 +60,6 @@ def balance(rows, cap, order):
     kept, seen = [], {}
     for row in sorted(able, key=rank):
         seen[row["c"]] = seen.get(row["c"], 0) + 1
-        if seen[row["c"]] <= cap:
+        if seen[row["c"]] <= (row["w"] if cap is None else cap):
             kept.append(row)
     return kept

@@ -7,6 +7,7 @@ import pytest
 
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.selecting.recipes import read_recipe, recipe_names
+from clipdre.selecting.rules import Amount
 from clipdre.selecting.select import select
 from clipdre.sql.query import ScoreQuery
 from tests.formats.folders.measured import write_measured
@@ -26,6 +27,9 @@ RANKS = RNG.integers(1, 3, ROWS)
 WEIGHTS = RNG.random(ROWS).astype(np.float32)
 LANGUAGES = RNG.choice(["en", "de"], ROWS)
 CHANCES, RARITIES, MASKED, CLOSENESS = RNG.random((4, ROWS)).astype(np.float32)
+LIKENESS, DISTANCES = RNG.random((2, ROWS)).astype(np.float32)
+HITS = RNG.random(ROWS) < 0.5
+QUOTAS, PLACES = RNG.integers(1, 9, (2, ROWS)).astype(np.int32)
 LOG_WEIGHTS = (5000 + 3 * RNG.standard_normal(ROWS)).astype(np.float32)
 HASHES = RNG.permutation(ROWS).astype(np.uint64)
 CAPTIONS = RNG.choice(["a red hat", "a hat", "a b c", "  two words ", "an old red hat"], ROWS)
@@ -39,6 +43,11 @@ MEASURED = {
     "dsir_log_weight": LOG_WEIGHTS,
     "similarity_masked": MASKED,
     "normsim": CLOSENESS,
+    "duplicate_similarity": LIKENESS,
+    "lemon": DISTANCES,
+    "cluster_in_target": HITS,
+    "dbp_quota": QUOTAS,
+    "dbp_rank": PLACES,
 }
 
 
@@ -88,6 +97,26 @@ def is_basic(language, caption, width, height):
     )
 
 
+def union(columns, count):
+    """Widen the best of each column, one place at a time, until together they are enough."""
+    orders = [np.argsort(-values, kind="stable") for values in columns]
+    for n in range(count + 1):
+        found = set(np.concatenate([order[:n] for order in orders]).tolist())
+        if len(found) >= count:
+            return found, {int(order[n - 1]) for order in orders}
+    raise AssertionError
+
+
+def soft_cap(scores, draws, per_round):
+    """Draw rows in rounds, by Gumbel noise; each draw lowers a row's score by 0.15."""
+    times = np.zeros(ROWS, int)
+    for n in range(0, draws, per_round):
+        noise = -np.log(-np.log(chances(f"round {n // per_round}")))
+        values = scores.astype(float) - 0.15 * times + noise
+        times[np.argsort(-values)[: min(per_round, draws - n)]] += 1
+    return times
+
+
 QUARTER, THIRD = ROWS // 4, round(0.3 * ROWS)
 DISTINCT = np.flatnonzero(RANKS == 1)
 BUDGET = int(len(DISTINCT) / 4 + 0.5)
@@ -106,12 +135,19 @@ PUBLISHED = {
         if is_basic(*row)
     ],
     "dc": top(TABLE["dc_text"], QUARTER),
+    "density-pruning": np.flatnonzero(PLACES <= QUOTAS),
     "digits-masked": top(MASKED, round(0.4 * ROWS)),
     "dsir": top(LOG_WEIGHTS.astype(float) - np.log(-np.log(chances("seed"))), THIRD),
     "dw": top(TABLE["dw_text"], QUARTER),
     "kl": top(TABLE["kl_text"], QUARTER),
+    "image-based-and-clipscore": [
+        n
+        for n in top(TABLE["similarity"], THIRD).tolist()
+        if HITS[n] and is_basic(LANGUAGES[n], CAPTIONS[n], 200, 200)
+    ],
     "klr": top(TABLE["klr_text"], QUARTER),
     "laion2b": np.intersect1d(ENGLISH, ALIGNED),
+    "lemon": np.argsort(DISTANCES, kind="stable")[:THIRD],
     "log-ratio": top(TABLE["log_ratio"], THIRD),
     "log-ratio-then-kl": top(
         TABLE["kl_text"], BUDGET, top(TABLE["log_ratio"], int(1.8 * BUDGET + 0.5), DISTINCT)
@@ -120,7 +156,9 @@ PUBLISHED = {
     "metaclip": np.flatnonzero(chances("draw") < CHANCES),
     "negcliploss": top(TABLE["negcliploss"], THIRD),
     "negcliploss-normsim": top(CLOSENESS, ROWS // 5, top(TABLE["negcliploss"], THIRD)),
+    "semdedup": np.flatnonzero(LIKENESS.astype(np.float64) <= 0.95),
     "similarity-threshold": ALIGNED,
+    "soft-cap": np.flatnonzero(soft_cap(TABLE["log_ratio"], THIRD, 100_000)),
     "wfpp": top(RARITIES, ROWS // 2),
 }
 FOR_ANY_MODEL = {"laion2b": {"threshold": 0.28}, "similarity-threshold": {"threshold": 0.28}}
@@ -132,7 +170,7 @@ def kept(query, name, **settings):
 
 
 def test_every_recipe_is_compared():
-    assert {*PUBLISHED, "uniform-kl"} == set(recipe_names())
+    assert {*PUBLISHED, "uniform-kl", "union"} == set(recipe_names())
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -153,3 +191,34 @@ def test_uniform_over_bins_gives_from_each_what_it_can(query):
     found = np.bincount(bin_of[rows], minlength=1000)
     assert (found >= least).all()
     assert (found <= least + 1).all()
+
+
+def test_a_soft_cap_counts_draws(query):
+    settings = {"per_round": 50, "score": "kl_text", "budget": "90%"}
+    selection = select(query, read_recipe("soft-cap").rule(query, settings))
+    times = soft_cap(TABLE["kl_text"], 360, 50)
+    assert times.max() > 2
+    assert selection.places.row.tolist() == np.flatnonzero(times).tolist()
+    assert selection.table(["times"])["times"].to_pylist() == times[times > 0].tolist()
+
+
+@pytest.mark.parametrize("other", ["kl_text", "dc_image"])
+def test_a_union_keeps_what_one_score_ranks_high(query, other):
+    for budget in (1, 60, 61, 250):
+        rows = set(kept_of(query, budget, other))
+        every, last = union([TABLE["log_ratio"], TABLE[other]], budget)
+        assert len(rows) == budget
+        assert every - last <= rows <= every
+
+
+def kept_of(query, budget, other):
+    rule = read_recipe("union").rule(query, {"b": other}, Amount(budget))
+    return select(query, rule).places.row.tolist()
+
+
+def test_a_union_needs_only_one_of_the_scores(tmp_path):
+    a = np.array([5.0, np.nan, 4.0, 1.0, 0.0])
+    b = np.array([np.nan, 9.0, np.nan, np.nan, np.nan])
+    columns = {"key_hash": HASHES[:5], "log_ratio": a, "kl_text": b}
+    query = ScoreQuery(ScoreFolder(tmp_path), write_score_folder(tmp_path, [columns]))
+    assert kept_of(query, 3, "kl_text") == [0, 1, 2]

@@ -157,6 +157,16 @@ class TestAgainstNaiveSelection:
         assert found == hashes_of(naive.balance(rows, cap, order))
 
     @checked
+    @given(tables, st.booleans(), st.randoms())
+    def test_balance_with_a_cap_of_each_row(self, drawn, ranked, random):
+        parts = pool_of(drawn, 2, random)
+        step = Step(balance="c", cap="w", by="x" if ranked else None)
+        found, _ = kept_hashes(parts, Rule((step,)))
+        rows = [row for part in parts for row in part if naive.is_number(row["w"])]
+        order = None if ranked else random_order([row["key_hash"] for row in rows], 0)
+        assert found == hashes_of(naive.balance(rows, None, order))
+
+    @checked
     @given(grid_tables, st.integers(1, 45), st.randoms())
     def test_functions_cover_the_whole_pool(self, drawn, n, random):
         parts = pool_of(drawn, 2, random)
