@@ -31,6 +31,7 @@ NAMES = [
     "export",
     "importance_weights",
     "kl_divergence",
+    "look",
     "measure",
     "open_scores",
     "preview",

@@ -17,9 +17,9 @@ from clipdre.selecting.select import Selection
 
 def look(
     scores: Scores,
+    *,
     selections: Selection | Mapping[str, Selection] | Sequence[Selection] = (),
     output: str | Path | None = None,
-    *,
     columns: Sequence[str] = (),
     thumbnails: int = LookConfig.thumbnails,
     points: int = LookConfig.points,
@@ -58,7 +58,7 @@ def look(
     >>> import clipdre
     >>> scores = clipdre.open_scores("demo/scores-clean")
     >>> best = clipdre.select(scores, by="log_ratio", top=0.25)
-    >>> page = clipdre.look(scores, best, "demo/page.html")
+    >>> page = clipdre.look(scores, selections=best, output="demo/page.html")
     >>> page.title
     'clipdre look: demo/scores-clean'
     """
