@@ -158,7 +158,7 @@ def compare(selections: Mapping[str, Selection] | Sequence[Selection]) -> Compar
     """
     named = _named(selections)
     query = next(iter(named.values())).query
-    rows = {name: _rows_in(query, selection) for name, selection in named.items()}
+    rows = {name: rows_in(query, selection) for name, selection in named.items()}
     jaccard = {}
     for a, b in combinations(rows, 2):
         both = _matching(rows[a], "SEMI", [rows[b]]).count()
@@ -202,7 +202,7 @@ def _named(selections: Mapping[str, Selection] | Sequence[Selection]) -> dict[st
     return named
 
 
-def _rows_in(query: ScoreQuery, selection: Selection) -> RowSet:
+def rows_in(query: ScoreQuery, selection: Selection) -> RowSet:
     """Return the rows of a selection in `query`, which need not be its own."""
     if selection.query is query:
         return selection.rows
