@@ -277,6 +277,20 @@ def _members(span: memoryview | bytes) -> list[Member]:
     return [part for part in found if isinstance(part, Member) and not part.passed_over]
 
 
+def contents(span: memoryview, key: str, shard: str) -> dict[str, bytes]:
+    """Return the files of the sample `key` in a span, by suffix, as webdataset does.
+
+    Members that are not regular files are left out.
+
+    Raises
+    ------
+    InputError
+        As `checked`.
+    """
+    data = checked(span, key, shard)
+    return {m.suffix: m.read() for m in _members(data) if not m.odd}
+
+
 def captioned(span: memoryview | bytes, caption: str) -> memoryview | bytes:
     """Return the sample in `span` with `caption` as its only ``txt`` member.
 
