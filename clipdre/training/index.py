@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipdre.emitting.index import PLACE, located
+from clipdre.emitting.index import SPAN, located
 from clipdre.emitting.subset import Subset
 from clipdre.errors import SelectionError
 from clipdre.formats.tars.spans import Source, contents, place_of
@@ -58,7 +58,7 @@ class Index:
             part, numbers = part.filter(pa.array(left)), numbers[left]
         if not len(part):
             return
-        keys, offsets, sizes = (part[name].to_pylist() for name in PLACE)
+        keys, offsets, sizes = (part[name].to_pylist() for name in SPAN)
         values = list(zip(*(part[name].to_pylist() for name in self.columns), strict=True))
         place = place_of(source.url)
         with source.opened() as reader:
@@ -101,7 +101,7 @@ def read_index(subset: Subset, columns: Sequence[str]) -> Index:
     for name in ("offset", "nbytes"):
         digest.update(table[name].to_numpy().tobytes())
     digest.update("\0".join(table["key"].to_pylist()).encode())
-    kept = table.select(list(dict.fromkeys([*PLACE, *asked])))
+    kept = table.select(list(dict.fromkeys([*SPAN, *asked])))
     return Index(kept, asked, shards, digest.hexdigest())
 
 
