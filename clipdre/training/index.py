@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from clipdre.emitting.index import SPAN, located
-from clipdre.emitting.subset import Subset
-from clipdre.errors import SelectionError
-from clipdre.formats.tars.spans import Source, contents, place_of
-from clipdre.sql.expressions import FILE
-from clipdre.words import count
+from clipdre.formats.tars.spans import Source, contents, gap_within, place_of
 
+SPAN = ("key", "offset", "nbytes")
+# Share of the kept bytes that is read on top of them, in gaps, to send fewer requests.
+EXTRA = 0.1
 Sample = dict[str, Any]
 
 
@@ -61,55 +56,12 @@ class Index:
         keys, offsets, sizes = (part[name].to_pylist() for name in SPAN)
         values = list(zip(*(part[name].to_pylist() for name in self.columns), strict=True))
         place = place_of(source.url)
-        with source.opened() as reader:
-            spans = reader.read(list(zip(offsets, sizes, strict=True)))
+        places = list(zip(offsets, sizes, strict=True))
+        with source.opened(gap_within(places, EXTRA)) as reader:
+            spans = reader.read(places)
             for n, (row, span) in enumerate(zip(numbers.tolist(), spans, strict=True)):
                 sample: Sample = {"__key__": keys[n], "__url__": place}
                 sample.update(contents(span, keys[n], reader.name))
                 # Last, so that no member of a stranger's tar stands for a column.
                 sample.update(zip(self.columns, values[n] if values else (), strict=True))
                 yield row, sample
-
-
-def read_index(subset: Subset, columns: Sequence[str]) -> Index:
-    """Return the index of a subset, and check its tars: all local ones, and the first remote one.
-
-    Raises
-    ------
-    SelectionError
-        If nothing is kept, or an asked column is unknown or lacks values.
-    InputError
-        If a tar is missing or has changed since it was scored.
-    OutputError
-        If there are no tars.
-    """
-    if not len(subset.selection):
-        raise SelectionError("nothing is kept, so there is nothing to read", "loosen the selection")
-    query = subset.selection.query
-    if unknown := [name for name in columns if name not in query.columns]:
-        raise SelectionError(*query.unknown_column(unknown[0]))
-    subset.check()
-    asked = tuple(dict.fromkeys(columns))
-    table = pa.Table.from_batches(list(located(subset, asked))).combine_chunks()
-    for name in asked:
-        _check_values(table[name], name)
-    files = table[FILE].to_numpy()
-    bounds = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]
-    rows = [range(*pair) for pair in pairwise(bounds)]
-    shards = [(subset.source(int(files[part.start])), part) for part in rows]
-    digest = hashlib.blake2b(repr(bounds).encode(), digest_size=16)
-    for name in ("offset", "nbytes"):
-        digest.update(table[name].to_numpy().tobytes())
-    digest.update("\0".join(table["key"].to_pylist()).encode())
-    kept = table.select(list(dict.fromkeys([*SPAN, *asked])))
-    return Index(kept, asked, shards, digest.hexdigest())
-
-
-def _check_values(values: pa.ChunkedArray, name: str) -> None:
-    """Refuse a column that lacks values: as weights, they would end up in the loss as NaN."""
-    lacking = pc.sum(pc.is_null(values, nan_is_null=True)).as_py()
-    if lacking:
-        raise SelectionError(
-            f"column {name} has no value in {count(lacking, 'kept row')}",
-            f'leave them out with `where` "{name} IS NOT NULL", or drop it from `columns`',
-        )

@@ -2,97 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial as bound
+from itertools import islice
 from typing import Any
 
 import webdataset as wds
 from webdataset.compat import FluidInterface
+from webdataset.filters import default_collation_fn
 
-from clipdre.api.arguments import Places, listed
-from clipdre.api.scores import Scores, open_scores
-from clipdre.api.subsets import select
-from clipdre.emitting.relocate import relocated
-from clipdre.emitting.subset import Subset
-from clipdre.errors import UsageError
-from clipdre.formats.tars.places import expand_shards
-from clipdre.selecting.select import Selection
-from clipdre.training.index import read_index
 from clipdre.training.spans import Spans
-
-SHUFFLE = 1000
-
-
-def dataset(  # noqa: PLR0913 (one parameter per option)
-    scores: str | Path | Scores | Selection,
-    *,
-    columns: Sequence[str] = (),
-    shuffle: int = SHUFFLE,
-    seed: int = 0,
-    epoch: int = 0,
-    shards: Places | None = None,
-    **rule: Any,
-) -> SubsetDataset:
-    """Return a subset as a webdataset pipeline that reads it from the scored tars.
-
-    Only the byte spans of kept samples are read, local or remote, and nothing is copied. Each
-    sample is a dict as webdataset has it, ``__key__``, ``__url__`` and the bytes of each member by
-    suffix, with the asked columns beside them. Ranks and workers share the samples without loss or
-    repeat; the order depends on seed, epoch, and the numbers of ranks and workers only.
-
-    Parameters
-    ----------
-    scores : path, Scores or Selection
-        Score folder, or what `clipdre.select` or `clipdre.select_listed` selected.
-    columns : sequence of str
-        Scores, measured or joined columns to put into the samples, such as a weight.
-    shuffle : int
-        Samples in the buffer from which the next one is drawn. 1 shuffles shards only; 0 is pool
-        order.
-    seed, epoch : int
-        Both decide the order; see `SubsetDataset.set_epoch`.
-    shards : path or sequence of paths, optional
-        Tars to take the samples from, if they moved; see `clipdre.emit`.
-    **rule
-        What to keep, as for `clipdre.select` (`recipe`, `where`, `by`, `top`, ...); everything by
-        default.
-
-    Raises
-    ------
-    SelectionError
-        If nothing is kept, or an asked column is unknown or has no value in a kept row.
-    InputError
-        If a tar is missing or has changed since it was scored: all local ones and the first remote
-        one are checked here, each again when it is opened.
-
-    Examples
-    --------
-    >>> from clipdre import training
-    >>> data = training.dataset("demo/scores-clean", columns=["log_ratio"], by="log_ratio", top=10)
-    >>> sorted(next(iter(data)))
-    ['__key__', '__url__', 'json', 'log_ratio', 'png', 'txt']
-    >>> loader = data.to_tuple("png", "txt", "log_ratio").batched(5)
-    >>> [len(captions) for _, captions, _ in loader]
-    [5, 5]
-    """
-    if shuffle < 0:
-        raise UsageError(f"`shuffle` is {shuffle}", "set it to 0 for pool order, or more")
-    if isinstance(scores, Selection):
-        if rule:
-            problem = f"`{next(iter(rule))}` cannot be used with a selection, which is made already"
-            raise UsageError(problem, "pass the score folder, or drop it")
-        selection = scores
-    else:
-        opened = scores if isinstance(scores, Scores) else open_scores(scores)
-        selection = select(opened, **rule)
-    subset = (
-        Subset(selection) if shards is None else relocated(selection, expand_shards(listed(shards)))
-    )
-    return SubsetDataset(Spans(read_index(subset, columns), shuffle, seed, epoch))
 
 
 class SubsetDataset(wds.DataPipeline, FluidInterface):  # type: ignore[misc]
-    """A subset as a webdataset pipeline: see `dataset`, which makes it.
+    """A subset as a webdataset pipeline: see `clipdre.training.dataset`, which makes it.
 
     It has the methods of `webdataset.WebDataset`: ``decode``, ``map``, ``to_tuple``, ``batched``,
     ... What they return are `SubsetDataset` too, with one epoch and one state.
@@ -107,6 +30,27 @@ class SubsetDataset(wds.DataPipeline, FluidInterface):  # type: ignore[misc]
     def _spans(self) -> Spans:
         spans: Spans = self.pipeline[0]
         return spans
+
+    def decode(self, *args: Any, partial: bool = True, **options: Any) -> SubsetDataset:
+        """Decode members as webdataset does; columns are no members, and stay as they are."""
+        decoded: SubsetDataset = super().decode(*args, partial=partial, **options)
+        return decoded
+
+    def batched(
+        self,
+        batchsize: int,
+        collation_fn: Callable[[list[Any]], Any] | None = default_collation_fn,
+        partial: bool = True,
+    ) -> SubsetDataset:
+        """Make batches as webdataset does, but without a look at the sample that follows."""
+        made: SubsetDataset = self.compose(
+            bound(_batches, size=batchsize, collate=collation_fn, partial=partial)
+        )
+        return made
+
+    def listed(self, batchsize: int, partial: bool = True) -> SubsetDataset:
+        """Make lists of samples; see `batched`."""
+        return self.batched(batchsize, None, partial)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the passes to come, also in workers that are running.
@@ -154,3 +98,12 @@ class SubsetDataset(wds.DataPipeline, FluidInterface):  # type: ignore[misc]
             number of workers is refused when the pass begins.
         """
         self._spans.load(state)
+
+
+def _batches(
+    samples: Iterator[Any], size: int, collate: Callable[[list[Any]], Any] | None, partial: bool
+) -> Iterator[Any]:
+    """Yield batches. One that is handed out leaves no sample behind, so its state is exact."""
+    while batch := list(islice(samples, size)):
+        if partial or len(batch) == size:
+            yield batch if collate is None else collate(batch)
