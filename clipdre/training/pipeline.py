@@ -52,6 +52,19 @@ class SubsetDataset(wds.DataPipeline, FluidInterface):  # type: ignore[misc]
         """Make lists of samples; see `batched`."""
         return self.batched(batchsize, None, partial)
 
+    def even_batches(self, batch_size: int, workers: int = 0) -> int:
+        """Return how many full batches each worker of each rank has.
+
+        Shares differ by a sample, so some may have one more. With ``.batched(batch_size,
+        partial=False).with_epoch(n)`` all end after n batches, and ranks stay in step.
+
+        Raises
+        ------
+        UsageError
+            If a worker does not have one full batch.
+        """
+        return self._spans.even_batches(batch_size, max(1, workers))
+
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the passes to come, also in workers that are running.
 

@@ -117,6 +117,17 @@ class Spans(IterableDataset[Sample]):
             positions=(0,) * workers,
         )
 
+    def even_batches(self, batch_size: int, workers: int) -> int:
+        """Return how many full batches the smallest part has; `UsageError` if there is none."""
+        parts = self._part().world * workers
+        each = len(self.index) // self._part().world // workers // batch_size
+        if not each:
+            problem = f"{count(len(self.index), 'sample')} are no batch of {batch_size:,} for each"
+            raise UsageError(
+                f"{problem} of {count(parts, 'worker')}", "use fewer workers or a smaller batch"
+            )
+        return each
+
     def state(self) -> State:
         """Return where this process is."""
         if self._running is None:
