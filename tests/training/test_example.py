@@ -1,5 +1,6 @@
-"""The example that plugs a subset into open_clip's trainer."""
+"""Examples: that which plugs a subset into open_clip's trainer, and those of docstrings."""
 
+import doctest
 import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,8 @@ import open_clip
 import pytest
 import torch
 from open_clip.loss import ClipLoss as OpenClipLoss
+
+from clipdre import training
 
 PATH = Path(__file__).parents[2] / "examples" / "train_open_clip.py"
 
@@ -38,3 +41,13 @@ def test_gives_the_trainer_batches_and_a_weighted_loss(scored):
     again = torch.cat([texts for _, texts in found.dataloader])
     found.set_epoch(0)
     assert not torch.equal(again, torch.cat([texts for _, texts in found.dataloader]))
+
+
+@pytest.mark.parametrize("name", ["dataset", "ClipLoss"])
+def test_the_examples_of_docstrings_run(scored, tmp_path, monkeypatch, name):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "scores-clean").symlink_to(scored[0])
+    monkeypatch.chdir(tmp_path)
+    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(training, name), name, globs={})
+    assert doctest.DocTestRunner().run(example).failed == 0
+    assert example.examples

@@ -4,6 +4,8 @@ import math
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from functools import cache
 from itertools import chain
 
@@ -19,6 +21,7 @@ import webdataset as wds
 from clipdre import training
 from clipdre.api.scores import open_scores
 from clipdre.api.subsets import select
+from clipdre.config import EmitConfig
 from clipdre.emitting.write import write_subset
 from clipdre.errors import InputError, SelectionError, UsageError
 from clipdre.formats.folders.manifest import read_manifest
@@ -158,6 +161,25 @@ class TestReading:
         assert keys(data) == keys(half(scored))
         assert next(iter(data))["__url__"].startswith(str(tmp_path / "moved"))
         data.load_state_dict(half(scored).state_dict())  # the same subset, elsewhere
+
+    def test_tars_that_were_never_scored(self, scored, tmp_path):
+        write_subset(half_of(scored[0]), tmp_path / "copy", config=EmitConfig(shard_size=40))
+        data = half(scored, shards=tmp_path / "copy", columns=["log_ratio"])
+        mine = {
+            s["__key__"]: (s["log_ratio"], s["png"]) for s in half(scored, columns=["log_ratio"])
+        }
+        assert {s["__key__"]: (s["log_ratio"], s["png"]) for s in data} == mine
+        assert {len(rows) for _, rows in data._spans.index.shards} == {30, 40}
+
+    def test_workers_need_no_database(self, scored, tmp_path):
+        (tmp_path / "data").write_bytes(pickle.dumps(half(scored)))
+        code = (
+            "import pickle, sys\n"
+            "print(len(list(pickle.load(open(sys.argv[1], 'rb')))))\n"
+            "assert not sys.modules.keys() & {'duckdb', 'open_clip'}"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / "data")]
+        assert subprocess.run(command, capture_output=True, check=True).stdout == b"150\n"
 
 
 class TestOrder:
