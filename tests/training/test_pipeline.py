@@ -26,6 +26,7 @@ from clipdre.emitting.write import write_subset
 from clipdre.errors import InputError, SelectionError, UsageError
 from clipdre.formats.folders.manifest import read_manifest
 from clipdre.formats.tars import spans
+from clipdre.training import spans as training_spans
 from clipdre.truth.pool import write_pool
 from tests.helpers import chosen, pair, read_scores, tiny_score, write_score_folder, write_tar
 
@@ -213,17 +214,18 @@ class TestOrder:
         assert sorted(chain(*parts)) == sorted(keys(half(scored)))
         assert {len(part) for part in parts} == {150 // world}
 
-    @pytest.mark.parametrize("start", ["fork", "spawn"])
-    def test_workers_share_the_samples_of_their_rank(self, scored, monkeypatch, start):
+    def test_workers_share_the_samples_of_their_rank(self, scored, monkeypatch):
         # Only this process knows the rank, as with a process group without these variables.
-        monkeypatch.setattr(
-            wds.utils, "pytorch_worker_info", OneOfTwo(wds.utils.pytorch_worker_info)
-        )
-        expected = sorted(keys(half(scored)))
+        plain = wds.utils.pytorch_worker_info
+        monkeypatch.setattr(wds.utils, "pytorch_worker_info", lambda: (1, 2, *plain()[2:]))
+        expected = keys(half(scored))
         assert len(expected) == 75
-        workers = 2 if start == "fork" else 1
-        found = batches(half(scored), workers, multiprocessing_context=start)
-        assert sorted(chain(*found)) == expected
+        assert sorted(chain(*batches(half(scored), 2))) == sorted(expected)
+        sent = pickle.dumps(half(scored))
+        monkeypatch.setattr(wds.utils, "pytorch_worker_info", plain)
+        assert len(keys(pickle.loads(sent))) == 150  # a process of another run
+        monkeypatch.setattr(training_spans, "get_worker_info", lambda: "a worker")
+        assert keys(pickle.loads(sent)) == expected
 
     def test_ranks_with_unequal_shares_make_as_many_batches(self, scored, monkeypatch):
         counts = []
@@ -248,14 +250,6 @@ class TestOrder:
         second = list(loader)
         assert first == again != second
         assert sorted(first) == sorted(second)
-
-
-class OneOfTwo:
-    def __init__(self, plain):
-        self.plain = plain
-
-    def __call__(self):
-        return (1, 2, *self.plain()[2:])
 
 
 class TestContinuing:
