@@ -33,7 +33,7 @@ SHUFFLE = 1000
 def dataset(  # noqa: PLR0913 (one parameter per option)
     scores: str | Path | Scores | Selection,
     *,
-    columns: Sequence[str] = (),
+    columns: str | Sequence[str] = (),
     shuffle: int = SHUFFLE,
     seed: int = 0,
     epoch: int = 0,
@@ -51,7 +51,7 @@ def dataset(  # noqa: PLR0913 (one parameter per option)
     ----------
     scores : path, Scores or Selection
         Score folder, or what `clipdre.select` or `clipdre.select_listed` selected.
-    columns : sequence of str
+    columns : str or sequence of str
         Scores, measured or joined columns to put into the samples, such as a weight.
     shuffle : int
         Samples in the buffer from which the next one is drawn. 1 shuffles shards only; 0 is pool
@@ -75,7 +75,7 @@ def dataset(  # noqa: PLR0913 (one parameter per option)
     Examples
     --------
     >>> from clipdre import training
-    >>> data = training.dataset("demo/scores-clean", columns=["log_ratio"], by="log_ratio", top=10)
+    >>> data = training.dataset("demo/scores-clean", columns="log_ratio", by="log_ratio", top=10)
     >>> sorted(next(iter(data)))
     ['__key__', '__url__', 'json', 'log_ratio', 'png', 'txt']
     >>> loader = data.to_tuple("png", "txt", "log_ratio").batched(5)
@@ -95,7 +95,7 @@ def dataset(  # noqa: PLR0913 (one parameter per option)
     subset = (
         Subset(selection) if shards is None else relocated(selection, expand_shards(listed(shards)))
     )
-    return SubsetDataset(Spans(read_index(subset, columns), shuffle, seed, epoch))
+    return SubsetDataset(Spans(read_index(subset, listed(columns)), shuffle, seed, epoch))
 
 
 def read_index(subset: Subset, columns: Sequence[str]) -> Index:
