@@ -66,6 +66,7 @@ class SubsetFormat(StrEnum):
     """Formats that `filter` and `emit` write."""
 
     TAR = "tar"
+    INDEX = "index"
     KEYS = "keys"
     UIDS = "uids"
     PARQUET = "parquet"

@@ -302,7 +302,9 @@ class TestChoices:
     def test_unknown_ones_are_refused(self, scored, tmp_path):
         scores = clipdre.open_scores(scored[0])
         selection = clipdre.select(scores, sample=3)
-        with pytest.raises(UsageError, match="invalid `format` 'tsv': choose from tar, keys, "):
+        with pytest.raises(
+            UsageError, match="invalid `format` 'tsv': choose from tar, index, keys, "
+        ):
             clipdre.emit(selection, tmp_path / "out", format="tsv")
         with pytest.raises(UsageError, match="invalid `architecture` 'l15': choose from b32, l14"):
             clipdre.score_embeddings(tmp_path, tmp_path / "out", architecture="l15")

@@ -37,7 +37,8 @@ Output = Annotated[
 Format = Annotated[
     SubsetFormat | None,
     typer.Option(
-        help="tar: shards with their scores; keys: shard/key lines (.txt); uids: DataComp's subset "
+        help="tar: shards with their scores; index: byte spans in the scored tars, with scores "
+        "(Parquet); keys: shard/key lines (.txt); uids: DataComp's subset "
         "file (.npy); parquet, arrow, csv, jsonl: rows.  (default: by the suffix of --output, else "
         "tar)",
         metavar="FORMAT",

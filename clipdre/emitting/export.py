@@ -16,6 +16,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from clipdre.config import SubsetFormat
+from clipdre.emitting.index import write_index
 from clipdre.emitting.subset import Subset
 from clipdre.emitting.tars import keys_of, sample_bytes, unique_keys, write_tar
 from clipdre.errors import OutputError
@@ -187,6 +188,7 @@ def write_tar_stream(subset: Subset, out: BinaryIO) -> None:
 
 WRITERS: dict[SubsetFormat, Callable[[Subset, BinaryIO], None]] = {
     SubsetFormat.TAR: write_tar_stream,
+    SubsetFormat.INDEX: write_index,
     SubsetFormat.KEYS: write_keys,
     SubsetFormat.UIDS: write_uids,
     SubsetFormat.PARQUET: write_parquet,

@@ -37,7 +37,13 @@ SUFFIXES = {
     },
 }
 COMPRESSED = (".gz", ".tgz", ".zst", ".bz2", ".xz")
-BINARY = (SubsetFormat.TAR, SubsetFormat.UIDS, SubsetFormat.PARQUET, SubsetFormat.ARROW)
+BINARY = (
+    SubsetFormat.TAR,
+    SubsetFormat.INDEX,
+    SubsetFormat.UIDS,
+    SubsetFormat.PARQUET,
+    SubsetFormat.ARROW,
+)
 
 
 def format_of(place: str, format: SubsetFormat | None) -> SubsetFormat:
@@ -135,7 +141,8 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
         raise OutputError("nothing is kept, so there is nothing to write", "loosen the selection")
     tars = kind is SubsetFormat.TAR
     write_caption = config is not None and config.write_caption
-    needed = ["shard", "key", *(("offset", "nbytes") if tars else ())]
+    in_tars = tars or kind is SubsetFormat.INDEX
+    needed = ["shard", "key", *(("offset", "nbytes") if in_tars else ())]
     needed += ["caption"] if write_caption else []
     if lacking := [name for name in needed if name not in selection.query.columns]:
         problem = f"the scores in {selection.query.folder.path} lack {', '.join(lacking)}"

@@ -14,6 +14,7 @@ from clipdre.emitting.export import (
     write_parquet,
     write_uids,
 )
+from clipdre.emitting.index import write_index
 from clipdre.errors import SelectionError
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import read_manifest
@@ -134,7 +135,9 @@ def test_all_that_a_row_says_has_to_match(repeating, columns, expected):
     assert places(listed(repeating, lines.encode())) == expected
 
 
-@pytest.mark.parametrize("writer", [write_keys, write_jsonl, write_parquet, write_csv, write_arrow])
+@pytest.mark.parametrize(
+    "writer", [write_keys, write_index, write_jsonl, write_parquet, write_csv, write_arrow]
+)
 def test_reads_what_filter_writes(repeating, writer):
     subset, out = subset_of(repeating, by="kl_text", top=4), io.BytesIO()
     writer(subset, out)

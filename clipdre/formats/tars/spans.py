@@ -110,8 +110,13 @@ class Source:
         return read_ranges(self.url, runs, self.public)
 
     @contextmanager
-    def opened(self) -> Iterator[SpanReader]:
+    def opened(self, gap: int = REMOTE_GAP) -> Iterator[SpanReader]:
         """Check the shard and open it to read spans.
+
+        Parameters
+        ----------
+        gap : int
+            Largest gap between spans of a remote shard that is read through.
 
         Raises
         ------
@@ -121,7 +126,7 @@ class Source:
         self.check()
         name = redacted(self.url)
         if is_remote(self.url) and self._ranges([MAGIC_SPAN]) != [GZIP_MAGIC]:
-            yield SpanReader(name, self.nbytes, self._ranges, REMOTE_GAP)
+            yield SpanReader(name, self.nbytes, self._ranges, gap, remote=True)
             return
         with open_source(self.url, self.public) as file:
             size = None if is_compressed(file) else self.nbytes
@@ -142,12 +147,15 @@ class SpanReader:
         Reads spans that lie apart.
     gap : int
         Largest gap between spans that is read through.
+    remote : bool
+        Whether each call of `ranges` waits for a server, so that it should ask for many bytes.
     """
 
     name: str
     size: int | None
     ranges: ReadRanges
     gap: int
+    remote: bool = False
 
     def read(self, spans: Sequence[Span]) -> Iterator[memoryview]:
         """Yield the bytes of ascending (offset, nbytes) spans, of which neighbours may be the same.
@@ -158,7 +166,7 @@ class SpanReader:
             If the source ends before a span does, or spans do not ascend.
         """
         _check(spans, self.size, self.name)
-        for group in _groups(spans, itemgetter(1), REMOTE_CHUNK if self.gap else CHUNK):
+        for group in _groups(spans, itemgetter(1), REMOTE_CHUNK if self.remote else CHUNK):
             runs = list(coalesced(group, self.gap))
             data = self.ranges(runs)
             run = 0
@@ -238,6 +246,20 @@ def coalesced(spans: Iterable[Span], gap: int = 0) -> Iterator[Span]:
         yield start, stop - start
 
 
+def gap_within(spans: Sequence[Span], share: float) -> int:
+    """Return the largest gap to read through, so that gaps add at most a share of the spans."""
+    left = share * sum(nbytes for _, nbytes in spans)
+    ends = (offset + nbytes for offset, nbytes in spans)
+    widest = 0
+    for gap in sorted(start - end for end, (start, _) in zip(ends, spans[1:], strict=False)):
+        left -= max(gap, 0)
+        if left < 0:
+            # As wide as the last that fits; those of the same width may not all fit.
+            return min(widest, gap - 1)
+        widest = max(widest, gap)
+    return widest
+
+
 def checked(span: memoryview, key: str, shard: str) -> memoryview:
     """Return the sample `key` of a span that begins with a header of it.
 
@@ -275,6 +297,20 @@ def _members(span: memoryview | bytes) -> list[Member]:
     if any(isinstance(part, Gap) for part in found):
         return []
     return [part for part in found if isinstance(part, Member) and not part.passed_over]
+
+
+def contents(span: memoryview, key: str, shard: str) -> dict[str, bytes]:
+    """Return the files of the sample `key` in a span, by suffix, as webdataset does.
+
+    Members that are not regular files are left out.
+
+    Raises
+    ------
+    InputError
+        As `checked`.
+    """
+    data = checked(span, key, shard)
+    return {m.suffix: m.read() for m in _members(data) if not m.odd}
 
 
 def captioned(span: memoryview | bytes, caption: str) -> memoryview | bytes:

@@ -16,7 +16,9 @@ from clipdre.formats.tars.spans import (
     captioned,
     checked,
     coalesced,
+    contents,
     end_archive,
+    gap_within,
     renamed,
 )
 from tests.corpus import extension, padded, raw, special
@@ -51,6 +53,34 @@ def test_small_gaps_are_read_through(gap, gaps_and_sizes):
     found = [bytes(view) for view in SpanReader("x", 1000, ranges, gap).read(spans)]
     assert found == [data[offset : offset + size] for offset, size in spans]
     assert all(b[0] - (a[0] + a[1]) > gap for a, b in pairwise(asked))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), max_size=20),
+    st.sampled_from([0.0, 0.1, 0.5, 2.0]),
+)
+def test_a_gap_adds_at_most_its_share_and_is_the_largest_that_does(gaps_and_sizes, share):
+    spans, position = [], 0
+    for before, size in gaps_and_sizes:
+        spans.append((position + before, size))
+        position += before + size
+    kept = sum(size for _, size in spans)
+
+    def added(gap):
+        return sum(nbytes for _, nbytes in coalesced(spans, gap)) - kept
+
+    gap = gap_within(spans, share)
+    assert added(gap) <= share * kept
+    wider = {added(more) for more in range(gap, 11)} - {added(gap)}
+    assert all(bytes_added > share * kept for bytes_added in wider)
+
+
+def test_contents_are_the_regular_files_of_a_sample():
+    link = special("d/a.txt", tarfile.SYMTYPE).tobuf()
+    data = raw([("d/a.JPG", b"1"), ("d/a.seg.png", b""), ("d/._a.png", b"no")]) + link
+    assert contents(memoryview(data), "d/a", "x") == {"jpg": b"1", "seg.png": b""}
+    with pytest.raises(InputError, match="where 'b' was, there is 'd/a'"):
+        contents(memoryview(data), "b", "x")
 
 
 def test_source_that_ends_early_is_refused(tmp_path):

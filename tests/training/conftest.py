@@ -1,0 +1,3 @@
+from tests.emitting.conftest import store
+
+__all__ = ["store"]
