@@ -120,6 +120,7 @@ def test_every_rule_keeps_the_same_budget_and_undecodable_files_are_failures(rep
 def test_folder_holds_pools_scores_and_subset(report):
     assert {path.name for path in report.folder.iterdir()} == {
         "clean",
+        "page.html",
         "pool",
         "truth",
         "scores-clean",

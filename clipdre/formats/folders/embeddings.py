@@ -42,6 +42,8 @@ NO_SPANS = (
     "was encoded by a clipdre that did not record where images are, so image_offset is null; pass "
     "`overwrite` to encode it again"
 )
+# Bits of a 16-bit float that are all set if it is infinite or NaN.
+EXPONENT = 0x7C00
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,8 @@ def _read_rows(path: Path, size: int, rows: npt.NDArray[np.int64], vectors: Half
             for low, high in _equal_runs(rows - np.arange(len(rows))):
                 file.seek(NPY_HEADER_BYTES + int(rows[low]) * row_bytes)
                 file.readinto(vectors[low:high].data)
+        if (vectors.view(np.uint16) & EXPONENT == EXPONENT).any():
+            raise ValueError("not all numbers are finite")
     except (OSError, ValueError) as error:
         raise _damaged(path, one_line(error)) from error
 
