@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Processes that run tests; each takes 2 GB.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format bench docs torture fuzz dist docker clean
@@ -24,7 +26,7 @@ demo: $(READY) ## Score and filter two pools with known truth (writes ./demo)
 	@$(BIN)/clipdre demo demo
 
 test: $(READY) ## Run the tests
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY) ## Check style, types, imports and generated documents
 	@$(BIN)/ruff format --check .

@@ -140,6 +140,19 @@ def test_damaged_vectors_are_refused(stored, change):
         StoredPool(files).read(Modality.TEXT, 0, 12)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_vectors_that_are_not_finite_are_refused(stored, value):
+    files, _ = stored
+    path = files[2].array(Modality.TEXT)
+    vectors = np.load(path)
+    vectors[1, 3] = value
+    np.save(path, vectors)
+    with pytest.raises(
+        ScoresError, match=r"text_emb_2\.npy is damaged \(not all numbers are finite"
+    ):
+        StoredPool(files).read(Modality.TEXT, 0, 12)
+
+
 @pytest.mark.parametrize("array", [np.zeros((3, 16)), np.zeros(48, np.float16), b"", None])
 def test_other_arrays_in_the_place_of_vectors_are_refused(stored, array):
     files, _ = stored
