@@ -29,6 +29,7 @@ def content(view: View) -> dict[str, Any]:
     return {
         "pool": view.query.manifest.rows,
         "folder": plain(str(view.query.folder.path)),
+        "joined": [plain(str(path)) for path in view.query.joined],
         "axes": [_axis(view, n) for n in range(len(view.histograms))],
         "selections": [
             {"name": plain(name), "kept": len(selection)}
@@ -82,6 +83,8 @@ def tables(view: View) -> dict[str, Any]:
         "facts": facts,
         "warnings": [*summary.caveats, *_problems(view)],
         "failures": view.failures,
+        # A condition says nothing about a sample without scores.
+        "blur_failures": view.blurring,
         "quantiles": summary.quantiles,
         "probabilities": [f"{100 * p:g}%" for p in PROBABILITIES],
         "reliability": manifest.pool_reliability,

@@ -3,6 +3,8 @@
 import shlex
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clipdre.config import LookConfig
@@ -245,6 +247,24 @@ def test_hostile_captions_stay_text(visit, hostile):
     assert all(is_blurred == ("0" in key) for key, is_blurred in blurred)
     assert found.run("document.querySelectorAll('#galleries img.blurred').length") > 0
     assert "<script>" in found.text(".failures")  # the first bytes of what is not an image
+
+
+def test_the_command_names_joined_tables_and_quotes_keywords(visit, scored, tmp_path):
+    hashes = select(ScoreQuery(ScoreFolder(scored[0]), scored[1]), Rule()).table(["key_hash"])
+    numbers = pa.array(range(len(hashes)))
+    table = tmp_path / "my table.parquet"
+    pq.write_table(hashes.select(["key_hash"]).append_column("order", numbers), table)
+    query = ScoreQuery(ScoreFolder(scored[0]), scored[1], [table])
+    path = tmp_path / "page.html"
+    render(collect(query, {}, LookConfig(("order",), thumbnails=9, blur_by="true"))).save(path)
+    found = visit(path)
+    found.page.wait_for_selector("#cut-chart canvas")
+    found.page.select_option("#cut-axis", label="order")
+    command = shlex.split(found.text("#cut-command"))
+    assert command[3:5] == ["--with", str(table)]
+    kept = int(found.run("document.getElementById('cut-count').dataset.kept"))
+    assert kept == len(select(query, Rule((Step(where=command[6]),))))
+    assert found.run("document.querySelectorAll('.failures img:not(.blurred)').length") == 0
 
 
 def test_only_a_page_is_replaced(page, tmp_path, query):

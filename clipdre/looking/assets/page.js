@@ -36,7 +36,7 @@ function moveLine() {
   byId("cut-count").dataset.kept = kept;
   const condition = `${axis.sql} ${sign} ${edge}`;
   const where = axis.missing ? `isfinite(${axis.sql}) AND ${condition}` : condition;
-  byId("cut-command").textContent = `clipdre filter ${quoted(DATA.folder)} --where ${quoted(where)} -o kept`;
+  byId("cut-command").textContent = `clipdre filter ${[DATA.folder, ...DATA.joined].map(quoted).join(" --with ")} --where ${quoted(where)} -o kept`;
   byId("cut-line").setAttribute("aria-valuetext", `${edge}: ${kept} pairs`);
   if (views.cut) views.cut.signal("edge", edges(axis)[n]).signal("side", high ? "high" : "low").runAsync();
   nearLine(axis, edges(axis)[n], high);
