@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+import duckdb
+
 from clipdre.core.columns import Column
 from clipdre.core.scores import ERROR_COLUMNS, MAIN_COLUMNS
 from clipdre.errors import SelectionError
@@ -81,7 +83,8 @@ def axis_rows(query: ScoreQuery, axes: Sequence[Axis]) -> RowSet:
 
 def _written(name: str) -> str:
     """Return a column's name as people have to write it in SQL."""
-    return name if PLAIN.fullmatch(name) else quoted(name)
+    keyword = any(kind == duckdb.token_type.keyword for _, kind in duckdb.tokenize(name))
+    return name if PLAIN.fullmatch(name) and not keyword else quoted(name)
 
 
 def _axis(column: Column, label: str, kind: str) -> Axis:

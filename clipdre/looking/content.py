@@ -29,6 +29,7 @@ def content(view: View) -> dict[str, Any]:
     return {
         "pool": view.query.manifest.rows,
         "folder": plain(str(view.query.folder.path)),
+        "joined": [plain(str(path)) for path in view.query.joined],
         "axes": [_axis(view, n) for n in range(len(view.histograms))],
         "selections": [
             {"name": plain(name), "kept": len(selection)}
@@ -82,6 +83,8 @@ def tables(view: View) -> dict[str, Any]:
         "facts": facts,
         "warnings": [*summary.caveats, *_problems(view)],
         "failures": view.failures,
+        # A condition says nothing about a sample without scores.
+        "blur_failures": view.blurring,
         "quantiles": summary.quantiles,
         "probabilities": [f"{100 * p:g}%" for p in PROBABILITIES],
         "reliability": manifest.pool_reliability,
@@ -134,6 +137,7 @@ def _axis(view: View, n: int) -> dict[str, Any]:
         "pool": histogram.pool,
         "kept": histogram.kept,
         "missing": histogram.missing,
+        "whole": histogram.axis.whole,
         "cuts": list(_cuts(view, histogram)),
     }
 
@@ -143,7 +147,10 @@ def _cuts(view: View, histogram: Histogram) -> Iterator[dict[str, Any]]:
     for n, selection in enumerate(view.selections.values()):
         for counted in selection.steps:
             by = (counted.step.by or "").strip()
-            if by == histogram.axis.column.name and counted.threshold is not None:
+            if (
+                by in (histogram.axis.column.name, histogram.axis.label)
+                and counted.threshold is not None
+            ):
                 bottom = counted.step.bottom is not None
                 yield {"selection": n, "value": counted.threshold, "bottom": bottom}
 
@@ -152,7 +159,11 @@ def _rows(view: View) -> Iterator[dict[str, Any]]:
     texts, images = view.rows.texts, view.images
     for n, place in enumerate(view.rows.places.tolist()):
         row = {name: own[n] for name, own in texts.items()}
-        values = [_number(value) for value in view.rows.values[n].tolist()]
+        # Exactly, since they decide on which side of the line a pair is.
+        values = [
+            _exact(value, single=histogram.axis.single)
+            for value, histogram in zip(view.rows.values[n].tolist(), view.histograms, strict=True)
+        ]
         yield row | {
             "values": values,
             "image": images.get(place, ""),
@@ -189,6 +200,13 @@ def _packed(values: npt.NDArray[np.uint8]) -> str:
 
 def _number(value: float) -> float | None:
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+
+def _exact(value: float, *, single: bool) -> float | None:
+    """Return a value by the fewest digits that tell it from its neighbours."""
+    if not math.isfinite(value):
+        return None
+    return float(str(np.float32(value))) if single else value
 
 
 def _shown(value: float | None) -> str:

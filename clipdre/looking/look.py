@@ -89,6 +89,8 @@ class View:
     images : dict of int to str
         Places to thumbnails, as data URLs.
     blurred : bool array of shape (rows,)
+    blurring : bool
+        Whether images are blurred by a condition.
     words : dict of str to Ends
         Scores, and names of selections, to the words that go with them.
     languages : list of Language
@@ -111,6 +113,7 @@ class View:
     rows: Details
     images: dict[int, str]
     blurred: Mask
+    blurring: bool
     words: dict[str, Ends]
     languages: list[Language]
     overlaps: dict[tuple[str, str], tuple[int, int]]
@@ -172,6 +175,7 @@ def collect(
         rows=details(pool, axes, every),
         images={**thumbnails(query, small, PEER_SIDE, shards).urls, **large.urls},
         blurred=np.zeros(len(every), np.bool_) if blurring is None else fulfilling(blurring, every),
+        blurring=blurring is not None,
         words=_words(axes, points, kept),
         languages=languages(query, selections),
         overlaps={

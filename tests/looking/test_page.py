@@ -3,6 +3,8 @@
 import shlex
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clipdre.config import LookConfig
@@ -245,6 +247,42 @@ def test_hostile_captions_stay_text(visit, hostile):
     assert all(is_blurred == ("0" in key) for key, is_blurred in blurred)
     assert found.run("document.querySelectorAll('#galleries img.blurred').length") > 0
     assert "<script>" in found.text(".failures")  # the first bytes of what is not an image
+
+
+def test_the_command_names_joined_tables_and_quotes_keywords(visit, scored, tmp_path):
+    hashes = select(ScoreQuery(ScoreFolder(scored[0]), scored[1]), Rule()).table(["key_hash"])
+    numbers = pa.array(range(len(hashes)))
+    table = tmp_path / "my table.parquet"
+    flags = pa.array([None if n % 3 else n % 2 == 0 for n in range(len(hashes))])
+    columns = hashes.select(["key_hash"]).append_column("order", numbers)
+    pq.write_table(columns.append_column("flag", flags), table)
+    query = ScoreQuery(ScoreFolder(scored[0]), scored[1], [table])
+    path = tmp_path / "page.html"
+    render(collect(query, {}, LookConfig(("order",), thumbnails=9, blur_by="true"))).save(path)
+    found = visit(path)
+    found.page.wait_for_selector("#cut-chart canvas")
+    for label in ("order", "flag"):
+        found.page.select_option("#cut-axis", label=label)
+        command = shlex.split(found.text("#cut-command"))
+        assert command[3:5] == ["--with", str(table)]
+        kept = int(found.run("document.getElementById('cut-count').dataset.kept"))
+        assert kept == len(select(query, Rule((Step(where=command[6]),))))
+    assert found.run("document.querySelectorAll('.failures img:not(.blurred)').length") == 0
+
+
+def test_charts_that_were_not_scrolled_to_can_be_printed(visit, page):
+    found = visit(page)
+    found.page.wait_for_selector("#multiples button:last-child canvas")
+    found.page.wait_for_selector("#two-chart canvas")
+    assert found.run("scrollY") == 0
+
+
+def test_values_are_not_rounded(visit, page, query):
+    found = visit(page)
+    at = found.run("axisAt('log_ratio')")
+    values = dict(zip(keys_of(query), query_values(query, "log_ratio"), strict=True))
+    for key, value in found.run(f"DATA.rows.map(r => [r.shard + '/' + r.key, r.values[{at}]])"):
+        assert np.float32(value) == values[key]
 
 
 def test_only_a_page_is_replaced(page, tmp_path, query):

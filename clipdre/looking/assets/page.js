@@ -35,8 +35,8 @@ function moveLine() {
   );
   byId("cut-count").dataset.kept = kept;
   const condition = `${axis.sql} ${sign} ${edge}`;
-  const where = axis.missing ? `isfinite(${axis.sql}) AND ${condition}` : condition;
-  byId("cut-command").textContent = `clipdre filter ${quoted(DATA.folder)} --where ${quoted(where)} -o kept`;
+  const where = axis.missing && !axis.whole ? `isfinite(${axis.sql}) AND ${condition}` : condition;
+  byId("cut-command").textContent = `clipdre filter ${[DATA.folder, ...DATA.joined].map(quoted).join(" --with ")} --where ${quoted(where)} -o kept`;
   byId("cut-line").setAttribute("aria-valuetext", `${edge}: ${kept} pairs`);
   if (views.cut) views.cut.signal("edge", edges(axis)[n]).signal("side", high ? "high" : "low").runAsync();
   nearLine(axis, edges(axis)[n], high);
@@ -94,11 +94,14 @@ function showMultiples() {
   }));
 }
 
-// Do something when an element first comes into view.
+// Do something when an element first comes into view, or soon: it may be printed unseen.
 function seen(element, work) {
-  new IntersectionObserver((entries, observer) => {
-    if (entries.some((entry) => entry.isIntersecting)) { observer.disconnect(); work(); }
-  }, { rootMargin: "300px" }).observe(element);
+  const once = () => { if (observer) { observer.disconnect(); observer = null; work(); } };
+  let observer = new IntersectionObserver((entries) => {
+    if (entries.some((entry) => entry.isIntersecting)) once();
+  }, { rootMargin: "300px" });
+  observer.observe(element);
+  setTimeout(once, 1500);
 }
 
 async function showTwo() {
