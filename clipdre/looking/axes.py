@@ -6,20 +6,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-import duckdb
-
 from clipdre.core.columns import Column
 from clipdre.core.scores import ERROR_COLUMNS, MAIN_COLUMNS
 from clipdre.errors import SelectionError
 from clipdre.looking.edges import Axis
-from clipdre.sql.expressions import POOL, private, quoted
+from clipdre.sql.expressions import POOL, private
 from clipdre.sql.names import NUMERIC
 from clipdre.sql.query import NO_VALUES, ScoreQuery
 from clipdre.sql.row_set import RowSet
+from clipdre.sql.syntax import written
 
 MOST = 24
-# Names that need no quotes in SQL.
-PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 # Numbers that are names or places, and those that say the same as another column.
 HIDDEN = re.compile(
     r"(image_)?(offset|nbytes)|key_hash|kl_contribution|log_partition_\w+|.*_group|cluster(_\w+)?"
@@ -62,7 +59,7 @@ def axes_of(query: ScoreQuery, asked: Sequence[str] = ()) -> list[Axis]:
     names = dict.fromkeys([*(n for n in FIRST if n in numbers), *asked, *others])
     known = {column.name: column for column in query.described()}
     scores = [
-        _axis(replace(known[name], name=_written(name)), name, kinds[name])
+        _axis(replace(known[name], name=written(name)), name, kinds[name])
         for name in list(names)[:MOST]
     ]
     has_values = {name for name, kind in kinds.items() if kind != NO_VALUES}
@@ -79,12 +76,6 @@ def axis_rows(query: ScoreQuery, axes: Sequence[Axis]) -> RowSet:
     columns = ", ".join(f"({axis.column.name})::DOUBLE AS {axis.name}" for axis in axes)
     query.connection.execute(f"CREATE VIEW {name} AS SELECT *, {columns} FROM {POOL}")
     return RowSet(query, name)
-
-
-def _written(name: str) -> str:
-    """Return a column's name as people have to write it in SQL."""
-    keyword = any(kind == duckdb.token_type.keyword for _, kind in duckdb.tokenize(name))
-    return name if PLAIN.fullmatch(name) and not keyword else quoted(name)
 
 
 def _axis(column: Column, label: str, kind: str) -> Axis:

@@ -56,9 +56,9 @@ def content(view: View) -> dict[str, Any]:
         "problem": view.counterparts.problem,
         "galleries": [
             {
-                "title": gallery.title,
-                "note": gallery.note,
-                "by": gallery.by,
+                "title": plain(gallery.title),
+                "note": plain(gallery.note),
+                "by": plain(gallery.by),
                 "rows": [index[place] for place in gallery.places.tolist()],
             }
             for gallery in view.galleries
@@ -128,10 +128,10 @@ def _axis(view: View, n: int) -> dict[str, Any]:
     histogram = view.histograms[n]
     column = histogram.axis.column
     return {
-        "label": histogram.axis.label,
+        "label": plain(histogram.axis.label),
         "sql": column.name,
         "unit": column.unit,
-        "meaning": column.meaning,
+        "meaning": plain(column.meaning),
         "better": column.better,
         "edges": histogram.edges,
         "pool": histogram.pool,

@@ -12,6 +12,8 @@ import duckdb
 from clipdre.sql.expressions import folded, quoted
 
 WORD, WORD_BYTES = re.compile(r"[^\W\d]\w*"), re.compile(rb"\w+")
+# Names that need no quotes, unless they are keywords.
+PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 ERROR = "ERROR"
 # A tree may be deeper than Python's JSON decoder can go.
 PARTS = f"""
@@ -100,3 +102,9 @@ def parse(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Part]:
         if part.kind == ERROR:
             raise duckdb.ParserException(f"Parser Error: {part.name}")
     return parts
+
+
+def written(name: str) -> str:
+    """Return a column's name as people have to write it: in quotes if it is a keyword, or odd."""
+    keyword = any(kind == duckdb.token_type.keyword for _, kind in duckdb.tokenize(name))
+    return name if PLAIN.fullmatch(name) and not keyword else quoted(name)
