@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -13,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -25,6 +26,8 @@ from clipdre.looking.look import View
 from clipdre.looking.text import plain
 
 ASSETS = "assets"
+# The engine that makes the bundle takes 120 MB, which a process of its own gives back.
+BUNDLE = "import sys, vl_convert; sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())"
 SCRIPTS = ("charts.js", "cards.js", "page.js")
 # Height of a page within a notebook.
 NOTEBOOK_PIXELS = 900
@@ -103,8 +106,9 @@ def render(view: View) -> Page:
 @cache
 def _scripts() -> tuple[str, ...]:
     """Return Vega with its parts, and our own scripts."""
-    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg] # its stub is too strict
-    library = bundle.replace("</script", "<\\/script")
+    command = [sys.executable, "-c", BUNDLE]
+    done = subprocess.run(command, capture_output=True, check=True, encoding="utf-8")  # noqa: S603
+    library = done.stdout.replace("</script", "<\\/script")
     return library, "\n".join(map(_asset, SCRIPTS))
 
 
