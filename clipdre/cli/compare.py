@@ -10,11 +10,11 @@ import typer
 from clipdre.cli import emit_options as write
 from clipdre.cli import select_options as keep
 from clipdre.cli.common_options import Json, Scores
-from clipdre.cli.filter import parse_settings, selected
 from clipdre.cli.numbers import Count
+from clipdre.cli.selections import open_query, pairings, requested, selected
 from clipdre.cli.terminal import echo_json, given_options, note, table
 from clipdre.config import TIME_LIMIT
-from clipdre.only_with import OnlyWith, check
+from clipdre.only_with import check
 
 if TYPE_CHECKING:
     from clipdre.looking.comparison import Contrast, Described
@@ -23,7 +23,6 @@ EXAMPLE = "Example:  clipdre compare scores clipscore log-ratio-then-kl --budget
 POOL = "the pool"
 # Columns of the printed correlations, of which there is room for a few.
 SHOWN = 6
-PAIRINGS = (OnlyWith("on", ("joined",), because="whose rows it matches"),)
 
 
 def compare(
@@ -71,24 +70,11 @@ def compare(
     of directions in which images or captions vary, and the participation ratio the same with less
     weight on rare ones. Writes nothing.
     """
-    from clipdre.cli.query import MeasurableQuery
-    from clipdre.formats.folders.folder import ScoreFolder
-    from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.looking.comparison import compare as compared
-    from clipdre.selecting.request import Request
 
-    check(given_options(context), PAIRINGS)
-    request = Request(
-        distinct=distinct,
-        where=where,
-        recipe=recipe,
-        budget=budget,
-        settings=parse_settings(settings or []),
-        seed=seed,
-    )
-    query = MeasurableQuery(
-        ScoreFolder(scores), read_complete_manifest(scores), joined or (), time_limit, on
-    )
+    check(given_options(context), pairings(where))
+    request = requested(locals())
+    query = open_query(scores, joined, time_limit, on)
     found = compared(selected(query, request), truth=truth, sampled=sampled)
     if json:
         echo_json(_machine(found))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from clipdre.cli import emit_options as write
+from clipdre.cli import look_options as show
 from clipdre.cli import select_options as keep
 from clipdre.cli.common_options import Scores
-from clipdre.cli.filter import RULES, SEED, parse_settings, selected
-from clipdre.cli.numbers import Count
+from clipdre.cli.selections import RULES, open_query, pairings, requested, selected
 from clipdre.cli.terminal import given_options
 from clipdre.config import TIME_LIMIT, LookConfig
-from clipdre.only_with import NotWith, OnlyWith, check
+from clipdre.errors import UsageError
+from clipdre.only_with import NotWith, check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,24 +25,13 @@ if TYPE_CHECKING:
     from clipdre.sql.query import ScoreQuery
 
 EXAMPLE = "Example:  clipdre look scores --by log_ratio --top 30% -o page.html"
-PAGE = "Page"
-PAIRINGS = (
-    NotWith("kept", RULES, because="which say themselves what is kept"),
-    OnlyWith("on", ("joined",), because="whose rows it matches"),
-)
+PAIRINGS = (NotWith("kept", RULES, because="which say themselves what is kept"),)
 
 
 def look(
     context: typer.Context,
     scores: Scores,
-    kept: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Subset that 'clipdre filter' wrote, or a list of samples as for 'clipdre emit'.",
-            metavar="KEPT",
-            show_default=False,
-        ),
-    ] = None,
+    kept: show.Kept = None,
     distinct: keep.Distinct = False,
     best: keep.BestOf = None,
     best_by: keep.BestBy = None,
@@ -64,94 +54,26 @@ def look(
     joined: keep.Joined = None,
     on: keep.On = None,
     time_limit: keep.TimeLimit = TIME_LIMIT,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="HTML file to write.", rich_help_panel=PAGE),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            help="Column to show right after the main scores.",
-            metavar="NAME",
-            show_default=False,
-            rich_help_panel=PAGE,
-        ),
-    ] = None,
-    thumbnails: Annotated[
-        int,
-        typer.Option(
-            parser=Count(0),
-            help="Largest number of pairs shown with their image.",
-            metavar="N",
-            rich_help_panel=PAGE,
-        ),
-    ] = LookConfig.thumbnails,
-    blur_by: Annotated[
-        str | None,
-        typer.Option(
-            help="SQL condition; images of pairs that fulfil it are blurred, e.g. 'punsafe > 0.5'.",
-            metavar="SQL",
-            rich_help_panel=PAGE,
-        ),
-    ] = None,
-    shards: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Tars to take images from, if they have moved.",
-            metavar="SHARDS",
-            show_default=False,
-            rich_help_panel=PAGE,
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace a file that is not such a page.",
-            rich_help_panel=PAGE,
-        ),
-    ] = False,
+    output: show.Output = None,
+    columns: show.Columns = None,
+    thumbnails: show.Thumbnails = LookConfig.thumbnails,
+    blur_by: show.BlurBy = None,
+    shards: show.Shards = None,
+    overwrite: show.Overwrite = False,
 ) -> None:
     """Write one HTML page: what a pool holds, what a rule keeps, and what lies at the cut.
 
     The page needs no server and no network: open it, mail it, keep it with the subset. Several
     --recipe options are compared. Prints the path it wrote.
     """
-    from clipdre.cli.query import MeasurableQuery
-    from clipdre.formats.folders.folder import ScoreFolder
-    from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.formats.tars.places import expand_shards
     from clipdre.selecting.preview import by_name
-    from clipdre.selecting.request import Request
 
     given = given_options(context)
-    check(given, PAIRINGS if "draw" in (where or "").lower() else (*PAIRINGS, SEED))
-    request = Request(
-        distinct=distinct,
-        best=best,
-        best_by=best_by,
-        where=where,
-        by=by,
-        top=top,
-        bottom=bottom,
-        uniform=uniform,
-        bins=bins,
-        sample=sample,
-        penalty=penalty,
-        per_round=per_round,
-        by_log=by_log,
-        balance=balance,
-        cap=cap,
-        recipe=recipe or (),
-        budget=budget,
-        settings=parse_settings(settings or []),
-        seed=seed,
-    )
+    check(given, (*PAIRINGS, *pairings(where)))
+    request = requested(locals())
     place = _checked(output, overwrite)
-    query = MeasurableQuery(
-        ScoreFolder(scores), read_complete_manifest(scores), joined or (), time_limit, on
-    )
+    query = open_query(scores, joined, time_limit, on)
     selections = selected(query, request) if any(name in given for name in RULES) else []
     if kept is not None:
         selections = [_kept(query, kept)]
@@ -162,7 +84,6 @@ def look(
 
 def _checked(output: Path | None, overwrite: bool) -> Path | None:
     """Return the file to write, or None for stdout; refuse to before the work is done."""
-    from clipdre.errors import UsageError
     from clipdre.looking.files import check_replaceable
 
     if output is None:
