@@ -122,6 +122,16 @@ def seconds(work: Callable[[Path], None], out: Path) -> float:
     return time.perf_counter() - started
 
 
+def made_selection(folder: Path, samples: int) -> Selection:
+    """Write ``pool`` and ``scores`` below a folder; return the best quarter of the pool."""
+    pool = folder / "pool"
+    pool.mkdir()
+    write_pool(pool, samples)
+    manifest = write_scores(pool, folder / "scores")
+    query = ScoreQuery(ScoreFolder(folder / "scores"), manifest)
+    return select(query, Rule((Step(by="score", top=Amount(SHARE)),)))
+
+
 def main(
     samples: Annotated[int, typer.Option(help="Samples in the pool.")] = 20_000,
     repeats: Annotated[int, typer.Option(help="Interleaved runs; the table has the medians.")] = 5,
@@ -129,12 +139,7 @@ def main(
     """Print one table: seconds of each way for the same samples, and ratios to clipdre."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        pool = folder / "pool"
-        pool.mkdir()
-        write_pool(pool, samples)
-        manifest = write_scores(pool, folder / "scores")
-        query = ScoreQuery(ScoreFolder(folder / "scores"), manifest)
-        selection = select(query, Rule((Step(by="score", top=Amount(SHARE)),)))
+        selection = made_selection(folder, samples)
         emitted(selection, folder / "first")
         tars = sorted((folder / "first").glob("*.tar"))
         keys = {
@@ -144,7 +149,7 @@ def main(
         }
         ways: dict[str, Callable[[Path], None]] = {
             "clipdre": lambda out: emitted(selection, out),
-            "webdataset": lambda out: rewritten(pool, keys, out),
+            "webdataset": lambda out: rewritten(folder / "pool", keys, out),
             "cp and fsync": lambda out: copied(tars, out),
         }
         runs = [

@@ -7,7 +7,6 @@ python scripts/bench_look.py --rows 100000
 from __future__ import annotations
 
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import msgspec
 import numpy as np
 import typer
 from bench_select import FILES, write_scores
+from browser import chromium, opened
 
 from clipdre.core.modality import Modality
 from clipdre.core.scores import MAIN_COLUMNS
@@ -32,7 +32,6 @@ from clipdre.sql.statistics import quantiles
 DIM = 64
 
 RULES = ["--recipe", "log-ratio", "--recipe", "clipscore", "--budget", "30%"]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DRAG = """
 async () => {
     const line = document.getElementById("cut-line"), times = [];
@@ -80,19 +79,11 @@ def write_quantiles(folder: Path) -> None:
 
 def browsed(page: Path) -> Browsed | None:
     """Open a page and move its line; None without a browser."""
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    program = chromium()
     if program is None:
         return None
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1280, "height": 900})
-        start = time.perf_counter()
-        tab.goto(page.absolute().as_uri())
-        tab.wait_for_selector("#cut-chart canvas")
-        render = time.perf_counter() - start
-        return Browsed(render, *tab.evaluate(DRAG))
+    with opened(page, program, 1280, 900) as found:
+        return Browsed(found.seconds, *found.tab.evaluate(DRAG))
 
 
 def main(

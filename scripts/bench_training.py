@@ -16,17 +16,14 @@ from typing import Annotated, Any
 import fsspec
 import typer
 import webdataset as wds
-from bench_emit import SHARE, write_pool, write_scores
+from bench_emit import made_selection
 
 from clipdre import training
 from clipdre.config import EmitConfig
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.subset import Subset
-from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.tars import spans
-from clipdre.selecting.rules import Amount, Rule, Step
-from clipdre.selecting.select import Selection, select
-from clipdre.sql.query import ScoreQuery
+from clipdre.selecting.select import Selection
 
 BUFFER = 1000
 
@@ -78,12 +75,7 @@ def main(
     """Print two tables: samples per second of each way, and bytes read for the kept ones."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        pool = folder / "pool"
-        pool.mkdir()
-        write_pool(pool, samples)
-        manifest = write_scores(pool, folder / "scores")
-        query = ScoreQuery(ScoreFolder(folder / "scores"), manifest)
-        selection = select(query, Rule((Step(by="score", top=Amount(SHARE)),)))
+        selection = made_selection(folder, samples)
         write_tar_folder(Subset(selection), folder / "kept", EmitConfig(shard_size=500))
         tars = sorted(map(str, (folder / "kept").glob("*.tar")))
         kept = sum(selection.table(["nbytes"])["nbytes"].to_pylist())
@@ -106,7 +98,7 @@ def main(
             base = list(ways)[n - n % 2]
             ratio = median(run[name] / run[base] for run in runs)
             print(f"| {name} | {median(run[name] for run in runs):,.0f} | {ratio:.2f} |")
-        near, (far, requests) = local_bytes(here), remote_bytes(selection, pool)
+        near, (far, requests) = local_bytes(here), remote_bytes(selection, folder / "pool")
         print("\n| tars | bytes read / kept | requests |\n|---|---|---|")
         print(f"| local | {near / kept:.3f} | |")
         print(f"| remote | {far / kept:.3f} | {requests:,} |")

@@ -5,13 +5,13 @@ make demo && python scripts/screenshot.py demo/page.html docs/images/look.png
 
 from __future__ import annotations
 
-import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from browser import chromium, opened
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 WIDTH, HEIGHT = 1280, 820
 
 
@@ -21,14 +21,11 @@ def main(
     section: Annotated[str, typer.Option(help="Section of the page.")] = "cut",
 ) -> None:
     """Open a page in Chromium and save how a section of it looks."""
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415
-
-    program = next(filter(None, map(shutil.which, NAMES)))
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        tab.goto(page.absolute().as_uri())
-        tab.wait_for_selector("#cut-chart canvas")
+    program = chromium()
+    if program is None:
+        sys.exit("install Chromium to take a picture")
+    with opened(page, program, WIDTH, HEIGHT) as found:
+        tab = found.tab
         tab.locator(f"#{section}").scroll_into_view_if_needed()
         tab.wait_for_timeout(1_000)
         tab.locator(f"#{section}").screenshot(path=output)

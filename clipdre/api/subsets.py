@@ -11,8 +11,7 @@ from clipdre.api.scores import Scores
 from clipdre.config import TIME_LIMIT, Best, EmitConfig, ExportFormat, JoinKey, SubsetFormat
 from clipdre.emitting.lance_table import write_lance
 from clipdre.emitting.write import Written, write_subset
-from clipdre.errors import SelectionError
-from clipdre.formats.name_lists import read_names
+from clipdre.formats.name_lists import read_name_file
 from clipdre.formats.tars.places import expand_shards
 from clipdre.selecting.listed import Listed
 from clipdre.selecting.listed import select_listed as _select_listed
@@ -114,12 +113,7 @@ def select_listed(scores: Scores, names: str | Path) -> Listed:
     >>> len(clipdre.select_listed(scores, "demo/best.txt").selection)
     10
     """
-    try:
-        with open(names, "rb") as file:
-            listed = read_names(file, str(names))
-    except OSError as error:
-        problem = f"cannot read `names` {names} ({error.strerror})"
-        raise SelectionError(problem, "check the path") from error
+    listed = read_name_file(names, "names", "check the path")
     return _select_listed(scores.query(), listed, str(names))
 
 

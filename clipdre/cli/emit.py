@@ -11,7 +11,6 @@ from clipdre.cli import emit_options as write
 from clipdre.cli.common_options import Scores
 from clipdre.cli.terminal import given_options
 from clipdre.config import EmitConfig
-from clipdre.errors import SelectionError
 from clipdre.only_with import OnlyWith, check
 from clipdre.words import count
 
@@ -81,13 +80,8 @@ def emit(
 
 
 def _names(keys: str, source: str) -> NameList:
-    from clipdre.formats.name_lists import read_names
+    from clipdre.formats.name_lists import read_name_file, read_names
 
     if keys == write.STDOUT:
         return read_names(sys.stdin.buffer, source)
-    try:
-        with open(keys, "rb") as file:
-            return read_names(file, source)
-    except OSError as error:
-        problem = f"cannot read `keys` {keys} ({error.strerror})"
-        raise SelectionError(problem, "name a file, or - for stdin") from error
+    return read_name_file(keys, "keys", "name a file, or - for stdin")

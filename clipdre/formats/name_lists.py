@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -73,6 +74,23 @@ def read_names(file: BinaryIO, label: str) -> NameList:
         raise SelectionError(
             f"{label} cannot be read as a list of samples: {reason}",
             "pass keys or uids as lines, JSON lines, CSV, Parquet, Arrow, or DataComp's .npy",
+        ) from error
+
+
+def read_name_file(path: str | Path, parameter: str, cure: str) -> NameList:
+    """Read a list of names from a file; see `read_names`.
+
+    Parameters
+    ----------
+    parameter, cure : str
+        Of the message if the file cannot be opened, which is a `SelectionError` too.
+    """
+    try:
+        with open(path, "rb") as file:
+            return read_names(file, str(path))
+    except OSError as error:
+        raise SelectionError(
+            f"cannot read `{parameter}` {path} ({error.strerror})", cure
         ) from error
 
 

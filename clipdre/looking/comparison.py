@@ -14,9 +14,8 @@ from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments
 from clipdre.core.rank_correlation import rank_correlations
 from clipdre.errors import ScoresError, UsageError
-from clipdre.formats.folders.embeddings import StoredPool
+from clipdre.formats.folders.embeddings import StoredPool, pool_of
 from clipdre.looking.axes import axes_of, axis_rows
-from clipdre.looking.counterparts import stored_pool
 from clipdre.looking.edges import Axis, row_starts
 from clipdre.looking.points import Places, sample_points
 from clipdre.selecting.preview import Comparison, by_name, rows_in
@@ -200,7 +199,7 @@ def _diversities(
 ) -> tuple[list[dict[Modality, Diversity]], int, str]:
     """Return diversities, from how many rows of each set, and why there are none."""
     try:
-        vectors = stored_pool(pool.query)
+        vectors = pool_of(pool.query.folder, pool.query.manifest)
     except ScoresError as error:
         return [{} for _ in sets], 0, str(error)
     n = min([most, *(size for size in sizes if size > 1)])

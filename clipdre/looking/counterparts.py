@@ -10,9 +10,7 @@ import numpy.typing as npt
 import torch
 
 from clipdre.core.modality import Modality
-from clipdre.errors import ScoresError
-from clipdre.formats.files.parquet import SCORE_AGAIN
-from clipdre.formats.folders.embeddings import StoredPool, embedding_files
+from clipdre.formats.folders.embeddings import pool_of
 from clipdre.looking.points import Places
 from clipdre.looking.samples import listed_rows
 from clipdre.sql.expressions import FILE, POOL, ROW
@@ -41,25 +39,6 @@ class Nearest:
     log_ratios: Floats
 
 
-def stored_pool(query: ScoreQuery) -> StoredPool:
-    """Return the vectors of all pairs of a score folder.
-
-    Raises
-    ------
-    ScoresError
-        If the score folder has no embeddings, or they are damaged.
-    """
-    folder, manifest = query.folder, query.manifest
-    if not folder.embeddings.exists():
-        problem = f"{folder.path} keeps no embeddings"
-        raise ScoresError(problem, "score again without `discard_embeddings`")
-    pool = StoredPool(embedding_files(folder.embeddings, len(manifest.shards)))
-    if len(pool) != manifest.rows:
-        problem = f"the embeddings in {folder.embeddings} are not those of the scores"
-        raise ScoresError(problem, SCORE_AGAIN)
-    return pool
-
-
 class Model:
     """A model's view of a pool: stored vectors, and what turns their cosines into log ratios.
 
@@ -70,7 +49,7 @@ class Model:
     """
 
     def __init__(self, query: ScoreQuery) -> None:
-        self.query, self.pool = query, stored_pool(query)
+        self.query, self.pool = query, pool_of(query.folder, query.manifest)
         model = query.manifest.model
         self._scale, self._bias = model.logit_scale, model.logit_bias
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from clipdre.errors import ClipdreError
-from clipdre.formats.folders.folder import FailureExample, ScoreFolder
+from clipdre.formats.folders.folder import FailureExample
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.sources import source_of
 from clipdre.formats.tars.limits import ImageError
@@ -16,7 +16,6 @@ from clipdre.formats.tars.samples import printable
 from clipdre.formats.tars.tar import BrokenTarError, Member, iter_members
 from clipdre.looking.samples import thumbnail
 from clipdre.looking.text import plain
-from clipdre.reporting.contents import failure_examples
 
 # Bytes of a shard that are looked at, and of a member that are shown.
 READ, SHOWN = 1 << 18, 32
@@ -46,9 +45,8 @@ class Failed:
     thumbnail: str = ""
 
 
-def failed(folder: ScoreFolder, manifest: Manifest, side: int) -> list[Failed]:
+def failed(manifest: Manifest, examples: Mapping[str, FailureExample], side: int) -> list[Failed]:
     """Return why samples failed, the most frequent reason first; thumbnails have `side` pixels."""
-    examples = failure_examples(folder, manifest)
     found = []
     for reason, samples in manifest.failures.items():
         example = examples.get(reason)

@@ -13,7 +13,7 @@ from clipdre.core.scores import MAIN_COLUMNS
 from clipdre.looking.edges import Axis, Mask, row_starts
 from clipdre.looking.points import Places, Points
 from clipdre.selecting.select import Selection
-from clipdre.sql.expressions import FILE, ROW
+from clipdre.sql.expressions import FILE, ROW, private
 from clipdre.sql.row_set import RowSet
 from clipdre.words import count
 
@@ -89,7 +89,7 @@ def _at_the_cut(name: str, selection: Selection) -> Iterator[Gallery]:
         return
     n = ranked[-1]
     step = selection.steps[n]
-    by = next(e for e in selection.rows.expressions if e.name.endswith(f"by_{n}"))
+    by = next(e for e in selection.rows.expressions if e.name == private(f"by_{n}"))
     kept, beyond = ("DESC", ">") if step.step.bottom else ("ASC", "<")
     every = RowSet.of_pool(selection.query, [by])
     around = every.where(f"{by.name} {beyond} {step.threshold!r}::DOUBLE")

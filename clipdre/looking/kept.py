@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from clipdre.emitting.emit import SOURCE_KEY
 from clipdre.emitting.place import SUMMARY
 from clipdre.errors import SelectionError
-from clipdre.formats.name_lists import NameList, read_names
+from clipdre.formats.name_lists import NameList, read_name_file
 from clipdre.selecting.listed import Listed, select_listed
 from clipdre.sql.query import ScoreQuery
 from clipdre.words import one_line
@@ -25,15 +25,12 @@ def select_kept(query: ScoreQuery, place: Path) -> Listed:
     SelectionError
         If it cannot be read, or names none of the rows.
     """
+    cure = "name a subset or a list"
     try:
-        if place.is_dir():
-            names = _names_of_subset(place)
-        else:
-            with open(place, "rb") as file:
-                names = read_names(file, str(place))
+        is_folder = place.is_dir()
+        names = _names_of_subset(place) if is_folder else read_name_file(place, "kept", cure)
     except OSError as error:
-        problem = f"cannot read `kept` {place} ({one_line(error)})"
-        raise SelectionError(problem, "name a subset or a list") from error
+        raise SelectionError(f"cannot read `kept` {place} ({one_line(error)})", cure) from error
     found = select_listed(query, names, str(place))
     rule = replace(found.selection.rule, name=place.name)
     return replace(found, selection=replace(found.selection, rule=rule))

@@ -22,7 +22,7 @@ from clipdre.looking.languages import Language, languages
 from clipdre.looking.ngrams import Ends, Words
 from clipdre.looking.points import Places, Points, sample_points
 from clipdre.looking.samples import Details, details, fulfilling, thumbnails
-from clipdre.reporting.summary import Summary, summarize
+from clipdre.reporting.summary import Summary, summary_of
 from clipdre.selecting.select import Selection
 from clipdre.sql.expressions import Expression, Kind, private
 from clipdre.sql.query import ScoreQuery
@@ -160,11 +160,12 @@ def collect(
     peers = _peers(counterparts)
     every = np.unique(np.concatenate([samples, counterparts.matrix_places, *peers.values()]))
     small = np.setdiff1d(peers[Modality.IMAGE][:MOST_PEERS], samples)
+    summary = summary_of(query)
     large = thumbnails(query, samples, config.side, shards)
     return View(
         query=query,
-        summary=summarize(query.folder, query.manifest),
-        failures=failed(query.folder, query.manifest, config.side),
+        summary=summary,
+        failures=failed(query.manifest, summary.examples, config.side),
         selections=selections,
         histograms=count_between(pool, edges_of_axes(axes, points), list(masks.values())),
         points=points,

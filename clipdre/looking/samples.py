@@ -111,15 +111,17 @@ def thumbnails(
     """
     if not len(places):
         return Thumbnails({}, "")
+    selection = _selection(query, places)
     try:
-        subset = _subset(query, places, shards)
+        subset = relocated(selection, shards) if shards else Subset(selection)
         rows = pa.Table.from_batches(list(subset.batches(["key", "offset", "nbytes", "key_hash"])))
     except ClipdreError as error:
         return Thumbnails({}, str(error))
     parts = [list(part) for _, part in groupby(rows.to_pylist(), itemgetter(FILE))]
     read = query.manifest.reading
     alike: dict[int, list[int]] = {}  # rows of several captions share a sample
-    for key_hash, place in zip(_hashes(query, places), places.tolist(), strict=True):
+    hashes = selection.rows.all(f"SELECT key_hash FROM {{rows}} ORDER BY {FILE}, {ROW}")
+    for (key_hash,), place in zip(hashes, places.tolist(), strict=True):
         alike.setdefault(key_hash, []).append(place)
     urls, problems = dict[int, str](), list[str]()
 
@@ -165,25 +167,15 @@ def _shard_thumbnails(
                     break
 
 
-def _subset(query: ScoreQuery, places: Places, shards: Sequence[str] | None) -> Subset:
-    """Return rows of the pool as a subset, with the tars they are in."""
+def _selection(query: ScoreQuery, places: Places) -> Selection:
+    """Return rows of the pool as a selection, as which they find their tars."""
     table = query.table(
         f"SELECT {FILE}, {ROW}, key_hash FROM {POOL} SEMI JOIN {listed_rows(query, places)} "
         f"USING ({FILE}, {ROW})"
     )
     step = Step(where="shown")
     kept = (Counted(step, query.manifest.rows, len(places), 0, len(places), len(places)),)
-    rows = RowSet(query, table, narrow=True)
-    selection = Selection(Rule((step,)), rows, query.manifest.rows, kept)
-    return relocated(selection, shards) if shards else Subset(selection)
-
-
-def _hashes(query: ScoreQuery, places: Places) -> list[int]:
-    found = query.fetchall(
-        f"SELECT key_hash FROM {POOL} SEMI JOIN {listed_rows(query, places)} USING ({FILE}, {ROW}) "
-        f"ORDER BY {FILE}, {ROW}"
-    )
-    return [key_hash for (key_hash,) in found]
+    return Selection(Rule((step,)), RowSet(query, table, narrow=True), query.manifest.rows, kept)
 
 
 def listed_rows(query: ScoreQuery, places: Places) -> str:

@@ -23,7 +23,7 @@ from clipdre.encoding.decode import model_image
 from clipdre.errors import InputError, ModelError, ScoresError
 from clipdre.formats.files.parquet import SCORE_AGAIN, list_columns, read_table
 from clipdre.formats.folders.columns import ColumnFolder, column_folders, is_current
-from clipdre.formats.folders.embeddings import StoredPool, embedding_files
+from clipdre.formats.folders.embeddings import StoredPool, pool_of
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.sources import source_of
@@ -50,24 +50,12 @@ class PoolReader:
     @cached_property
     def pool(self) -> StoredPool:
         """Stored embeddings of all rows."""
-        if not self.folder.embeddings.exists():
-            raise ScoresError(
-                f"{self.folder.path} keeps no embeddings",
-                "score again without `discard_embeddings`",
-            )
-        pool = StoredPool(embedding_files(self.folder.embeddings, len(self.manifest.shards)))
-        if pool.starts != self.starts:
-            raise ScoresError(
-                f"the embeddings in {self.folder.embeddings} are not those of the scores",
-                SCORE_AGAIN,
-            )
-        return pool
+        return pool_of(self.folder, self.manifest)
 
     @cached_property
     def starts(self) -> list[int]:
         """Index of each shard's first row, and the number of rows."""
-        counts = [shard.rows for shard in self.manifest.shards]
-        return [0, *np.cumsum(counts).tolist()]
+        return self.manifest.starts
 
     @cached_property
     def encoder(self) -> Encoder:

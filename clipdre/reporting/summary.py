@@ -123,13 +123,18 @@ class Summary:
 
 def summarize(folder: ScoreFolder, manifest: Manifest) -> Summary:
     """Read the summary of a finished score folder."""
+    return summary_of(ScoreQuery(folder, manifest))
+
+
+def summary_of(query: ScoreQuery) -> Summary:
+    """Read the summary of a score folder that is open already."""
+    folder, manifest = query.folder, query.manifest
     if manifest.reference is None:
         raise ScoresError(f"{folder.path} records no reference", SCORE_AGAIN)
-    query = ScoreQuery(folder, manifest)
     with_errors = [name for name in MAIN_COLUMNS if name in ESTIMATED_COLUMNS]
     duplicates = _duplicated(folder)
     own = not _saved(manifest) and not manifest.keeps_reference
-    bound = "negcliploss" if "negcliploss" in query.columns and own else None
+    bound = "negcliploss" if statistics.has_errors(query, "negcliploss") and own else None
     errors = statistics.errors(query, [*with_errors, *([bound] if bound else [])])
     left_out = manifest.reference.own != Own.COUNTED.value
     repeated = duplicates.mean_log_size if duplicates is not None and left_out else 0.0

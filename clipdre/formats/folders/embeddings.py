@@ -27,6 +27,8 @@ from clipdre.formats.files.parquet import (
     write_table,
 )
 from clipdre.formats.files.storage import committed, regular
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY
 from clipdre.words import one_line
 
@@ -177,6 +179,26 @@ class StoredPool:
             size = self.starts[shard + 1] - self.starts[shard]
             _read_rows(path, size, rows[low:high] - self.starts[shard], vectors[low:high])
         return vectors
+
+
+def pool_of(folder: ScoreFolder, manifest: Manifest) -> StoredPool:
+    """Return the vectors of all pairs of a score folder.
+
+    Raises
+    ------
+    ScoresError
+        If the score folder has no embeddings, or they are damaged or not those of the scores.
+    """
+    if not folder.embeddings.exists():
+        raise ScoresError(
+            f"{folder.path} keeps no embeddings", "score again without `discard_embeddings`"
+        )
+    pool = StoredPool(embedding_files(folder.embeddings, len(manifest.shards)))
+    if pool.starts != manifest.starts:
+        raise ScoresError(
+            f"the embeddings in {folder.embeddings} are not those of the scores", SCORE_AGAIN
+        )
+    return pool
 
 
 def _stored_shape(path: Path) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,11 @@ class Manifest(Record, frozen=True, kw_only=True):
     def rows(self) -> int:
         """Pairs with scores."""
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def starts(self) -> list[int]:
+        """Place in the pool of each shard's first row, and the number of rows."""
+        return [0, *accumulate(shard.rows for shard in self.shards)]
 
     @property
     def failures(self) -> dict[str, int]:

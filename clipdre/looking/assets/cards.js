@@ -52,11 +52,11 @@ function fill(element, rows, axes) {
 // The share of the pool with a smaller value, to the nearest edge.
 function quantile(axis, value) {
   if (value === null) return null;
-  axis.below ??= axis.pool.reduce((sums, count) => [...sums, sums[sums.length - 1] + count], [0]);
-  const total = axis.below[axis.below.length - 1];
+  const total = sums(axis).atLeast[0] + axis.lessThan[0];
   let bin = 0;
   for (const edge of edges(axis)) if (edge <= value) bin++;
-  return total ? (axis.below[bin] + axis.pool[bin] / 2) / total : null;
+  const below = bin ? axis.lessThan[bin - 1] : 0;
+  return total ? (below + axis.pool[bin] / 2) / total : null;
 }
 
 function scoresTable(row) {

@@ -36,6 +36,19 @@ function edges(axis) {
   return axis.numbers;
 }
 
+function sums(axis) {
+  // How many pairs are at each edge or above it, and below it.
+  if (!axis.atLeast) {
+    let above = axis.pool.reduce((a, b) => a + b, 0), below = 0;
+    axis.atLeast = []; axis.lessThan = [];
+    for (let n = 0; n < axis.edges.length; n++) {
+      above -= axis.pool[n]; below += axis.pool[n];
+      axis.atLeast.push(above); axis.lessThan.push(below);
+    }
+  }
+  return axis;
+}
+
 // Bins between the edges, `merged` at a time, with the share of the tallest one.
 function bins(axis, selection, merged) {
   const at = edges(axis);

@@ -11,19 +11,6 @@ function options(select, items, chosen) {
 
 function cutAxis() { return DATA.axes[Number(byId("cut-axis").value)]; }
 
-function sums(axis) {
-  // How many pairs are at each edge or above it, and below it.
-  if (!axis.atLeast) {
-    let above = axis.pool.reduce((a, b) => a + b, 0), below = 0;
-    axis.atLeast = []; axis.lessThan = [];
-    for (let n = 0; n < axis.edges.length; n++) {
-      above -= axis.pool[n]; below += axis.pool[n];
-      axis.atLeast.push(above); axis.lessThan.push(below);
-    }
-  }
-  return axis;
-}
-
 function quoted(text) { return /^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`; }
 
 function moveLine() {
