@@ -202,6 +202,8 @@ def committed(path: Path, *, durable: bool = True) -> Iterator[Path]:
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError("it is a device or a pipe, which a file must not replace")
         _unfinished.add(temporary)
         yield temporary
         if durable:

@@ -125,6 +125,13 @@ class TestCommitted:
         assert not path.is_symlink()
         assert path.read_text() == "new"
 
+    def test_pipes_and_devices_are_not_replaced(self, tmp_path):
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        with pytest.raises(OutputError, match="device or a pipe"), committed(path) as temporary:
+            temporary.write_text("new")
+        assert path.is_fifo()
+
     def test_full_disk_is_an_output_error(self, tmp_path):
         def write():
             with committed(tmp_path / "a.txt"):
