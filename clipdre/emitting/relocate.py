@@ -24,11 +24,12 @@ from clipdre.sql.expressions import FILE, ROW
 from clipdre.words import count
 
 
-def relocated(selection: Selection, urls: Sequence[str]) -> Subset:
+def relocated(selection: Selection, urls: Sequence[str], *, partial: bool = False) -> Subset:
     """Return a subset that takes its samples from the tars `urls`.
 
     If `urls` hold the shards of all kept samples, by name and size, their byte spans are used as
-    they are. Otherwise samples are searched for by uid, or by key if they have no uid.
+    they are; with `partial`, some of these shards are enough, and reading from the others fails.
+    Otherwise samples are searched for by uid, or by key if they have no uid.
 
     Raises
     ------
@@ -42,7 +43,8 @@ def relocated(selection: Selection, urls: Sequence[str]) -> Subset:
             manifest.shards, urls, lambda s, url: has_content_of(s, url, sources[url].nbytes)
         )
         subset = Subset(selection, {name: sources[url] for name, url in found.items()})
-        if all(manifest.shards[index].name in found for index in subset.files):
+        here = [manifest.shards[index].name in found for index in subset.files]
+        if all(here) or (partial and any(here)):
             return subset
     names = dict(zip(urls, shard_names(urls), strict=True))
     return _SearchedSubset(selection, {names[url]: source for url, source in sources.items()})

@@ -34,6 +34,7 @@ from clipdre.selecting.select import Counted, Selection
 from clipdre.sql.expressions import FILE, POOL, ROW, quoted
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet
+from clipdre.words import count
 
 SHARDS_AT_ONCE = 8
 QUALITY = 60
@@ -113,7 +114,7 @@ def thumbnails(
         return Thumbnails({}, "")
     selection = _selection(query, places)
     try:
-        subset = relocated(selection, shards) if shards else Subset(selection)
+        subset = relocated(selection, shards, partial=True) if shards else Subset(selection)
         rows = pa.Table.from_batches(list(subset.batches(["key", "offset", "nbytes", "key_hash"])))
     except ClipdreError as error:
         return Thumbnails({}, str(error))
@@ -135,6 +136,9 @@ def thumbnails(
                     urls.update(dict.fromkeys(alike[key_hash], url))
             except ClipdreError as error:
                 problems.append(str(error))
+    if not problems and len(urls) < len(places):
+        missing = count(len(places) - len(urls), "image")
+        problems.append(f"{missing} cannot be read: the tars have changed since they were scored")
     problem = problems[0] if problems else ""
     if len(problems) > 1:
         problem = f"{problem} (and {len(problems) - 1:,} more shards)"
@@ -162,7 +166,7 @@ def _shard_thumbnails(
             found = iter_samples(io.BytesIO(checked(span, str(row["key"]), source.name)), read)
             for sample in found:
                 if isinstance(sample, Sample):
-                    with suppress(ImageError):  # the page does without
+                    with suppress(ImageError):  # counted as missing
                         yield row["key_hash"], thumbnail(sample.image, read, side)
                     break
 

@@ -1,4 +1,5 @@
 import shutil
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -99,6 +100,29 @@ class TestWithoutImages:
         assert shards == {0, 1, 2}
         assert {place // 100 for place in view.images} == {0, 2}
         assert "00001.tar" in view.problem
+
+    def test_one_of_the_moved_shards_is_gone(self, pool, tmp_path):
+        shutil.copytree(pool, tmp_path / "pool")
+        tiny_score(tmp_path / "pool", tmp_path / "s")
+        moved = (tmp_path / "pool").rename(tmp_path / "moved")
+        (moved / "00001.tar").unlink()
+        shards = sorted(map(str, moved.glob("*.tar")))
+        view = looked(tmp_path / "s", unmeasured(tmp_path / "s"), shards=shards)
+        assert {place // 100 for place in view.images} == {0, 2}
+        assert "00001.tar" in view.problem
+
+    def test_images_that_have_changed(self, tmp_path):
+        write_tar(tmp_path / "x.tar", [*pair("a", "red", 1), *pair("b", "blue", 2)])
+        tiny_score(tmp_path, tmp_path / "s")
+        changed = bytearray((tmp_path / "x.tar").read_bytes())
+        with tarfile.open(tmp_path / "x.tar") as tar:
+            member = next(m for m in tar if m.name.startswith("a.") and m.name != "a.txt")
+        changed[member.offset_data : member.offset_data + member.size] = bytes(member.size)
+        (tmp_path / "x.tar").write_bytes(changed)
+        shards = [str(tmp_path / "x.tar")]
+        view = looked(tmp_path / "s", unmeasured(tmp_path / "s"), shards=shards)
+        assert sorted(view.images) == [1]
+        assert view.problem.startswith("1 image cannot be read")
 
     def test_scores_of_embeddings(self, scored, tmp_path):
         source = open_embeddings(scored[0] / "embeddings", "l14", 30.0, 0.0)
