@@ -185,9 +185,11 @@ def main() -> None:
     except BrokenPipeError:
         _discard_stdout()
         sys.exit(CLOSED_PIPE)
-    except signals.Interrupted as error:
+    except (signals.Interrupted, Exception):
+        if (number := signals.received()) is None:
+            raise
         signals.announce()
-        sys.exit(128 + error.number)
+        sys.exit(128 + number)
 
 
 def _discard_stdout() -> None:

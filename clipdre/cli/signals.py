@@ -16,6 +16,7 @@ GRACE = 0.6
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 MESSAGE = "interrupted; run the same command again to resume"
 _announced = threading.Event()
+_received: list[int] = []
 
 
 class Interrupted(BaseException):
@@ -58,7 +59,16 @@ def announce() -> None:
                 file.write(f"{line}\n".encode())
 
 
+def received() -> int | None:
+    """Return the number of the signal that came, if any.
+
+    A library may turn the exception into one of its own, for example while it is imported.
+    """
+    return _received[0] if _received else None
+
+
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    _received.append(number)
     raise Interrupted(number)
 
 
