@@ -73,6 +73,12 @@ def one_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
+def operand(path: object) -> str:
+    """Return a path as a command can take it: one that starts with a dash is not an option."""
+    text = str(path)
+    return f"./{text}" if text.startswith("-") else text
+
+
 def strip_controls(text: str) -> str:
     """Replace control and format characters: text from a shard must not steer the terminal."""
     return "".join("\N{REPLACEMENT CHARACTER}" if _is_control(c) else c for c in text)

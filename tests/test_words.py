@@ -6,6 +6,7 @@ from clipdre.words import (
     count,
     html_table,
     one_line,
+    operand,
     size,
     text_table,
     whole_number,
@@ -129,3 +130,8 @@ def test_tables_are_aligned_and_escaped():
     assert html == (
         "<table><caption>&lt;b&gt;</caption><tr><th>x</th></tr><tr><td>a &amp; b</td></tr></table>"
     )
+
+
+def test_paths_are_not_taken_for_options():
+    assert operand("-s") == "./-s"
+    assert operand("a/-s") == "a/-s"

@@ -269,6 +269,8 @@ def _show(manifest: Manifest, output: Path) -> None:
     from clipdre.cli.terminal import note
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.reporting.summary import summarize
+    from clipdre.words import operand
 
     show_summary(summarize(ScoreFolder(output), manifest), output)
-    note(f"look at the pairs in a browser: clipdre look {shlex.quote(str(output))} -o page.html")
+    place = shlex.quote(operand(output))
+    note(f"look at the pairs in a browser: clipdre look {place} -o page.html")

@@ -15,7 +15,7 @@ from clipdre.looking.edges import Histogram
 from clipdre.looking.look import KEPT_BY, View
 from clipdre.looking.points import levels
 from clipdre.looking.text import plain
-from clipdre.words import count, size
+from clipdre.words import count, operand, size
 
 # Digits of values and of log ratios.
 DIGITS = 5
@@ -28,7 +28,7 @@ def content(view: View) -> dict[str, Any]:
     nearest = view.counterparts.nearest
     return {
         "pool": view.query.manifest.rows,
-        "folder": plain(str(view.query.folder.path)),
+        "folder": plain(operand(view.query.folder.path)),
         "joined": [plain(str(path)) for path in view.query.joined],
         "axes": [_axis(view, n) for n in range(len(view.histograms))],
         "selections": [

@@ -24,6 +24,7 @@ from clipdre.selecting.rules import (
     parse_cap,
 )
 from clipdre.sql.query import ScoreQuery
+from clipdre.words import operand
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 SUFFIX = ".toml"
@@ -170,7 +171,8 @@ def check_columns(
         cure = "an earlier clipdre made them: score the shards again with `overwrite`"
         raise SelectionError(problem, cure)
     found = dict.fromkeys((measures or {}).get(name) for name in missing)
-    commands = [f"'{MEASURE} {shlex.quote(str(query.folder.path))} {own}'" for own in found if own]
+    place = shlex.quote(operand(query.folder.path))
+    commands = [f"'{MEASURE} {place} {own}'" for own in found if own]
     measure = f"run {' and '.join(commands)}" if commands else f"measure them with '{MEASURE}'"
     raise SelectionError(problem, f"{measure}, or join a file that has them with `joined`")
 
