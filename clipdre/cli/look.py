@@ -114,7 +114,7 @@ def _write(
     output: Path | None,
     overwrite: bool,
 ) -> None:
-    from clipdre.cli.terminal import note
+    from clipdre.cli.terminal import as_options, note
     from clipdre.looking.look import collect
     from clipdre.looking.page import render
     from clipdre.words import size
@@ -122,7 +122,7 @@ def _write(
     view = collect(query, selections, config, shards)
     page = render(view)
     if view.problem:
-        note(f"warning: images are missing: {view.problem}")
+        note(as_options(f"warning: images are missing: {view.problem}", None))
     if output is None:
         typer.echo(page.html)
         return

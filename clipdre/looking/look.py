@@ -159,9 +159,11 @@ def collect(
     counterparts = _counterparts(query, samples, middle)
     peers = _peers(counterparts)
     every = np.unique(np.concatenate([samples, counterparts.matrix_places, *peers.values()]))
-    small = np.setdiff1d(peers[Modality.IMAGE][:MOST_PEERS], samples)
+    # Without thumbnails, what is shown for other reasons has no image either.
+    most = MOST_PEERS if config.thumbnails else 0
+    small = np.setdiff1d(peers[Modality.IMAGE][:most], samples)
     summary = summary_of(query)
-    large = thumbnails(query, samples, config.side, shards)
+    large = thumbnails(query, samples if most else samples[:0], config.side, shards)
     return View(
         query=query,
         summary=summary,

@@ -51,6 +51,7 @@ def test_the_page_is_the_same_each_time(scored):
 def test_there_are_no_more_thumbnails_than_asked_for(scored, most):
     view = looked(*scored, LookConfig(thumbnails=most))
     assert len(view.samples) <= max(most, 10)  # the matrix has ten of its own
+    assert bool(view.images) == bool(most)
 
 
 def test_columns_that_are_asked_for_come_after_the_main_scores(scored):
