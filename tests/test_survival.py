@@ -47,13 +47,17 @@ def test_signal_ends_the_run_within_a_second(large, tmp_path, number):
 
 
 def test_signal_ends_a_step_that_ignores_it(tmp_path):
-    """A single step of the interpreter may be a whole batch on a large model."""
+    """A single step of the interpreter may be a whole batch on a large model.
+
+    The step lets other threads run: one of them reports, a second later, that it is under way.
+    """
     deaf = (
-        "import sys, time; from pathlib import Path; from clipdre.cli import signals\n"
+        "import sys, threading; from pathlib import Path; from clipdre.cli import signals\n"
         "from clipdre.formats.files.storage import committed\n"
         "import hashlib; signals.install()\n"
         "with committed(Path(sys.argv[1])) as temporary:\n"
-        "    temporary.write_text('half'); print('deaf', flush=True)\n"
+        "    temporary.write_text('half')\n"
+        "    threading.Timer(1, print, ['deaf'], {'flush': True}).start()\n"
         "    hashlib.pbkdf2_hmac('sha256', b'x', b'y', 100_000_000)\n"
     )
     command = [sys.executable, "-c", deaf, str(tmp_path / "a.txt")]
