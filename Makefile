@@ -21,9 +21,11 @@ $(READY): pyproject.toml
 	@touch $@
 
 demo: $(READY) ## Score and filter two pools with known truth (writes ./demo)
-	@echo "clipdre: drawing, scoring and filtering two pools in ./demo, in under two minutes"
+	@echo "clipdre: drawing, scoring and filtering two pools in ./demo, in about two minutes"
 	@rm -rf demo
 	@$(BIN)/clipdre demo demo
+	@echo "clipdre: measuring every scorer on the noisy pool"
+	@OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_scorers.py demo
 
 test: $(READY) ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

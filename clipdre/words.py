@@ -39,7 +39,8 @@ def size(nbytes: float) -> str:
 def closest(name: str, known: Sequence[str], most: int = 3) -> str:
     """Return a hint for a name that is not `known`: the closest names; empty if none is close."""
     close = similar(name, known, most=most)
-    return f"did you mean {' or '.join(close)}?" if close else ""
+    names = " or ".join(filter(None, [", ".join(close[:-1]), *close[-1:]]))
+    return f"did you mean {names}?" if close else ""
 
 
 def similar(name: str, known: Sequence[str], cutoff: float = 0.5, most: int = 3) -> list[str]:

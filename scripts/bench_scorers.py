@@ -32,7 +32,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "density-pruning": {"keep": 0.25, "clusters": 100},
     "image-based": {"clusters": 100},
     "semantic-duplicates": {"clusters": 100},
+    "marginals": {"target": ('cluster_image = "uniform"',)},
     "metaclip": {"tail_share": 0.06},
+    "normsim-dynamic": {"start": 0.4},
     "prompt-weight": {"prompt": ("a red circle",)},
 }
 TARGETS = ("image-based", "importance-resampling", "normsim")

@@ -154,6 +154,12 @@ class FitPool:
         self._record_model()
         return self.reader.encoder
 
+    @property
+    def logit_scale(self) -> float:
+        """See `Pool`."""
+        self._record_model()
+        return self.reader.manifest.model.logit_scale
+
     def column(self, name: str) -> npt.NDArray[Any]:
         """See `Pool`; its values are part of what was asked for, since scores may change."""
         found = self.reader.whole_column(name)

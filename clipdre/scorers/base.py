@@ -167,6 +167,11 @@ class Pool(Protocol):
         """The model that made the scores."""
         ...
 
+    @property
+    def logit_scale(self) -> float:
+        """Scale with which cosines become logits, in nats."""
+        ...
+
     def column(self, name: str) -> npt.NDArray[Any]:
         """Return a column that `clipdre score` wrote, or `key_hash`, of shape (len(pool),)."""
         ...

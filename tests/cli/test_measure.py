@@ -229,7 +229,11 @@ class TestNormSim:
     [
         ("scores nosuch", 2, f"unknown scorer nosuch: there are {', '.join(scorers())}"),
         ("scores prompt-wait", 2, "unknown scorer prompt-wait: did you mean prompt-weight?"),
-        ("scores norm", 2, "unknown scorer norm: did you mean normsim or conformity?"),
+        (
+            "scores norm",
+            2,
+            "unknown scorer norm: did you mean normsim, conformity or normsim-dynamic?",
+        ),
         ("scores", 2, "missing command: see 'clipdre measure --help'"),
         (
             "scores prompt-weight",

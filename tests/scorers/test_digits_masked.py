@@ -2,6 +2,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import clipdre
 from clipdre.config import EncodeConfig
 from clipdre.core.modality import Modality
 from clipdre.models.load import load_encoder
@@ -41,6 +42,22 @@ def test_it_is_the_similarity_to_the_caption_without_digits(scores, mask):
     others = np.setdiff1d(np.arange(300), with_digits)
     stored = (images * stored_vectors(scores, Modality.TEXT)).sum(axis=1)
     np.testing.assert_allclose(found["similarity_masked"][others], stored[others], atol=1e-6)
+
+
+def test_its_log_ratio_is_that_of_the_new_caption_against_the_old_ones(scores):
+    """The image's partition is that of the scores, over the captions as they are."""
+    recaptioned(scores, CAPTIONS)
+    found, _ = measured(scores, DigitsMasked())
+    columns = ["similarity", "log_ratio_image", "log_partition_image"]
+    table = clipdre.open_scores(scores).to_arrow(columns)
+    similarity, before, partition = (table[name].to_numpy() for name in columns)
+    scale = clipdre.open_scores(scores).manifest.model.logit_scale
+    stored = (stored_vectors(scores, Modality.IMAGE) * stored_vectors(scores, Modality.TEXT)).sum(1)
+    masked = found["similarity_masked"]
+    np.testing.assert_allclose(before, scale * similarity - partition, atol=2e-3)
+    expected = scale * (similarity + masked - stored) - partition
+    np.testing.assert_allclose(found["log_ratio_image_masked"], expected, atol=2e-3)
+    assert np.abs(found["log_ratio_image_masked"] - before).max() > 1
 
 
 def test_captions_without_digits_are_not_encoded(scores, monkeypatch):

@@ -30,6 +30,7 @@ CHANCES, RARITIES, MASKED, CLOSENESS = RNG.random((4, ROWS)).astype(np.float32)
 LIKENESS, DISTANCES = RNG.random((2, ROWS)).astype(np.float32)
 HITS = RNG.random(ROWS) < 0.5
 QUOTAS, PLACES = RNG.integers(1, 9, (2, ROWS)).astype(np.int32)
+LATE = RNG.permutation(ROWS) + 1
 LOG_WEIGHTS = (5000 + 3 * RNG.standard_normal(ROWS)).astype(np.float32)
 HASHES = RNG.permutation(ROWS).astype(np.uint64)
 CAPTIONS = RNG.choice(["a red hat", "a hat", "a b c", "  two words ", "an old red hat"], ROWS)
@@ -43,6 +44,7 @@ MEASURED = {
     "dsir_log_weight": LOG_WEIGHTS,
     "similarity_masked": MASKED,
     "normsim": CLOSENESS,
+    "normsim_dynamic_rank": LATE,
     "duplicate_similarity": LIKENESS,
     "lemon": DISTANCES,
     "cluster_in_target": HITS,
@@ -156,6 +158,7 @@ PUBLISHED = {
     "metaclip": np.flatnonzero(chances("draw") < CHANCES),
     "negcliploss": top(TABLE["negcliploss"], THIRD),
     "negcliploss-normsim": top(CLOSENESS, ROWS // 5, top(TABLE["negcliploss"], THIRD)),
+    "negcliploss-normsim-d": np.flatnonzero(LATE <= ROWS // 5),
     "semdedup": np.flatnonzero(LIKENESS.astype(np.float64) <= 0.95),
     "similarity-threshold": ALIGNED,
     "soft-cap": np.flatnonzero(soft_cap(TABLE["log_ratio"], THIRD, 100_000)),

@@ -69,6 +69,7 @@ def test_there_is_a_recipe_for_each_published_method():
         "metaclip",
         "negcliploss",
         "negcliploss-normsim",
+        "negcliploss-normsim-d",
         "semdedup",
         "similarity-threshold",
         "soft-cap",
