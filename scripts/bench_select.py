@@ -46,7 +46,7 @@ duckdb.sql(f'''SELECT uid FROM read_parquet('{sys.argv[1]}/scores/*.parquet') WH
 
 
 def write_scores(
-    folder: Path, rows: int, files: int = FILES, *, with_measured: bool = False
+    folder: Path, rows: int, files: int = FILES, *, d: int = 512, with_measured: bool = False
 ) -> None:
     """Write a score folder of random rows with all columns of `clipdre score`."""
     shards = []
@@ -79,7 +79,7 @@ def write_scores(
         name = f"{n:08d}"
         shard = ShardRecord(name=name, url=f"{name}.tar", nbytes=0, modified="", rows=size)
         shards.append(shard)
-    manifest = finished_manifest(shards)
+    manifest = finished_manifest(shards, d)
     manifest.write(folder)
     if with_measured:
         # torch stays out of this process: its memory would count as that of the commands it starts

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from clipdre.core.reliability import TRUSTED_POOL
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.truth.pool import write_pool
 from tests.helpers import tiny_score, unmeasured
+
+# Machines that run tests may be busy: speed is measured elsewhere.
+settings.register_profile("clipdre", deadline=None)
+settings.load_profile("clipdre")
 
 REAL_SHARDS = Path(__file__).parents[2] / "shared" / "data"
 

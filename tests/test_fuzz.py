@@ -90,7 +90,7 @@ def reads_back(record, data):
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(damaged())
 def test_samples_of_damaged_archives_are_complete_and_disjoint(data):
     end, kept, keys = 0, b"", []

@@ -180,13 +180,20 @@ def _score_shards(
     run_config: RunConfig,
 ) -> Manifest:
     from clipdre.cli.terminal import note
+    from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.tars.places import expand_shards
-    from clipdre.pipelines.score import ScoreConfig
-    from clipdre.pipelines.score import score as run
+    from clipdre.models.names import check_name
+    from clipdre.pipelines.early import check_output
 
     if encode.model == TINY_MODEL:
         note(f"{TINY_MODEL} knows drawn shapes only: its scores of real images mean nothing")
+    check_name(encode)
     urls = expand_shards(shards, sys.stdin)
+    check_output(ScoreFolder(output), urls, estimate)
+    # torch is imported only now: mistakes above are reported at once
+    from clipdre.pipelines.score import ScoreConfig
+    from clipdre.pipelines.score import score as run
+
     manifest = run(urls, output, ScoreConfig(read, encode, estimate), run=run_config)
     if encode.precision is Precision.AUTO:
         note(f"--precision auto: {manifest.model.precision} for this device")

@@ -22,6 +22,7 @@ from clipdre.formats.folders.records import ModelRecord
 from clipdre.models.checks import QUICK, check_checkpoint, needs_quick_gelu
 from clipdre.models.encoder import OpenClipEncoder, split_transform
 from clipdre.models.fingerprint import fingerprint
+from clipdre.models.names import SCHEMAS, check_name
 from clipdre.models.text_tower import TextTower
 from clipdre.models.tokenizer import bounded
 from clipdre.words import closest
@@ -31,12 +32,10 @@ DTYPES = {
     Precision.BF16: torch.bfloat16,
     Precision.FP16: torch.float16,
 }
-WEIGHT_SUFFIXES = ("safetensors", "bin", "pt", "pth", "npz")
 SHOWN_TAGS = 6
 SHOWN_REASON = 300  # characters of a library's message
 # Captions that test whether a text tower may be cut: short and long.
 PROBES = ("a photo", "two dogs and a cat on the stairs of an old house", "red")
-SCHEMAS = ("local-dir:", "hf-hub:")
 
 
 def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
@@ -48,6 +47,7 @@ def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
         If the model or its weights are unknown, missing or do not fit together, or if the model has
         no logit scale.
     """
+    check_name(config)
     if not config.model.startswith(SCHEMAS):  # open_clip takes both spellings
         config = replace(config, model=config.model.replace("/", "-"))
     device = usable_device(config.device)
@@ -143,18 +143,9 @@ def _open_clip_names(config: EncodeConfig) -> tuple[str, str | None]:
     """Return open_clip's names for the model and its weights."""
     if config.model == TINY_MODEL:
         folder = resources.files("clipdre") / "tiny"
-        if config.pretrained not in (None, EncodeConfig.pretrained):
-            raise ModelError(f"model {TINY_MODEL} has its own weights", "drop `pretrained`")
         return f"local-dir:{folder}", None
     if config.model.startswith(SCHEMAS):
         return config.model, None
-    known = open_clip.list_models()
-    if config.model not in known:
-        hint = (
-            closest(config.model, [TINY_MODEL, *known])
-            or "use one of open_clip's, such as ViT-L-14"
-        )
-        raise ModelError(f"unknown model {config.model}", hint)
     tags = open_clip.list_pretrained_tags_by_model(config.model)
     shown = ", ".join(tags[:SHOWN_TAGS]) + (", ..." if len(tags) > SHOWN_TAGS else "")
     known_weights = f"a checkpoint file or a tag such as {shown}" if tags else "a checkpoint file"
@@ -162,16 +153,11 @@ def _open_clip_names(config: EncodeConfig) -> tuple[str, str | None]:
     if config.pretrained is None:
         raise ModelError(f"model {config.model} needs weights", cure)
     if config.pretrained not in tags and not Path(config.pretrained).is_file():
-        kind = "checkpoint" if _looks_like_path(config.pretrained) else "pretrained tag"
-        problem = f"no {kind} {config.pretrained} for model {config.model}"
+        problem = f"no pretrained tag {config.pretrained} for model {config.model}"
         raise ModelError(problem, closest(config.pretrained, tags) or cure)
     if config.pretrained not in tags:
         check_checkpoint(config.model, Path(config.pretrained))
     return config.model, config.pretrained
-
-
-def _looks_like_path(name: str) -> bool:
-    return "/" in name or name.rpartition(".")[2] in WEIGHT_SUFFIXES
 
 
 def _load(name: str, pretrained: str | None, quick: bool) -> tuple[Any, Any, Any]:

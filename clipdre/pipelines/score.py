@@ -12,21 +12,21 @@ from clipdre.config import Architecture, EncodeConfig, EstimateConfig, ReadConfi
 from clipdre.encoding.ingest import EmbeddingSource, open_embeddings
 from clipdre.encoding.jobs import EncodeWork, IngestWork, workers_per_device
 from clipdre.engines.local import InProcess, local_engine
-from clipdre.errors import OutputError, ScoresError, UsageError
-from clipdre.formats.files.storage import REPLACEMENT, absolute, identify, real, real_paths
-from clipdre.formats.folders.folder import ABANDONED, PARTS, ScoreFolder
+from clipdre.errors import ScoresError, UsageError
+from clipdre.formats.files.storage import absolute
+from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.kept import column_names
 from clipdre.formats.folders.manifest import (
-    MANIFEST,
     Manifest,
     is_own_manifest,
     read_complete_manifest,
     read_settings,
 )
 from clipdre.formats.folders.records import ModelRecord, ShardRecord, builtins
-from clipdre.formats.tars.places import shard_names
 from clipdre.formats.tars.samples import printable
 from clipdre.models.load import load_encoder, usable_device, usable_devices
+from clipdre.models.names import check_name
+from clipdre.pipelines.early import check_output, shard_records
 from clipdre.pipelines.stages import Stages
 
 
@@ -63,9 +63,10 @@ def score(
         When `output` holds something else, or a run with other settings.
     """
     folder = ScoreFolder(output)
-    _check_output(folder, urls, config.estimate)
+    check_output(folder, urls, config.estimate)
+    check_name(config.encode)
     column_names(config.read.keep)  # refuses those that cannot be
-    shards = _shard_records(urls)
+    shards = shard_records(urls)
     devices = usable_devices(config.encode.device)
     encoder = load_encoder(config.encode)
     encode = workers_per_device(config.encode, devices)
@@ -90,8 +91,8 @@ def score_embeddings(
     """
     folder = ScoreFolder(output)
     urls = source.files()
-    _check_output(folder, urls, config)
-    shards = _shard_records(urls)
+    check_output(folder, urls, config)
+    shards = shard_records(urls)
     planned = _planned(source.model, {"embeddings": source.layout}, config, shards)
     engine = InProcess(str(usable_device(device)))
     return Stages(folder, engine, IngestWork(source)).run(planned, run or RunConfig())
@@ -118,7 +119,7 @@ def rescore(
     if not source.embeddings.exists():
         raise ScoresError(f"{source.path} keeps no embeddings", "score the shards themselves")
     folder = ScoreFolder(output)
-    _check_output(folder, [shard.url for shard in found.shards], config)
+    check_output(folder, [shard.url for shard in found.shards], config)
     shards = (
         ShardRecord(name=s.name, url=s.url, nbytes=s.nbytes, modified=s.modified, sample=s.sample)
         for s in found.shards
@@ -157,24 +158,6 @@ def score_stored(  # noqa: PLR0913 (one parameter per option)
     return rescore(ScoreFolder(folder), output, config, device=device, run=run)
 
 
-def _check_output(folder: ScoreFolder, urls: Sequence[str], config: EstimateConfig) -> None:
-    """Refuse an output that is not a score folder, or that holds what the scores are made from."""
-    if folder.is_foreign():
-        damaged = ", or its manifest is damaged" if (folder.path / MANIFEST).exists() else ""
-        raise OutputError(
-            f"{folder.path} exists and is not a score folder{damaged}", "choose another `output`"
-        )
-    here = real(folder.path)
-    written = {here / part for part in (*PARTS, REPLACEMENT, ABANDONED)}
-    refused = []
-    if any(not written.isdisjoint(path.parents) for _, path in real_paths(urls)):
-        refused.append("the input")
-    if config.saved is not None and real(Path(config.saved)).is_relative_to(here):
-        refused.append("`reference`")
-    if refused:
-        raise OutputError(f"{refused[0]} is in `output` {folder.path}", "choose another `output`")
-
-
 def _planned(
     model: ModelRecord,
     read: dict[str, Any],
@@ -188,13 +171,4 @@ def _planned(
         model=model,
         settings={"read": read, "estimate": builtins(config)},
         shards=shards,
-    )
-
-
-def _shard_records(urls: Sequence[str]) -> tuple[ShardRecord, ...]:
-    urls = [printable(absolute(url)) for url in urls]
-    found = zip(shard_names(urls), urls, map(identify, urls), strict=True)
-    return tuple(
-        ShardRecord(name=name, url=url, nbytes=identity.nbytes, modified=identity.modified)
-        for name, url, identity in found
     )

@@ -1,6 +1,9 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -317,3 +320,28 @@ def test_keeps_fields_of_json_as_columns(run, tmp_path):
     error = error_of(run(f"score pool -o s {TINY}"), 1)
     assert error.startswith("s holds a run that differs in read keep (")
     assert "--keep cannot be used" in error_of(run("score --embeddings s -o t --keep json:a"), 2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "nowhere -o {out}",
+        "{pool} -o {out} --model ViT-B-33",
+        "{pool} -o {out} --model ViT-B-32 --pretrained ./nowhere.pt",
+        "{pool} -o {pool}",
+        "{pool} -o {out} --reference nowhere",
+        "{pool} -o {out} --logit-scale 5",
+    ],
+)
+def test_mistakes_are_reported_before_torch_is_imported(arguments, scored, tmp_path):
+    """Importing it takes seconds."""
+    code = (
+        "import sys; from clipdre.cli.main import app\n"
+        "try: app(sys.argv[1:])\n"
+        "finally: sys.exit(3 if 'torch' in sys.modules else 4)"
+    )
+    pool = scored[1].shards[0].url
+    given = ["score", *arguments.format(pool=Path(pool).parent, out=tmp_path / "out").split()]
+    done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, check=False)
+    assert done.stderr.startswith(b"clipdre: error:")
+    assert done.returncode == 4

@@ -104,7 +104,7 @@ def test_code_in_a_pickle_does_not_run(tmp_path):
     ("config", "message"),
     [
         (EncodeConfig(model="ViT-B-33"), "unknown model ViT-B-33: did you mean ViT-B-32"),
-        (EncodeConfig(model="vit-b/32"), "unknown model vit-b-32: did you mean ViT-B-32 or"),
+        (EncodeConfig(model="vit-b/32"), "unknown model vit-b-32: did you mean ViT-B-32"),
         (
             EncodeConfig(model="ViT-B/32", pretrained="laion2b_s34b_b79"),
             "no pretrained tag laion2b_s34b_b79 for model ViT-B-32: did you mean laion2b_s34b_b79k",

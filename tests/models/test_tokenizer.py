@@ -19,7 +19,7 @@ words = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(words)
 def test_merges_are_those_of_open_clip(word):
     encoded = "".join(REFERENCE.byte_encoder[byte] for byte in word.encode())

@@ -106,7 +106,7 @@ def test_seeded_hash_matches_its_definition(hashes, seed):
 
 
 # Each example makes files and a database.
-checked = settings(max_examples=25, deadline=None)
+checked = settings(max_examples=25)
 
 
 class TestAgainstNaiveSelection:
