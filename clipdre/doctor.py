@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
 from clipdre.config import ReadConfig
+from clipdre.engines.base import Advance, Engine, Item, Result, Work
+from clipdre.engines.local import ProcessPerDevice
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify
 from clipdre.formats.folders.tables import key_hash
@@ -28,6 +31,8 @@ EXAMPLES = 3
 # Findings that lose no sample, but that a curator should know about.
 REPEATED, SHARED, SCATTERED, UNSAFE = "repeated_key", "shared_key", "scattered_key", "unsafe_key"
 LONG_WORD = "long_word"
+# Bytes that take longer to read than processes to start.
+WORTH_PROCESSES = 256_000_000
 # Letters without a space that are no longer language.
 LONGEST = 1000
 DROPPED = "recorded in failures/; its neighbours are scored"
@@ -169,7 +174,12 @@ class _Read:
 
 
 def diagnose(
-    urls: Sequence[str], config: ReadConfig, *, decode: bool = False, workers: int = 1
+    urls: Sequence[str],
+    config: ReadConfig,
+    *,
+    decode: bool = False,
+    workers: int = 1,
+    processes: bool = False,
 ) -> Diagnosis:
     """Read all shards and report their problems.
 
@@ -183,24 +193,69 @@ def diagnose(
         Decode whole images instead of reading only their headers. Many times slower.
     workers : int
         Number of shards read in parallel.
+    processes : bool
+        Read many bytes in processes, which are faster than threads and take a second to start. A
+        script that sets it needs ``if __name__ == "__main__":``.
     """
     sizes, names = [_size(url) for url in urls], shard_names(urls)
+    work, items = _ReadWork(config, decode), list(zip(urls, names, sizes, strict=True))
+    workers = min(workers, len(items))
+    engine: Engine = _Threads(workers)
+    if processes and workers > 1 and sum(sizes) >= WORTH_PROCESSES:
+        engine = ProcessPerDevice(("cpu",) * workers)
+    reports: dict[int, _Read] = {}
+    with Progress("read", sum(sizes)) as progress:
+        reports.update(engine.run(work, items, progress.advance))
     findings: dict[str, Finding] = {}
-    samples = good = 0
-    keys = []
-    with Progress("read", sum(sizes)) as progress, ThreadPoolExecutor(workers) as threads:
-        reports = threads.map(lambda url, name: _read(url, name, config, decode), urls, names)
-        for size, report in zip(sizes, reports, strict=True):
-            samples += report.samples
-            good += report.good
-            keys.append(report.keys)
-            for name, found in report.found.items():
-                finding = findings.setdefault(name, Finding(name not in HARMLESS))
-                finding.add(found.count, found.examples)
-            progress.advance(size, report.samples, report.samples - report.good)
-    _add_shared(findings, names, keys)
+    in_order = [reports[n] for n in range(len(items))]
+    for report in in_order:
+        for name, found in report.found.items():
+            finding = findings.setdefault(name, Finding(name not in HARMLESS))
+            finding.add(found.count, found.examples)
+    _add_shared(findings, names, [report.keys for report in in_order])
+    samples, good = (sum(getattr(r, what) for r in in_order) for what in ("samples", "good"))
     ordered = sorted(findings.items(), key=lambda item: (-item[1].samples, item[0]))
     return Diagnosis(len(urls), samples, good, dict(ordered))
+
+
+@dataclass(frozen=True)
+class _ReadWork:
+    """Reads one shard after another; an item is its URL, its name and its size."""
+
+    config: ReadConfig
+    decode: bool
+
+    def start(self, device: str, advance: Advance) -> Callable[[tuple[str, str, int]], _Read]:  # noqa: ARG002
+        """See `clipdre.engines.base.Work`."""
+
+        def do(item: tuple[str, str, int]) -> _Read:
+            url, name, size = item
+            report = _read(url, name, self.config, self.decode)
+            advance(size, report.samples, report.samples - report.good)
+            return report
+
+        return do
+
+
+@dataclass(frozen=True)
+class _Threads:
+    """Runs items in threads of this process: an engine for work that waits."""
+
+    count: int
+    devices: tuple[str, ...] = ("cpu",)
+
+    def run(
+        self, work: Work[Item, Result], items: Sequence[Item], advance: Advance
+    ) -> Iterator[tuple[int, Result]]:
+        """See `clipdre.engines.base.Engine`."""
+        lock = Lock()
+
+        def in_turn(amount: int, samples: int, failures: int = 0, /) -> None:
+            with lock:
+                advance(amount, samples, failures)
+
+        with ThreadPoolExecutor(max(1, self.count)) as threads:
+            yield from enumerate(threads.map(work.start("cpu", in_turn), items))
 
 
 def _size(url: str) -> int:

@@ -18,6 +18,7 @@ import webdataset
 from made_up import random_weights, write_shard
 
 from clipdre.config import Decode, EncodeConfig, ReadConfig
+from clipdre.doctor import diagnose
 from clipdre.encoding.decode import decode
 from clipdre.formats.tars.samples import Sample
 from clipdre.formats.tars.shards import read_samples
@@ -33,6 +34,11 @@ def by_clipdre(shard: str) -> int:
 def by_webdataset(shard: str) -> int:
     """Count samples as webdataset groups them, without decoding."""
     return sum(1 for _ in webdataset.WebDataset(shard, shardshuffle=False, empty_check=False))
+
+
+def by_doctor(shard: str) -> int:
+    """Check a shard as `clipdre doctor` does: the header of every image, keys, captions."""
+    return diagnose([shard], ReadConfig()).samples
 
 
 def decode_all(encoder: OpenClipEncoder, shard: str, way: Decode, threads: int) -> int:
@@ -62,7 +68,7 @@ def print_table(title: str, found: dict[str, float], base: str) -> None:
 
 
 def main(model: str = "ViT-B-32", samples: int = 4000, images: int = 200, repeats: int = 5) -> None:
-    """Print two tables."""
+    """Print three tables."""
     with tempfile.TemporaryDirectory() as folder:
         weights = random_weights(model, Path(folder) / "weights.pt")
         encoder = load_encoder(EncodeConfig(model, weights, "cpu"))
@@ -70,14 +76,11 @@ def main(model: str = "ViT-B-32", samples: int = 4000, images: int = 200, repeat
         write_shard(Path(shards[128]), samples, 128)
         write_shard(Path(shards[512]), images, 512)
         write_shard(Path(shards[1280]), images, 1280)
-        found = rates(
-            {
-                "clipdre": partial(by_clipdre, shards[128]),
-                "webdataset": partial(by_webdataset, shards[128]),
-            },
-            repeats,
-        )
-        print_table(f"{samples:,} samples read in one thread, nothing decoded", found, "webdataset")
+        readers = {"clipdre": by_clipdre, "doctor": by_doctor, "webdataset": by_webdataset}
+        for side in (128, 512):
+            ways = {name: partial(reader, shards[side]) for name, reader in readers.items()}
+            title = f"samples of {side} px read in one thread, nothing decoded"
+            print_table(title, rates(ways, repeats), "webdataset")
         ways = {
             f"{side} px, {way.value}, {threads} thread{'s' * (threads > 1)}": partial(
                 decode_all, encoder, shards[side], way, threads

@@ -54,6 +54,18 @@ def test_repeated_shared_and_scattered_keys_are_distinguished(tmp_path):
     assert (found.samples, found.good) == (7, 5)
 
 
+def test_processes_find_what_threads_find(tmp_path, monkeypatch):
+    monkeypatch.setattr("clipdre.doctor.WORTH_PROCESSES", 0)
+    places = []
+    for n in range(5):
+        members = [*pair(f"a{n}"), ("b.png", b"<html>"), ("b.txt", b"b"), *pair("c")]
+        places.append(str(write_tar(tmp_path / f"{n}.tar", members)))
+    config = ReadConfig()
+    found = diagnose(places, config, workers=2, processes=True)
+    assert found == diagnose(places, config, workers=2) == diagnose(places, config)
+    assert (found.samples, found.good) == (15, 10)
+
+
 def test_words_that_are_no_language_are_counted(tmp_path):
     members = [
         *pair("a", "red " * 9000),

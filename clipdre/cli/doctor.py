@@ -63,7 +63,8 @@ def doctor(
         max_pixels,
     )
     urls = expand_shards(shards, sys.stdin)
-    found = diagnose(urls, config, decode=decode, workers=workers or usable_cpus())
+    parallel = workers or usable_cpus()
+    found = diagnose(urls, config, decode=decode, workers=parallel, processes=True)
     if json:
         echo_json(_machine(found))
     else:
