@@ -82,9 +82,9 @@ def cell(values: Floats) -> str:
 
 def main(
     seeds: int = 3,
-    steps: int = 800,
+    steps: int = 600,
     batch_size: int = 64,
-    pairs: Annotated[int, typer.Option(help="Pairs to train on.")] = 20_000,
+    pairs: Annotated[int, typer.Option(help="Pairs to train on.")] = 12_000,
     scored: Annotated[int, typer.Option(help="Clean pairs to score.")] = 3000,
     jobs: Annotated[int, typer.Option(help="Models trained at a time.")] = 1,
 ) -> None:
