@@ -102,6 +102,7 @@ def score_embeddings(
     architecture: str = "l14",
     logit_scale: float | None = None,
     logit_bias: float = 0.0,
+    inner_product: bool = False,
     estimate: EstimateConfig | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -117,6 +118,9 @@ def score_embeddings(
     logit_scale, logit_bias : float
         Scale and bias of the model that made the embeddings: a score folder has its own, DataComp's
         metadata a default scale, 100.
+    inner_product : bool
+        Take vectors as they are, of any length: logits are of inner products, not of cosines. A
+        score folder records which.
 
     Examples
     --------
@@ -133,6 +137,7 @@ def score_embeddings(
         architecture=chosen(Architecture, architecture, "architecture").value,
         logit_scale=logit_scale,
         logit_bias=logit_bias,
+        inner_product=inner_product,
         device=device,
         run=RunConfig(overwrite, discard_embeddings, max_bad_fraction),
     )

@@ -64,6 +64,7 @@ RULES: tuple[OnlyWith | NotWith, ...] = (
     OnlyWith("architecture", ("embeddings",)),
     OnlyWith("logit_scale", ("embeddings",), because="since a model has its own"),
     OnlyWith("logit_bias", ("embeddings",), because="since a model has its own"),
+    OnlyWith("inner_product", ("embeddings",), because="since a model has its own kind"),
     NotWith("neighbors", ("reference",), "exact"),
     NotWith("neighbors", ("reference",), "sample"),
     NotWith("neighbors", ("reference",), SAVED),
@@ -91,6 +92,7 @@ def score(
     architecture: take.Architectures = Architecture.L14,
     logit_scale: take.LogitScale = None,
     logit_bias: take.LogitBias = 0.0,
+    inner_product: take.InnerProduct = False,
     model: take.Model = DEFAULT_MODEL,
     pretrained: take.Pretrained = None,
     device: take.Device = EncodeConfig.device,
@@ -155,7 +157,7 @@ def score(
             output,
             estimate,
             run_config,
-            (architecture, logit_scale, logit_bias),
+            (architecture, logit_scale, logit_bias, inner_product),
             device,
         )
     else:
@@ -223,12 +225,12 @@ def _score_embeddings(
     output: Path,
     estimate: EstimateConfig,
     run_config: RunConfig,
-    model: tuple[Architecture, float | None, float],
+    model: tuple[Architecture, float | None, float, bool],
     device: str,
 ) -> Manifest:
     from clipdre.pipelines.score import score_stored
 
-    architecture, logit_scale, logit_bias = model
+    architecture, logit_scale, logit_bias, inner_product = model
     return score_stored(
         embeddings,
         output,
@@ -236,6 +238,7 @@ def _score_embeddings(
         architecture=architecture.value,
         logit_scale=logit_scale,
         logit_bias=logit_bias,
+        inner_product=inner_product,
         device=device,
         run=run_config,
     )

@@ -78,6 +78,15 @@ LogitBias = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+InnerProduct = Annotated[
+    bool,
+    typer.Option(
+        "--inner-product",
+        help="Take the vectors of --embeddings as they are, of any length: logits are of inner "
+        "products, not of cosines.",
+        rich_help_panel=MODEL,
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(

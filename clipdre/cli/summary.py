@@ -23,7 +23,8 @@ def show_summary(found: Summary, folder: Path, *, stdout: bool = False) -> None:
     manifest, model, reference = found.manifest, found.manifest.model, found.reference
     show_counts(manifest, found.examples, folder, stdout=stdout)
     table(
-        "Scores in nats (similarity: a cosine): quantiles, and reliability of the pool",
+        f"Scores in nats (similarity: {_similarity(model)}): quantiles, and reliability of the "
+        "pool",
         ("score", *(f"{p:.0%}" for p in PROBABILITIES), "pool"),
         [
             (name, *(f"{v:.3f}" for v in values), _share(manifest.pool_reliability.get(name)))
@@ -71,7 +72,12 @@ def show_counts(
 def describe_model(model: ModelRecord) -> str:
     """Return a model's name and what decides its vectors, in a few words."""
     pretrained = f" {model.pretrained}" if model.pretrained else ""
-    return f"{model.name}{pretrained}, {model.precision}, logit scale {model.logit_scale:.1f}"
+    of = " of inner products" if model.inner_product else ""
+    return f"{model.name}{pretrained}, {model.precision}, logit scale {model.logit_scale:.1f}{of}"
+
+
+def _similarity(model: ModelRecord) -> str:
+    return "an inner product" if model.inner_product else "a cosine"
 
 
 def on_disk(parts: Mapping[str, int]) -> str:

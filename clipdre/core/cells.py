@@ -1,9 +1,9 @@
 """Cells of a reference, and the choice of cells that a query needs exactly.
 
 Members of a cell scatter around its centroid, so their logits scatter around ``a <x, mu_c>``. If
-logits within the cell have variance ``a^2 v_c``, its expected mass is
+logits within the cell have variance ``a^2 |x|^2 v_c``, its expected mass is
 
-    log sum_{m in c} e^{s_m}  ~  log n_c + a <x, mu_c> + a^2 v_c / 2
+    log sum_{m in c} e^{s_m}  ~  log n_c + a <x, mu_c> + a^2 |x|^2 v_c / 2
 
 A query takes the cells that may hold more than ``e^-margin`` of its total mass. The rule looks at
 one query at a time, so the choice does not depend on the rest of the batch.
@@ -48,10 +48,12 @@ class Cells:
 
     def log_mass(self, queries: Tensor, scale: float) -> Tensor:
         """Return cells' expected log mass without the logit bias: (n, d) to (n, c), in nats."""
-        spread = 0.5 * scale**2 * self.variances
-        level = torch.log(self.counts.clamp(min=1)) + spread
-        level = torch.where(self.counts == 0, float("-inf"), level)
-        return torch.addmm(level, queries, self.centroids.T, alpha=scale)
+        level = torch.log(self.counts)  # -inf for empty cells
+        squares = queries.square().sum(dim=1, keepdim=True)
+        # Centroids and variances in one product.
+        extended = torch.cat([queries, scale / 2 * squares], dim=1)
+        cells = torch.cat([self.centroids, self.variances[:, None]], dim=1)
+        return torch.addmm(level, extended, cells.T, alpha=scale)
 
     def near(self, queries: Tensor, scale: float, margin: float) -> Tensor:
         """Return a mask (n, c) of the cells that each query takes, always including the largest."""

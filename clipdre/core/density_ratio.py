@@ -20,7 +20,7 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def similarity(images: Tensor, texts: Tensor) -> Tensor:
-    """Compute ``<v_i, v_t>`` of each pair from unit rows: (n, d) and (n, d) to (n,)."""
+    """Compute ``<v_i, v_t>`` of each pair, of unit rows the cosine: (n, d) and (n, d) to (n,)."""
     if images.shape != texts.shape:
         msg = (
             "The 'images' and 'texts' parameters of similarity must have the same shape. "

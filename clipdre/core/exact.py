@@ -31,7 +31,12 @@ class ByModality(NamedTuple):
 
 
 def density_ratio(
-    images: Array, texts: Array, *, logit_scale: float, logit_bias: float = 0.0
+    images: Array,
+    texts: Array,
+    *,
+    logit_scale: float,
+    logit_bias: float = 0.0,
+    inner_product: bool = False,
 ) -> Floats:
     """Compute ``log p(i,t) / p(i)p(t)`` of each pair: the pointwise mutual information, in nats.
 
@@ -41,6 +46,8 @@ def density_ratio(
         Embeddings of n pairs, n >= 2, of any length: they are scaled to 1.
     logit_scale, logit_bias : float
         The model's scale and bias of cosines.
+    inner_product : bool
+        Do not scale embeddings: logits are of inner products, not of cosines.
 
     Returns
     -------
@@ -58,14 +65,19 @@ def density_ratio(
     >>> clipdre.density_ratio(pairs, pairs, logit_scale=2.0).round(3)
     array([2.566, 2.   , 2.566])
     """
-    pairs = _ExactPairs.of(images, texts, logit_scale, logit_bias)
+    pairs = _ExactPairs.of(images, texts, (logit_scale, logit_bias), inner_product)
     by_image = log_ratio(pairs.logits, pairs.over_texts)
     by_text = log_ratio(pairs.logits, pairs.over_images)
     return pointwise_mutual_information(by_image, by_text).numpy()
 
 
 def kl_divergence(
-    images: Array, texts: Array, *, logit_scale: float, logit_bias: float = 0.0
+    images: Array,
+    texts: Array,
+    *,
+    logit_scale: float,
+    logit_bias: float = 0.0,
+    inner_product: bool = False,
 ) -> ByModality:
     """Compute ``KL(p(T|i) || p(T))`` of each image and ``KL(p(I|t) || p(I))`` of each text.
 
@@ -78,13 +90,18 @@ def kl_divergence(
     >>> clipdre.kl_divergence(pairs, pairs, logit_scale=2.0).image.round(3)
     array([0.328, 0.   , 0.328])
     """
-    pairs = _ExactPairs.of(images, texts, logit_scale, logit_bias)
+    pairs = _ExactPairs.of(images, texts, (logit_scale, logit_bias), inner_product)
     by_image, by_text = divergence.kl(pairs.over_texts), divergence.kl(pairs.over_images)
     return ByModality(by_image.numpy(), by_text.numpy())
 
 
 def reverse_kl_divergence(
-    images: Array, texts: Array, *, logit_scale: float, logit_bias: float = 0.0
+    images: Array,
+    texts: Array,
+    *,
+    logit_scale: float,
+    logit_bias: float = 0.0,
+    inner_product: bool = False,
 ) -> ByModality:
     """Compute ``KL(p(T) || p(T|i))`` of each image and ``KL(p(I) || p(I|t))`` of each text.
 
@@ -97,14 +114,19 @@ def reverse_kl_divergence(
     >>> clipdre.reverse_kl_divergence(pairs, pairs, logit_scale=2.0).image.round(3)
     array([0.434, 0.   , 0.434])
     """
-    pairs = _ExactPairs.of(images, texts, logit_scale, logit_bias)
+    pairs = _ExactPairs.of(images, texts, (logit_scale, logit_bias), inner_product)
     by_image = divergence.reverse_kl(pairs.over_texts, pairs.mean_over_texts)
     by_text = divergence.reverse_kl(pairs.over_images, pairs.mean_over_images)
     return ByModality(by_image.numpy(), by_text.numpy())
 
 
 def effective_sample_size(
-    images: Array, texts: Array, *, logit_scale: float, logit_bias: float = 0.0
+    images: Array,
+    texts: Array,
+    *,
+    logit_scale: float,
+    logit_bias: float = 0.0,
+    inner_product: bool = False,
 ) -> ByModality:
     """Compute how many counterparts carry the conditional of each image, and of each text.
 
@@ -117,7 +139,7 @@ def effective_sample_size(
     >>> clipdre.effective_sample_size(pairs, pairs, logit_scale=2.0).image.round(3)
     array([1.266, 2.   , 1.266])
     """
-    pairs = _ExactPairs.of(images, texts, logit_scale, logit_bias)
+    pairs = _ExactPairs.of(images, texts, (logit_scale, logit_bias), inner_product)
     by_image = divergence.effective_sample_size(pairs.over_texts)
     by_text = divergence.effective_sample_size(pairs.over_images)
     return ByModality(by_image.numpy(), by_text.numpy())
@@ -153,8 +175,11 @@ class _ExactPairs:
     mean_over_images: Tensor
 
     @classmethod
-    def of(cls, images: Array, texts: Array, scale: float, bias: float) -> _ExactPairs:
-        i, t = _rows(images, "images"), _rows(texts, "texts")
+    def of(
+        cls, images: Array, texts: Array, model: tuple[float, float], inner_product: bool
+    ) -> _ExactPairs:
+        i, t = _rows(images, "images", inner_product), _rows(texts, "texts", inner_product)
+        scale, bias = model
         if len(i) < 2:
             raise ValueError(f"The 'images' must hold at least 2 pairs to compare. Got {len(i)}.")
         logits = scale * similarity(i, t) + bias
@@ -162,7 +187,9 @@ class _ExactPairs:
 
         def partition(queries: Tensor, others: Tensor) -> RunningPartition:
             tiles = zip(torch.split(others, TILE_ROWS), torch.split(own, TILE_ROWS), strict=True)
-            return accumulate(queries, tiles, scale=scale, bias=bias, groups=own)
+            return accumulate(
+                queries, tiles, scale=scale, bias=bias, groups=own, has_lengths=inner_product
+            )
 
         def mean(queries: Tensor, others: Tensor) -> Tensor:
             one = torch.ones_like(logits)
@@ -171,11 +198,11 @@ class _ExactPairs:
         return cls(logits, partition(i, t), partition(t, i), mean(i, t), mean(t, i))
 
 
-def _rows(vectors: Array, name: str) -> Tensor:
+def _rows(vectors: Array, name: str, has_lengths: bool = False) -> Tensor:
     rows = torch.tensor(np.asarray(vectors, dtype=np.float64))
     if rows.ndim != 2 or not torch.isfinite(unit(rows)).all():
         raise ValueError(
             f"The '{name}' must be of shape (n, d), finite and without zero rows. "
             f"Got shape {tuple(rows.shape)} instead, or such rows."
         )
-    return unit(rows)
+    return rows if has_lengths else unit(rows)

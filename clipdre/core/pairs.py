@@ -30,7 +30,7 @@ class Side:
 
     Attributes
     ----------
-    queries : float32 Tensor of shape (n, d), unit rows
+    queries : float32 Tensor of shape (n, d)
     logits : float64 Tensor of shape (n,)
         ``a <v_i, v_t> + b`` of each pair.
     partition : StratifiedPartition of shape (n,)
@@ -167,7 +167,7 @@ class Pairs:
 
     @cached_property
     def similarity(self) -> Tensor:
-        """Cosine of each pair."""
+        """Cosine of each pair, or its inner product if vectors have lengths of their own."""
         return similarity(self.image.queries, self.text.queries)
 
     def log_ratio_of(self, modality: Modality) -> Tensor:

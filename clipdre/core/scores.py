@@ -170,11 +170,19 @@ SCORES: tuple[Score, ...] = (
     *_with_tau(Modality.IMAGE),
     *_with_tau(Modality.TEXT),
 )
+# What `similarity` is where vectors have lengths of their own.
+INNER_PRODUCT = Column("similarity", "inner product", "inner product of image and caption", "high")
 SCORE_COLUMNS = tuple(score.column.name for score in SCORES if not score.needs_tau)
 MAIN_COLUMNS = tuple(score.column.name for score in SCORES if score.main)
 ERROR_COLUMNS = tuple(name for name in SCORE_COLUMNS if name.endswith(SE))
 # Columns that depend on the reference, so that its error and the pool's reliability are reported.
 ESTIMATED_COLUMNS = tuple(name.removesuffix(SE) for name in ERROR_COLUMNS)
+
+
+def declared(inner_product: bool = False) -> dict[str, Column]:
+    """Return all columns by name, as scores of cosines or of inner products have them."""
+    columns = {score.column.name: score.column for score in SCORES}
+    return columns | ({INNER_PRODUCT.name: INNER_PRODUCT} if inner_product else {})
 
 
 def score_columns(pairs: Pairs) -> dict[str, Tensor]:

@@ -38,8 +38,8 @@ def tile_partition(
     Parameters
     ----------
     scaled : float Tensor of shape (n, d)
-        Unit rows times the scale.
-    references : float Tensor of shape (m, d), unit rows
+        Vectors times the scale.
+    references : float Tensor of shape (m, d)
     bias : float
     left_out : two int64 Tensors, optional
         Rows and columns of what is left out, see `QueryGroups.left_out`.
@@ -84,22 +84,26 @@ def accumulate(  # noqa: PLR0913 (the symbols of a formula)
     bias: float = 0.0,
     groups: Tensor | None = None,
     query_rows: int = 1024,
+    has_lengths: bool = False,
 ) -> RunningPartition:
     """Compute the partition of queries over references that arrive in tiles.
 
     Parameters
     ----------
-    queries : float Tensor of shape (n, d), unit rows
+    queries : float Tensor of shape (n, d)
     tiles : iterable of (references, groups)
-        `references` of shape (m, d), unit rows; `groups` of shape (m,).
+        `references` of shape (m, d); `groups` of shape (m,).
     scale, bias : float
         Parameters of the logits ``scale * <x, y> + bias``.
     groups : int64 Tensor of shape (n,), optional
         Group of each query, whose references are left out; by default, none are.
     query_rows : int
         Queries per matrix product. Bounds the memory of a tile of logits; does not change results.
+    has_lengths : bool
+        Whether rows are of any length. The fused kernel rounds to fp16, which unit rows only are
+        made for.
     """
-    partition = _fastest(queries.device)
+    partition = tile_partition if has_lengths else _fastest(queries.device)
     blocks = torch.split(queries * scale, query_rows)
     own = [] if groups is None else [QueryGroups.of(g) for g in torch.split(groups, query_rows)]
     parts = [RunningPartition.empty(len(block), device=queries.device) for block in blocks]

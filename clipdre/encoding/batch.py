@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipdre.encoding.decode import Decoded
 from clipdre.errors import ModelError
-from clipdre.formats.folders.embeddings import Half
+from clipdre.formats.folders.embeddings import Stored, stored_type
 from clipdre.models.encoder import Encoder
 
 # Captions that wait to be encoded together.
@@ -28,7 +28,7 @@ class Waiting(Protocol):
         """Number of samples that have no vectors yet."""
         ...
 
-    def add_vectors(self, images: Half, texts: Half) -> None:
+    def add_vectors(self, images: Stored, texts: Stored) -> None:
         """Add the vectors of the samples that waited longest."""
         ...
 
@@ -55,14 +55,15 @@ class InParts:
 
     encode: Callable[[Sequence[Tensor]], Tensor]
     most: int
+    dtype: torch.dtype = torch.float16
 
     def __call__(self, rows: Sequence[Tensor]) -> list[Tensor]:
-        """Encode n rows to fp16 vectors in parts of shape (n', d), which stay on the device."""
+        """Encode n rows to vectors of `dtype` in parts of shape (n', d), left on the device."""
         parts = []
         while rows:
             part = rows[: self.most]
             try:
-                parts.append(self.encode(part).half())
+                parts.append(self.encode(part).to(self.dtype))
             except torch.cuda.OutOfMemoryError as error:
                 self.most = _halved(len(part), error)
                 continue
@@ -77,10 +78,12 @@ class Batch:
     """
 
     def __init__(self, encoder: Encoder, batch_size: int) -> None:
-        self._dim = encoder.record.embedding_dim
         self._size = batch_size
-        self._encode_images = InParts(encoder.encode_images, batch_size)
-        self._encode_texts = InParts(encoder.encode_texts, CAPTIONS)
+        inner_product = encoder.record.inner_product
+        self._nothing = np.empty((0, encoder.record.embedding_dim), stored_type(inner_product))
+        dtype = torch.float32 if inner_product else torch.float16
+        self._encode_images = InParts(encoder.encode_images, batch_size, dtype)
+        self._encode_texts = InParts(encoder.encode_texts, CAPTIONS, dtype)
         self._pixels: list[Tensor] = []
         self._tokens: list[Tensor] = []
         self._images: list[Tensor] = []
@@ -114,15 +117,13 @@ class Batch:
     def settle(self, shards: Iterable[Waiting]) -> None:
         """Encode what waits, and give the vectors to the shards, which hold its samples."""
         self._read_images()
-        images = _stacked(self._images, self._dim)[self._image_of]
-        texts = _stacked(self._encode_texts(self._tokens), self._dim)
+        images = self._stacked(self._images)[self._image_of]
+        texts = self._stacked(self._encode_texts(self._tokens))
         self._images, self._tokens, self._image_of, self._last = [], [], [], None
         for shard in shards:
             count = shard.waiting
             shard.add_vectors(images[:count], texts[:count])
             images, texts = images[count:], texts[count:]
 
-
-def _stacked(parts: list[Tensor], dim: int) -> Half:
-    stacked: Half = torch.cat(parts).cpu().numpy() if parts else np.empty((0, dim), np.float16)
-    return stacked
+    def _stacked(self, parts: list[Tensor]) -> Stored:
+        return torch.cat(parts).cpu().numpy() if parts else self._nothing

@@ -21,7 +21,14 @@ from clipdre.engines.base import Advance
 from clipdre.formats.files.content import content_sample
 from clipdre.formats.files.parquet import write_table
 from clipdre.formats.folders.columns import CAPTION_SOURCE
-from clipdre.formats.folders.embeddings import SAMPLE, WARNINGS, EmbeddingFiles, Half
+from clipdre.formats.folders.embeddings import (
+    SAMPLE,
+    WARNINGS,
+    EmbeddingFiles,
+    Stored,
+    are_usable,
+    stored_type,
+)
 from clipdre.formats.folders.kept import column_names, kinds_stamp
 from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.formats.folders.tables import SAMPLE_SCHEMA, failures_table, key_hashes
@@ -52,7 +59,7 @@ class ShardEmbeddings:
     ----------
     seen : int
         Samples found, counted as they are read: each must become a row or a failure.
-    images, texts : fp16 arrays of shape (rows, d)
+    images, texts : `Stored` arrays of shape (rows, d)
     samples : pa.Table
         The rows' sample columns.
     warnings : tuple of str
@@ -60,8 +67,8 @@ class ShardEmbeddings:
     """
 
     seen: int
-    images: Half
-    texts: Half
+    images: Stored
+    texts: Stored
     samples: pa.Table
     failures: list[Failure]
     warnings: tuple[str, ...] = ()
@@ -69,7 +76,7 @@ class ShardEmbeddings:
 
 def failed_shard(failure: Failure, model: ModelRecord) -> ShardEmbeddings:
     """Return a shard that gave nothing but a failure."""
-    nothing = np.empty((0, model.embedding_dim), np.float16)
+    nothing = np.empty((0, model.embedding_dim), stored_type(model.inner_product))
     return ShardEmbeddings(1, nothing, nothing, SAMPLE_SCHEMA.empty_table(), [failure])
 
 
@@ -99,8 +106,8 @@ class _Found:
         self._failures: list[Failure] = []
         self._warnings: list[str] = []
         self._samples: list[Decoded] = []
-        self._images: list[Half] = []
-        self._texts: list[Half] = []
+        self._images: list[Stored] = []
+        self._texts: list[Stored] = []
 
     def add(self, record: Record) -> tuple[int, int]:
         """Add a record; return the bytes and samples that were read with it."""
@@ -129,24 +136,24 @@ class _Found:
         """Number of samples that have no vectors yet."""
         return len(self._samples) - sum(map(len, self._images))
 
-    def add_vectors(self, images: Half, texts: Half) -> None:
+    def add_vectors(self, images: Stored, texts: Stored) -> None:
         """Add the vectors of the samples that waited longest."""
         self._images.append(images)
         self._texts.append(texts)
 
     def finished(self) -> ShardEmbeddings:
-        """Return all rows; samples whose vectors are not finite join the failures."""
+        """Return all rows; samples whose vectors cannot be scored join the failures."""
         images, texts = np.concatenate(self._images), np.concatenate(self._texts)
-        finite = np.isfinite(np.hstack([images, texts])).all(axis=1)
-        good = [self._samples[n] for n in np.flatnonzero(finite)]
-        bad = [self._samples[n] for n in np.flatnonzero(~finite)]
+        usable = are_usable(images) & are_usable(texts)
+        good = [self._samples[n] for n in np.flatnonzero(usable)]
+        bad = [self._samples[n] for n in np.flatnonzero(~usable)]
         failures = self._failures + [_not_finite(record.sample) for record in bad]
         hashes = key_hashes(self._shard.name, [printable(record.sample.key) for record in good])
         rows = [self._row(r, int(value)) for r, value in zip(good, hashes, strict=True)]
         samples = self._with_kept(pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA), good)
         warnings = tuple(self._warnings)
         return ShardEmbeddings(
-            self._seen, images[finite], texts[finite], samples, failures, warnings
+            self._seen, images[usable], texts[usable], samples, failures, warnings
         )
 
     def _with_kept(self, samples: pa.Table, records: Sequence[Decoded]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Embeddings made elsewhere become a run's own: checked, scaled to unit length, copied."""
+"""Embeddings made elsewhere become a run's own: checked, copied, of cosines at unit length."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
-from clipdre.core.density_ratio import unit
 from clipdre.encoding.encode import ShardEmbeddings, failed_shard
 from clipdre.errors import InputError, ModelError
 from clipdre.formats.files.storage import unescaped_path
-from clipdre.formats.folders.embeddings import Half
+from clipdre.formats.folders.embeddings import (
+    LONGEST,
+    SHORTEST,
+    Stored,
+    are_usable,
+    stored_type,
+    unit_half,
+)
 from clipdre.formats.folders.precomputed import (
     ARCHITECTURES,
     DATACOMP_SCALE,
@@ -31,6 +36,10 @@ from clipdre.words import count
 
 # Files of half a million rows are usual, and in fp32 they take twice the memory.
 ROWS_AT_ONCE = 8192
+NOT_USABLE = (
+    f"NaN, infinity or a zero vector; or, of inner products, a length outside {SHORTEST:g} to "
+    f"{LONGEST:g}"
+)
 
 
 @dataclass(frozen=True)
@@ -64,14 +73,20 @@ class EmbeddingSource:
         if not images.shape == texts.shape == (rows, dim):
             shapes = f"images {images.shape}, texts {texts.shape}, table ({rows}, {dim})"
             return self._failed(Reason.MISALIGNED_ROWS, f"rows do not align: {shapes}")
-        return _checked(_unit(images), _unit(texts), columns, shard.name)
+        inner_product = self.model.inner_product
+        images, texts = (_stored(vectors, inner_product) for vectors in (images, texts))
+        return _checked(images, texts, columns, shard.name)
 
     def _failed(self, reason: Reason, message: str) -> ShardEmbeddings:
         return failed_shard(Failure("", 0, Stage.READ, reason, message), self.model)
 
 
 def open_embeddings(
-    folder: Path, architecture: str, logit_scale: float | None, logit_bias: float
+    folder: Path,
+    architecture: str,
+    logit_scale: float | None,
+    logit_bias: float,
+    inner_product: bool = False,
 ) -> EmbeddingSource:
     """Open the embeddings of a folder, in any known layout.
 
@@ -86,14 +101,17 @@ def open_embeddings(
     name = "unknown"
     if isinstance(layout, DataCompLayout):
         name = f"{ARCHITECTURES[architecture]} (openai)"
-        logit_scale = DATACOMP_SCALE if logit_scale is None else logit_scale
+        if not inner_product:
+            logit_scale = DATACOMP_SCALE if logit_scale is None else logit_scale
     if logit_scale is None:
+        usual = "1 if inner products are logits" if inner_product else "100 for most CLIP models"
         raise ModelError(
             "the embeddings do not record the logit scale of their model",
-            "pass `logit_scale` (100 for most CLIP models), and `logit_bias` for SigLIP",
+            f"pass `logit_scale` ({usual}), and `logit_bias` for SigLIP",
         )
     dim = _dim(layout, folder)
-    digest = f"{type(layout).__name__} {name} {dim} {logit_scale} {logit_bias}"
+    kind = " inner product" if inner_product else ""
+    digest = f"{type(layout).__name__} {name} {dim} {logit_scale} {logit_bias}{kind}"
     model = ModelRecord(
         name=name,
         pretrained=None,
@@ -103,6 +121,7 @@ def open_embeddings(
         logit_bias=logit_bias,
         precision="as given",
         preprocessing={},
+        inner_product=inner_product,
     )
     return EmbeddingSource(layout, model)
 
@@ -116,19 +135,19 @@ def _dim(layout: Layout, folder: Path) -> int:
     )
 
 
-def _unit(vectors: npt.NDArray[np.floating]) -> Half:
-    rows = np.empty(vectors.shape, np.float16)
+def _stored(vectors: npt.NDArray[np.floating], inner_product: bool) -> Stored:
+    rows: Stored = np.empty(vectors.shape, stored_type(inner_product))
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
         with np.errstate(over="ignore"):  # infinite vectors are failures
             single = vectors[part].astype(np.float32)
-        rows[part] = unit(torch.from_numpy(single)).half().numpy()
+        rows[part] = single if inner_product else unit_half(single)
     return rows
 
 
-def _checked(images: Half, texts: Half, columns: pa.Table, shard: str) -> ShardEmbeddings:
-    """Keep rows with two finite vectors; others, zero vectors included, are failures."""
-    good = np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1)
+def _checked(images: Stored, texts: Stored, columns: pa.Table, shard: str) -> ShardEmbeddings:
+    """Keep rows with two vectors that can be scored; others are failures."""
+    good = are_usable(images) & are_usable(texts)
     table, unnamed = sample_table(columns, shard)
     keys = table["key"].to_pylist()
     failures = [
@@ -137,7 +156,7 @@ def _checked(images: Half, texts: Half, columns: pa.Table, shard: str) -> ShardE
             int(row),
             Stage.READ,
             Reason.NON_FINITE_EMBEDDING,
-            "NaN, infinity or a zero vector",
+            NOT_USABLE,
         )
         for row in np.flatnonzero(~good)
     ]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from clipdre.core.modality import Modality
 from clipdre.core.spherical import concatenated
-from clipdre.formats.folders.embeddings import Half, StoredPool, unit_rows
+from clipdre.formats.folders.embeddings import Half, StoredPool, float_rows
 from clipdre.progress import Progress
 
 ONE_CELL_UP_TO = 32_768
@@ -65,7 +65,7 @@ def find_leaders(  # noqa: PLR0913 (a pool, how to read it, and where to)
     -------
     int64 array of shape (n,)
     """
-    threshold = min(threshold, COPY)
+    pool, threshold = pool.directions, min(threshold, COPY)
     by_rank, smallest = inverse(ranks), torch.from_numpy(ranks.copy())
     with Progress("find copies", len(pool)) as progress:
         for cell in _cells(pool, by_rank, ranks, scratch, device, of):
@@ -219,7 +219,7 @@ def _many_cells(
             places = place[both]
 
             def take(modality: Modality, k: Tensor, places: Rows = places) -> Tensor:
-                return unit_rows(vectors[modality][places[k.numpy()]], device)
+                return float_rows(vectors[modality][places[k.numpy()]], device)
 
             of_both = torch.from_numpy(ranks[both])
             yield Cell(

@@ -52,6 +52,12 @@ def usable_reference(path: Path, model: ModelRecord) -> ReferenceRecord:
             "score that pool again with `overwrite`",
         )
     cure = "score with the same model, or without `reference`"
+    if record.inner_product != model.inner_product:
+        raise ScoresError(
+            f"{path} is of {_kind(record.inner_product)}, and these scores are of "
+            f"{_kind(model.inner_product)}",
+            cure,
+        )
     if record.model_digest != model.digest:
         raise ScoresError(
             f"{path} was made with other weights than {model.name} as loaded now", cure
@@ -63,6 +69,10 @@ def usable_reference(path: Path, model: ModelRecord) -> ReferenceRecord:
             cure,
         )
     return record
+
+
+def _kind(inner_product: bool) -> str:
+    return "inner products" if inner_product else "cosines"
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,7 @@ class Estimator:
 
         Parameters
         ----------
-        images, texts : float32 Tensors of shape (n, d), unit rows
+        images, texts : float32 Tensors of shape (n, d)
         hashes : uint64 array of shape (n,)
             Key hashes of the pairs.
         pool_size : int

@@ -20,7 +20,7 @@ from clipdre.core.stratified import HALVES, StratifiedPartition
 from clipdre.core.tiles import accumulate, logits_of, tile_partition
 from clipdre.errors import ScoresError
 from clipdre.estimating.groups import check_groups, half_of, left_out
-from clipdre.formats.folders.embeddings import Half, StoredPool, release, unit_rows
+from clipdre.formats.folders.embeddings import Stored, StoredPool, float_rows, release, stored_type
 from clipdre.formats.folders.records import ReferenceRecord
 from clipdre.formats.folders.reference import CURE, Hashes, ReferenceFolder
 
@@ -51,7 +51,7 @@ class Bulk:
 
     Attributes
     ----------
-    vectors : float32 Tensor of shape (m, d), unit rows, fold by fold
+    vectors : float32 Tensor of shape (m, d), fold by fold
     hashes : uint64 array of shape (m,)
     folds : int
         The first half of them are from the first half of the pool.
@@ -149,6 +149,15 @@ class Marginal:
         return self._record.method == "stratified"
 
     @property
+    def has_lengths(self) -> bool:
+        """Whether logits are of inner products of vectors of any length."""
+        return self._record.inner_product
+
+    @property
+    def _kind(self) -> type[np.floating]:
+        return stored_type(self.has_lengths)
+
+    @property
     def is_sample(self) -> bool:
         """Whether the reference holds no vectors but its bulk."""
         return self._record.method == "sample"
@@ -165,9 +174,9 @@ class Marginal:
         if not self._record.bulk:
             return None
         bulk, dim = self._record.bulk, self._record.embedding_dim
-        vectors = np.asarray(self._folder.array(f"bulk_{self._modality}", np.float16, bulk, dim))
+        vectors = np.asarray(self._folder.array(f"bulk_{self._modality}", self._kind, bulk, dim))
         hashes = np.asarray(self._folder.array("bulk_hash", np.uint64, bulk))
-        return Bulk(unit_rows(vectors, self._device), hashes, self._record.folds)
+        return Bulk(float_rows(vectors, self._device), hashes, self._record.folds)
 
     @property
     def margin(self) -> float | None:
@@ -189,7 +198,7 @@ class Marginal:
         Parameters
         ----------
         queries : float32 Tensor of shape (n, d)
-            Unit rows of the other modality.
+            Vectors of the other modality.
         groups : int64 Tensor of shape (n,)
             Their groups, whose counterparts are left out.
         pair_logits : float64 Tensor of shape (n,)
@@ -237,6 +246,7 @@ class Marginal:
                 bias=bias,
                 groups=groups,
                 query_rows=self._block_rows,
+                has_lengths=self.has_lengths,
             )
             for half in range(HALVES)
         ]
@@ -254,7 +264,7 @@ class Marginal:
         for first, last in self.stretches[:, half : half + HALVES].tolist():
             for start in range(first, last, self._tile_rows):
                 places = slice(start, min(start + self._tile_rows, last))
-                yield unit_rows(vectors[places], self._device), self._groups_of(places)
+                yield float_rows(vectors[places], self._device), self._groups_of(places)
         release(vectors)
 
     @cached_property
@@ -275,12 +285,12 @@ class Marginal:
         return np.stack([starts, starts + of_first[ends] - of_first[starts], ends], axis=1)
 
     def vectors(self, places: npt.NDArray[np.int64]) -> Tensor:
-        """Return the unit vectors at some places, float32 of shape (n, d)."""
-        return unit_rows(self._vectors()[places], self._device)
+        """Return the vectors at some places, float32 of shape (n, d)."""
+        return float_rows(self._vectors()[places], self._device)
 
-    def _vectors(self) -> Half:
+    def _vectors(self) -> Stored:
         shape = self._record.pairs, self._record.embedding_dim
-        return self._folder.array(f"pool_{self._modality}", np.float16, *shape)
+        return self._folder.array(f"pool_{self._modality}", self._kind, *shape)
 
     def _groups_of(self, places: slice | npt.NDArray[np.int64]) -> Tensor:
         return torch.tensor(np.asarray(self.groups[places]), device=self._device)
@@ -304,7 +314,7 @@ class Marginal:
             rows = torch.nonzero(takers).squeeze(1)
             for low in range(first, last if len(rows) else first, self._tile_rows):
                 high = min(low + self._tile_rows, last)
-                members = unit_rows(vectors[low:high], self._device)
+                members = float_rows(vectors[low:high], self._device)
                 left_out = own.left_out(self._groups_of(slice(low, high)))
                 split = min(max(middle - low, 0), high - low)
                 # As many queries as fill a tile: cells grow with the pool, memory must not.

@@ -23,7 +23,7 @@ from clipdre.core.tiles import logits_of
 from clipdre.errors import InputError, ScoresError
 from clipdre.estimating.alike import Rows, find_leaders, inverse
 from clipdre.estimating.groups import Groups, half_of
-from clipdre.formats.folders.embeddings import StoredPool, release, unit_rows
+from clipdre.formats.folders.embeddings import StoredPool, float_rows, release, stored_type
 from clipdre.formats.folders.records import VERSION, ModelRecord, NearRecord, ReferenceRecord
 from clipdre.formats.folders.reference import Hashes, ReferenceFolder
 from clipdre.progress import Progress
@@ -165,6 +165,7 @@ def _planned(
         version=VERSION,
         alike=config.alike,
         own=config.own.value,
+        inner_product=model.inner_product,
     )
 
 
@@ -212,6 +213,10 @@ class _Builder:
     record: ReferenceRecord
     folder: ReferenceFolder
 
+    @property
+    def _kind(self) -> type[np.floating]:
+        return stored_type(self.record.inner_product)
+
     def build(self) -> dict[Modality, NearRecord]:
         """Write all files but the record; return how near counterparts are chosen."""
         self.folder.write_moments({m: _moments(self.pool, m) for m in Modality})
@@ -257,7 +262,7 @@ class _Builder:
         rows = bulk_rows(self.order, halves, self.record.bulk, self.record.folds)
         self.folder.write("bulk_hash", self.hashes[rows])
         for modality in Modality:
-            vectors = self.pool.take(modality, rows).numpy().astype(np.float16)
+            vectors = self.pool.take(modality, rows).numpy().astype(self._kind)
             self.folder.write(f"bulk_{modality}", vectors)
 
     def _sorted_into_cells(
@@ -287,9 +292,9 @@ class _Builder:
         place = inverse(rows)
         self._write_places(modality, rows)
         shape = len(self.pool), self.pool.dim
-        with self.folder.writing(f"pool_{modality}", shape) as vectors:
+        with self.folder.writing(f"pool_{modality}", shape, self._kind) as vectors:
             for start, tile in self.pool.tiles(modality, TILE_ROWS):
-                vectors[place[start : start + len(tile)]] = tile.numpy().astype(np.float16)
+                vectors[place[start : start + len(tile)]] = tile.numpy().astype(self._kind)
                 progress.advance(len(tile))
 
     def _calibrated(self, modality: Modality, cells: Cells, rows: Rows) -> NearRecord:
@@ -300,10 +305,10 @@ class _Builder:
         own = QueryGroups.of(groups[held_out])
         masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
         shape = len(self.pool), self.pool.dim
-        vectors, start = self.folder.array(f"pool_{modality}", np.float16, *shape), 0
+        vectors, start = self.folder.array(f"pool_{modality}", self._kind, *shape), 0
         for mass, count in zip(masses.T, cells.counts.tolist(), strict=True):
             for low in range(start, start + count, TILE_ROWS):
-                members = unit_rows(vectors[low : min(low + TILE_ROWS, start + count)])
+                members = float_rows(vectors[low : min(low + TILE_ROWS, start + count)])
                 logits = logits_of(queries * record.logit_scale, members, record.logit_bias)
                 if record.own == Own.LEFT_OUT:
                     of_members = groups[rows[low : low + len(members)]]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from clipdre.core.density_ratio import unit
 from clipdre.core.modality import Modality
 from clipdre.estimating.alike import PROBES, Cell, Take, by_cell, first_alike
 from clipdre.estimating.marginal import Marginal
@@ -24,7 +25,7 @@ def places_alike(
     Parameters
     ----------
     marginals : mapping of Modality to Marginal
-    queries : mapping of Modality to float32 Tensor of shape (n, d), unit rows
+    queries : mapping of Modality to float32 Tensor of shape (n, d)
     threshold : float
         Cosine; see `clipdre.estimating.alike`.
 
@@ -34,6 +35,7 @@ def places_alike(
     """
     count = len(queries[Modality.IMAGE])
     nowhere = len(marginals[Modality.IMAGE])
+    queries = {modality: unit(rows) for modality, rows in queries.items()}
     found = torch.full((count,), nowhere)
     for rows, places, members in _candidates(marginals, queries[Modality.IMAGE]):
 
@@ -49,6 +51,10 @@ def _candidates(marginals: Marginals, images: Tensor) -> Iterator[tuple[Tensor, 
     """Yield queries, places of pairs to compare them with, and how to read these."""
     if marginals[Modality.IMAGE].is_sample:
         yield torch.arange(len(images)), *_in_bulk(marginals)
+        return
+    if marginals[Modality.IMAGE].has_lengths:  # vectors of one direction may be in any cell
+        places = torch.arange(len(marginals[Modality.IMAGE]))
+        yield torch.arange(len(images)), places, _in_pool(marginals, places)
         return
     stretches = marginals[Modality.IMAGE].stretches.tolist()
     rows, cells = _probed(marginals[Modality.IMAGE], images)
@@ -79,8 +85,8 @@ def _in_pool(marginals: Marginals, places: Tensor) -> Take:
     def members(modality: Modality, k: Tensor) -> Tensor:
         of_images = places[k].numpy()
         if modality is Modality.IMAGE:
-            return images.vectors(of_images)
-        return texts.vectors(texts.places(images.hashes[of_images]).numpy())
+            return unit(images.vectors(of_images))
+        return unit(texts.vectors(texts.places(images.hashes[of_images]).numpy()))
 
     return members
 
@@ -94,6 +100,6 @@ def _in_bulk(marginals: Marginals) -> tuple[Tensor, Take]:
     def members(modality: Modality, k: Tensor) -> Tensor:
         of_modality = bulks[modality]
         assert of_modality is not None
-        return of_modality.vectors[order[k]]
+        return unit(of_modality.vectors[order[k]])
 
     return places, members

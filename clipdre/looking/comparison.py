@@ -199,7 +199,7 @@ def _diversities(
 ) -> tuple[list[dict[Modality, Diversity]], int, str]:
     """Return diversities, from how many rows of each set, and why there are none."""
     try:
-        vectors = pool_of(pool.query.folder, pool.query.manifest)
+        vectors = pool_of(pool.query.folder, pool.query.manifest).directions
     except ScoresError as error:
         return [{} for _ in sets], 0, str(error)
     n = min([most, *(size for size in sizes if size > 1)])

@@ -40,7 +40,7 @@ class Nearest:
 
 
 class Model:
-    """A model's view of a pool: stored vectors, and what turns their cosines into log ratios.
+    """A model's view of a pool: stored vectors, and what turns their products into log ratios.
 
     Raises
     ------
@@ -64,10 +64,10 @@ class Model:
         queries = self.pool.take(modality, places)
         best = torch.empty((len(places), 0)), torch.empty((len(places), 0), dtype=torch.int64)
         for start, stop in self._tiles():
-            cosines = queries @ self.pool.read(modality.other, start, stop).T
+            products = queries @ self.pool.read(modality.other, start, stop).T
             inside = torch.nonzero((own >= start) & (own < stop))[:, 0]
-            cosines[inside, own[inside] - start] = -torch.inf
-            found, columns = cosines.topk(min(NEAREST, stop - start), dim=1)
+            products[inside, own[inside] - start] = -torch.inf
+            found, columns = products.topk(min(NEAREST, stop - start), dim=1)
             values = torch.cat([best[0], found], dim=1)
             top, order = values.topk(min(NEAREST, values.shape[1]), dim=1)
             best = top, torch.cat([best[1], columns + start], dim=1).gather(1, order)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -25,7 +25,10 @@ CPU_TOKENS, DEVICE_TOKENS = 2048, 1 << 16
 
 
 class Encoder(Protocol):
-    """A contrastive model: encodes images and captions as unit vectors."""
+    """A contrastive model: encodes images and captions as vectors.
+
+    They have length 1, unless logits are of inner products (`ModelRecord.inner_product`).
+    """
 
     @property
     def record(self) -> ModelRecord:
@@ -50,11 +53,11 @@ class Encoder(Protocol):
         ...
 
     def encode_images(self, pixels: Sequence[Tensor]) -> Tensor:
-        """Encode `n` preprocessed images as unit vectors on the device, float32 of shape (n, d)."""
+        """Encode `n` preprocessed images as vectors on the device, float32 of shape (n, d)."""
         ...
 
     def encode_texts(self, tokens: Sequence[Tensor]) -> Tensor:
-        """Encode `n` tokenized captions as unit vectors on the device, float32 of shape (n, d)."""
+        """Encode `n` tokenized captions as vectors on the device, float32 of shape (n, d)."""
         ...
 
 
@@ -94,7 +97,13 @@ def _as_bytes(image: Image.Image) -> Tensor:
 
 @dataclass(frozen=True)
 class OpenClipEncoder:
-    """An open_clip model on a device, in `dtype` and evaluation mode."""
+    """An open_clip model on a device, in `dtype` and evaluation mode.
+
+    Attributes
+    ----------
+    head : callable
+        Turns the model's features, float32 of shape (n, f), into vectors, shape (n, d).
+    """
 
     model: Any
     transform: Callable[[Image.Image], Tensor]
@@ -104,8 +113,15 @@ class OpenClipEncoder:
     device: torch.device
     dtype: torch.dtype
     record: ModelRecord
+    head: Callable[[Tensor], Tensor] = unit
     # Tokenizers of transformers modify their own state in every call.
     _tokenizing: threading.Lock = field(default_factory=threading.Lock)
+
+    def of_directions(self) -> OpenClipEncoder:
+        """Return the same model with all vectors scaled to length 1, for what compares cosines."""
+        if not self.record.inner_product:
+            return self
+        return replace(self, head=lambda features: unit(self.head(features)))
 
     @property
     def image_size(self) -> int:
@@ -141,13 +157,13 @@ class OpenClipEncoder:
     def _encoded(self, pixels: Tensor) -> Tensor:
         moved = pixels.to(self.device, non_blocking=True)
         scaled = moved if self.scaling is None else self.scaling(moved)
-        return unit(self.model.encode_image(scaled.to(self.dtype)).float())
+        return self.head(self.model.encode_image(scaled.to(self.dtype)).float())
 
     @torch.inference_mode()
     def encode_texts(self, tokens: Sequence[Tensor]) -> Tensor:
         """See `Encoder`."""
         max_tokens = CPU_TOKENS if self.device.type == "cpu" else DEVICE_TOKENS
-        return unit(self.text(torch.stack(list(tokens)), self.device, max_tokens).float())
+        return self.head(self.text(torch.stack(list(tokens)), self.device, max_tokens).float())
 
     def _stacked(self, rows: Sequence[Tensor]) -> Tensor:
         """Stack rows into one batch, pinned for a GPU so that it can be copied asynchronously."""

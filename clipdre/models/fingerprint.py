@@ -6,11 +6,13 @@ and they are defined in a configuration that may change under the same weights.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from clipdre.core.density_ratio import unit
 
@@ -24,19 +26,26 @@ CAPTIONS = (
 DIGITS = 6
 
 
-def fingerprint(model: Any, transform: Any, tokenizer: Any) -> tuple[float, ...]:
+def fingerprint(
+    model: Any, transform: Any, tokenizer: Any, head: Callable[[Tensor], Tensor] = unit
+) -> tuple[float, ...]:
     """Return the cosines between the vectors of fixed images and captions, pair by pair.
 
-    All scores depend on such cosines. The model has to be on the CPU, in float32.
+    All scores depend on such cosines. The model has to be on the CPU, in float32. If its `head`
+    gives vectors of any length, the logs of their lengths follow.
     """
     with torch.inference_mode():
         pixels = torch.stack([transform(image) for image in probe_images()])
-        images = unit(model.encode_image(pixels).float())
-        texts = unit(model.encode_text(tokenizer(list(CAPTIONS))).float())
-        vectors = torch.cat([images, texts]).nan_to_num()
+        features = [model.encode_image(pixels), model.encode_text(tokenizer(list(CAPTIONS)))]
+        found = torch.cat([head(part.float()) for part in features])
+        vectors = unit(found).nan_to_num()
         cosines = vectors @ vectors.T
     first, second = torch.triu_indices(len(vectors), len(vectors), offset=1)
-    return tuple(round(float(cosine), DIGITS) for cosine in cosines[first, second])
+    numbers = cosines[first, second]
+    if head is not unit:
+        lengths = torch.linalg.vector_norm(found, dim=1)
+        numbers = torch.cat([numbers, lengths.log().nan_to_num()])
+    return tuple(round(float(number), DIGITS) for number in numbers)
 
 
 def probe_images() -> list[Image.Image]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
@@ -15,14 +15,17 @@ from typing import Any
 
 import open_clip
 import torch
+from torch import Tensor
 
 from clipdre.config import TINY_MODEL, EncodeConfig, Precision
+from clipdre.core.density_ratio import unit
 from clipdre.errors import ModelError
 from clipdre.formats.folders.records import ModelRecord
 from clipdre.models.checks import QUICK, check_checkpoint, needs_quick_gelu
 from clipdre.models.encoder import OpenClipEncoder, split_transform
 from clipdre.models.fingerprint import fingerprint
 from clipdre.models.names import SCHEMAS, check_name
+from clipdre.models.point_set import PointSetHead, check_features, find_head
 from clipdre.models.text_tower import TextTower
 from clipdre.models.tokenizer import bounded
 from clipdre.words import closest
@@ -55,6 +58,7 @@ def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
     name, pretrained = _open_clip_names(config)
     quick = needs_quick_gelu(name, pretrained)
     model, transform, tokenizer = _load(name, pretrained, quick)
+    head = _head(name)
     scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
     if scale is None:
         raise ModelError(
@@ -64,20 +68,23 @@ def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
     record = ModelRecord(
         name=config.model,
         pretrained=pretrained,
-        digest=weights_digest(model),
-        embedding_dim=_embedding_dim(model, tokenizer),
+        digest=_digest(model, head),
+        embedding_dim=_embedding_dim(model, tokenizer, head or unit),
         logit_scale=float(scale.detach().exp()),
         logit_bias=float(bias.detach()) if bias is not None else 0.0,
         precision=precision.value,
         preprocessing=json.loads(json.dumps(open_clip.get_model_preprocess_cfg(model))),
         activation=QUICK if quick else "",
-        fingerprint=fingerprint(model, transform, tokenizer),
+        fingerprint=fingerprint(model, transform, tokenizer, head or unit),
+        inner_product=head is not None,
     )
     dtype = DTYPES[precision]
     text = TextTower(model.eval(), tokenizer(list(PROBES)))
     geometry, scaling = split_transform(transform, device)
     model = model.to(device, dtype)
-    return OpenClipEncoder(model, geometry, scaling, text, tokenizer, device, dtype, record)
+    return OpenClipEncoder(
+        model, geometry, scaling, text, tokenizer, device, dtype, record, head or unit
+    )
 
 
 def weights_digest(model: torch.nn.Module) -> str:
@@ -89,9 +96,26 @@ def weights_digest(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _embedding_dim(model: Any, tokenizer: Any) -> int:
+def _digest(model: torch.nn.Module, head: PointSetHead | None) -> str:
+    """Return the digest of all that is trained or drawn: the weights, and a point-set head."""
+    weights = weights_digest(model)
+    if head is None:
+        return weights
+    return hashlib.sha256(weights.encode() + head.encoded()).hexdigest()
+
+
+def _head(name: str) -> PointSetHead | None:
+    """Return the point-set head of a model in a folder; None if its features are vectors."""
+    schema, _, folder = name.partition(":")
+    return find_head(Path(folder)) if schema == "local-dir" else None
+
+
+def _embedding_dim(model: Any, tokenizer: Any, head: Callable[[Tensor], Tensor]) -> int:
     with torch.inference_mode():
-        return int(model.eval().encode_text(tokenizer(["a photo"])).shape[1])
+        features = model.eval().encode_text(tokenizer(["a photo"])).float()
+        if isinstance(head, PointSetHead):
+            check_features(head, features.shape[1])
+        return int(head(features).shape[1])
 
 
 def usable_device(name: str) -> torch.device:

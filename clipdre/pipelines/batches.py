@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipdre.core.modality import Modality
 from clipdre.estimating.alike import by_cell
-from clipdre.formats.folders.embeddings import Half, unit_rows
+from clipdre.formats.folders.embeddings import Stored, float_rows
 from clipdre.pipelines.rows import PoolReader
 from clipdre.scorers.base import Arrays
 
@@ -82,13 +82,13 @@ class ReadRows:
 
     reader: PoolReader
     rows: Ints
-    stored: dict[Modality, Half] = field(default_factory=dict)
+    stored: dict[Modality, Stored] = field(default_factory=dict)
 
     def vectors(self, modality: Modality, rows: Ints) -> Tensor:
         """Return unit vectors of some of the rows."""
         if modality not in self.stored:
             self.stored[modality] = self.reader.pool.stored(modality, self.rows)
-        return unit_rows(self.stored[modality][np.searchsorted(self.rows, rows)])
+        return float_rows(self.stored[modality][np.searchsorted(self.rows, rows)])
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from clipdre.formats.tars.limits import ImageError
 from clipdre.formats.tars.samples import Sample
 from clipdre.formats.tars.shards import iter_samples
 from clipdre.formats.tars.spans import CHANGED, checked
-from clipdre.models.encoder import Encoder
+from clipdre.models.encoder import Encoder, OpenClipEncoder
 from clipdre.models.load import load_encoder
 
 T = TypeVar("T")
@@ -49,8 +49,8 @@ class PoolReader:
 
     @cached_property
     def pool(self) -> StoredPool:
-        """Stored embeddings of all rows."""
-        return pool_of(self.folder, self.manifest)
+        """Stored embeddings of all rows, scaled to unit length."""
+        return pool_of(self.folder, self.manifest).directions
 
     @cached_property
     def starts(self) -> list[int]:
@@ -59,8 +59,8 @@ class PoolReader:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The model that made the scores."""
-        return _same_encoder(self.manifest, self.device)
+        """The model that made the scores, with unit vectors."""
+        return _same_encoder(self.manifest, self.device).of_directions()
 
     def samples(self, shard: int) -> pa.Table:
         """Read the sample columns of one shard's rows."""
@@ -224,7 +224,7 @@ class StoredRows:
             return str(error.reason)
 
 
-def _same_encoder(manifest: Manifest, device: str) -> Encoder:
+def _same_encoder(manifest: Manifest, device: str) -> OpenClipEncoder:
     model = manifest.model
     if not manifest.has_tars:
         raise ModelError(

@@ -121,7 +121,7 @@ def _check_reading(folder: ScoreFolder, found: Manifest, planned: Manifest) -> N
     """Refuse to continue a run with another model, or with other options of reading."""
     redefined = found.model.redefined(planned.model)
     differences = [f"model {redefined}"] if redefined else []
-    for name in ("name", "pretrained", "digest", "precision"):
+    for name in ("inner_product", "name", "pretrained", "digest", "precision"):
         before, now = getattr(found.model, name), getattr(planned.model, name)
         if before != now:
             differences.append(f"model {name} ({changed(before, now)})")

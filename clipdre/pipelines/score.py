@@ -137,6 +137,7 @@ def score_stored(  # noqa: PLR0913 (one parameter per option)
     architecture: str = Architecture.L14.value,
     logit_scale: float | None = None,
     logit_bias: float = 0.0,
+    inner_product: bool = False,
     device: str = "auto",
     run: RunConfig | None = None,
 ) -> Manifest:
@@ -145,15 +146,17 @@ def score_stored(  # noqa: PLR0913 (one parameter per option)
     Raises
     ------
     UsageError
-        When a score folder, which records its model, is given with another scale or bias.
+        When a score folder, which records its model, is given with a scale, bias or kind.
     """
     if not is_own_manifest(folder):
-        source = open_embeddings(folder, architecture, logit_scale, logit_bias)
+        source = open_embeddings(folder, architecture, logit_scale, logit_bias, inner_product)
         return score_embeddings(source, output, config, device=device, run=run)
-    if logit_scale is not None or logit_bias:
+    if logit_scale is not None or logit_bias or inner_product:
         raise UsageError(
-            f"{folder} is a score folder, which records the scale and bias of its model",
-            "drop `logit_scale` and `logit_bias`, or name its subfolder embeddings",
+            f"{folder} is a score folder, which records the scale and bias of its model, and "
+            "whether it has inner products",
+            "drop `logit_scale`, `logit_bias` and `inner_product`, or name its subfolder "
+            "embeddings",
         )
     return rescore(ScoreFolder(folder), output, config, device=device, run=run)
 

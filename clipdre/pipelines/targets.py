@@ -42,7 +42,7 @@ def target_tiles(place: Path, modality: Modality) -> Iterator[Tensor]:
     if (place / MANIFEST).exists():
         count = len(read_complete_manifest(place).shards)
         pool = StoredPool(embedding_files(ScoreFolder(place).embeddings, count))
-        for _, tile in pool.tiles(modality, ROWS_AT_ONCE):
+        for _, tile in pool.directions.tiles(modality, ROWS_AT_ONCE):
             yield tile
         return
     layout = find_layout(place, "l14")

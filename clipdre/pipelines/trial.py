@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
+import numpy as np
 import torch
 
 from clipdre.config import EncodeConfig, EstimateConfig, ReadConfig, ReferenceMethod
@@ -17,6 +18,7 @@ from clipdre.encoding.batch import CAPTIONS, InParts
 from clipdre.encoding.decode import Decoded, decode
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify
+from clipdre.formats.folders.embeddings import stored_type
 from clipdre.formats.folders.records import ModelRecord
 from clipdre.formats.tars.places import shard_name
 from clipdre.formats.tars.samples import Failure, Note, Reason, Sample, Stage
@@ -150,7 +152,7 @@ def try_out(urls: Sequence[str], config: ScoreConfig, pairs: int) -> Trial:
         decoding=len(read.samples) / read.seconds,
         encoding=len(devices) * _encoding_rate(read.samples, encoder, config.encode),
         pairs=whole,
-        disk=_disk(whole, read.samples, encoder.record.embedding_dim, config.estimate),
+        disk=_disk(whole, read.samples, encoder.record, config.estimate),
     )
 
 
@@ -210,10 +212,13 @@ def _encoding_rate(samples: Sequence[Decoded], encoder: Encoder, config: EncodeC
     return len(samples) / max(encode(samples), 1e-9)
 
 
-def _disk(pairs: int, samples: Sequence[Decoded], dim: int, config: EstimateConfig) -> int:
+def _disk(
+    pairs: int, samples: Sequence[Decoded], model: ModelRecord, config: EstimateConfig
+) -> int:
     """Return about how many bytes the scores, embeddings and reference of a pool take."""
     captions = sum(len(s.sample.caption.encode("utf-8", "replace")) for s in samples) / len(samples)
-    vectors = 4 * dim  # of both modalities, as fp16
+    dim = model.embedding_dim
+    vectors = 2 * dim * np.dtype(stored_type(model.inner_product)).itemsize  # of both modalities
     keeps_pool = config.saved is None and config.method is not ReferenceMethod.SAMPLE
     each = ROW_BYTES + 2 * captions + vectors * (1 + keeps_pool)
     return round(pairs * each + 16 * dim**2)  # moments

@@ -14,7 +14,7 @@ import duckdb
 
 from clipdre.config import TIME_LIMIT, JoinKey
 from clipdre.core.columns import Column
-from clipdre.core.scores import SCORES
+from clipdre.core.scores import declared
 from clipdre.errors import ScoresError, SelectionError
 from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.files.storage import real
@@ -178,7 +178,7 @@ class ScoreQuery(Database):
     def described(self) -> list[Column]:
         """Return all columns in order, with unit and meaning where they are known."""
         known = {column.name: column for column, _ in SAMPLE_FIELDS}
-        known |= {score.column.name: score.column for score in SCORES}
+        known |= declared(self.manifest.model.inner_product)
         known[CAPTION_SOURCE.name] = CAPTION_SOURCE
         known |= kept_described(self.manifest.reading.keep)
         known |= {c.name: _column(c) for _, columns in self._measured for c in columns}

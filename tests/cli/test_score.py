@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -55,6 +56,33 @@ def test_scores_embeddings_without_encoding(run, scored, tmp_path):
     assert printed(run(f"score {options} -o s")) == "s\n"
     model = read_manifest(tmp_path / "s").model
     assert (model.logit_scale, model.logit_bias) == (30.0, -1.0)
+
+
+def test_inner_products_go_through_every_command(run, scored, tmp_path):
+    folder, lengths = scored[0] / "embeddings", np.random.default_rng(0)
+    for path in sorted(folder.glob("*_emb/*.npy")):
+        given = np.load(path).astype(np.float32)
+        target = tmp_path / "made" / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        np.save(target, given * lengths.uniform(0.1, 5, (len(given), 1)).astype(np.float32))
+    shutil.copytree(folder / "metadata", tmp_path / "made" / "metadata")
+    needed = error_of(run("score --embeddings made --inner-product -o s"), 1)
+    assert "pass --logit-scale (1 if inner products are logits)" in needed
+    found = run("score --embeddings made --inner-product --logit-scale 2 -o s")
+    printed(found)
+    assert "(similarity: an inner product)" in found.stderr
+    assert "logit scale 2.0 of inner products" in found.stderr
+    shown = printed(run("info s"))
+    assert "inner product of image and caption" in shown
+    assert "Every score is exact" in printed(run("reference s"))
+    keys = printed(run("filter s --by log_ratio --top 10 --format keys -o -"))
+    assert len(keys.splitlines()) == 10
+    printed(run("measure s conformity"))
+    printed(run("look s -o page.html"))
+    error = error_of(run("score --embeddings made --logit-scale 2 -o s"), 1)
+    assert "differs in model inner_product" in error
+    error = error_of(run("score --embeddings s --inner-product -o t"), 2)
+    assert "drop --logit-scale, --logit-bias and --inner-product" in error
 
 
 def test_scores_against_another_pool(run, pool, scored, tmp_path):
@@ -174,6 +202,11 @@ def test_wrong_usage(run, tmp_path, options, message):
             "x.tar --logit-bias 0",
             "--logit-bias can only be used with --embeddings, since a model has its own: "
             "add --embeddings, or drop --logit-bias",
+        ),
+        (
+            "x.tar --inner-product",
+            "--inner-product can only be used with --embeddings, since a model has its own kind: "
+            "add --embeddings, or drop --inner-product",
         ),
         (
             "x.tar --arch l14",

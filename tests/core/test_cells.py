@@ -44,6 +44,14 @@ def test_log_mass_is_the_documented_formula(members, cells):
             )
 
 
+def test_log_mass_grows_with_the_square_of_a_query_s_length(members, cells):
+    long = 3 * queries(1, 5)
+    same = Cells(3 * cells.centroids, cells.counts, 9 * cells.variances)
+    np.testing.assert_allclose(
+        cells.log_mass(long, SCALE), same.log_mass(queries(1, 5), SCALE), rtol=1e-5
+    )
+
+
 def test_log_mass_predicts_the_sum_of_exponentials(members, cells):
     found = cells.log_mass(queries(1, 20), SCALE).numpy()
     for cell, vectors in enumerate(members):

@@ -89,6 +89,19 @@ def test_bias_shifts_the_log_partition_only():
         np.testing.assert_allclose(biased[name], plain[name], atol=1e-12)
 
 
+def test_vectors_with_lengths_are_never_rounded_to_fp16(monkeypatch):
+    images, texts = (v.float() for v in pool(5, n=6, d=8, noise=1.0))
+
+    def fused(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(tiles, "_fastest", lambda _: fused)
+    found = accumulate(1e5 * images, [(texts, torch.arange(6))], scale=1.0, has_lengths=True)
+    assert torch.isfinite(found.log_mean_exp()).all()
+    with pytest.raises(AssertionError):
+        accumulate(images, [(texts, torch.arange(6))], scale=1.0)
+
+
 def test_identical_references_carry_no_information():
     images = torch.from_numpy(unit_rows(np.random.default_rng(4), 10, 8))
     texts = images[:1].expand(10, 8)

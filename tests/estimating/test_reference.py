@@ -55,6 +55,7 @@ def test_records_what_it_was_made_from(stored):
         "version": 2,
         "alike": 0.95,
         "own": "left-out",
+        "inner_product": False,
     }
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,11 @@ from clipdre.formats.folders.tables import CLIP_RETRIEVAL_KEY
 from clipdre.words import one_line
 
 Half = npt.NDArray[np.float16]
+# As vectors are stored: fp16 ones have length 1, fp32 ones any length.
+Stored = npt.NDArray[np.floating]
+STORED = (np.float16, np.float32)
+# Between these, fourth powers of lengths (`dw_image`) are numbers of 32 bits.
+SHORTEST, LONGEST = 1e-9, 1e9
 # clip-retrieval's names for the modalities.
 PREFIXES = {Modality.IMAGE: "img", Modality.TEXT: "text"}
 NPY_HEADER_BYTES = 128
@@ -61,18 +67,18 @@ class EmbeddingFiles:
         return str(self.index).zfill(len(str(self.count)))
 
     def array(self, modality: Modality) -> Path:
-        """Return the path of the unit vectors, fp16 of shape (rows, d)."""
+        """Return the path of the vectors, `Stored` of shape (rows, d)."""
         prefix = PREFIXES[modality]
         return self.folder / f"{prefix}_emb" / f"{prefix}_emb_{self._number}.npy"
 
-    def shape(self, modality: Modality) -> tuple[int, int]:
-        """Return the shape of the unit vectors, (rows, d); `ScoresError` if they are damaged."""
-        return _stored_shape(self.array(modality))
+    def layout(self, modality: Modality) -> Layout:
+        """Return shape and type of the vectors; `ScoresError` if they are damaged."""
+        return _stored_layout(self.array(modality))
 
     def is_whole(self) -> bool:
         """Whether all files can be read and have the same number of rows."""
         try:
-            counts = {count_rows(self.metadata), *(self.shape(m)[0] for m in Modality)}
+            counts = {count_rows(self.metadata), *(self.layout(m).rows for m in Modality)}
         except ScoresError:
             return False
         return len(counts) == 1
@@ -82,7 +88,9 @@ class EmbeddingFiles:
         """Path of the rows' sample columns; written last, it marks the shard as encoded."""
         return self.folder / "metadata" / f"metadata_{self._number}.parquet"
 
-    def write(self, images: Half, texts: Half, samples: pa.Table, stamp: Mapping[str, str]) -> None:
+    def write(
+        self, images: Stored, texts: Stored, samples: pa.Table, stamp: Mapping[str, str]
+    ) -> None:
         """Commit one shard's embeddings; `stamp` records the shard and settings behind them.
 
         What the schema of `samples` says of them becomes a part of the stamp.
@@ -145,40 +153,53 @@ class StoredPool:
 
     def __init__(self, shards: Sequence[EmbeddingFiles]) -> None:
         self.shards = shards
-        images, texts = ([shard.shape(m) for shard in shards] for m in Modality)
-        if images != texts or len({dim for _, dim in images}) != 1:
+        images, texts = ([shard.layout(m) for shard in shards] for m in Modality)
+        if images != texts or len({(found.dim, found.kind) for found in images}) != 1:
             problem = f"the embeddings in {shards[0].folder} do not belong together"
             raise ScoresError(problem, SCORE_AGAIN)
-        self.starts = [0, *accumulate(rows for rows, _ in images)]
-        self.dim = images[0][1]
+        self.starts = [0, *accumulate(found.rows for found in images)]
+        self.dim, self._kind = images[0].dim, images[0].kind
+        self._scaled = False
+
+    @property
+    def has_lengths(self) -> bool:
+        """Whether vectors are of any length, so that inner products are not cosines."""
+        return self._kind == np.float32 and not self._scaled
+
+    @property
+    def directions(self) -> StoredPool:
+        """The same pool with all vectors scaled to length 1, for what compares cosines."""
+        found = copy(self)
+        found._scaled = True
+        return found
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     def read(self, modality: Modality, start: int, stop: int) -> torch.Tensor:
-        """Return the unit vectors of rows `start` to `stop`, float32 of shape (stop - start, d)."""
-        return unit_rows(self.stored(modality, np.arange(start, stop)))
+        """Return the vectors of rows `start` to `stop`, float32 of shape (stop - start, d)."""
+        return float_rows(self.stored(modality, np.arange(start, stop)))
 
     def take(self, modality: Modality, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Return the unit vectors of `rows`, in any order; float32 of shape (len(rows), d)."""
+        """Return the vectors of `rows`, in any order; float32 of shape (len(rows), d)."""
         ascending, places = np.unique(rows, return_inverse=True)
-        return unit_rows(self.stored(modality, ascending)[places])
+        return float_rows(self.stored(modality, ascending)[places])
 
     def tiles(self, modality: Modality, size: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield all rows in order, `size` at a time, each tile with the index of its first row."""
         for start in range(0, len(self), size):
             yield start, self.read(modality, start, min(start + size, len(self)))
 
-    def stored(self, modality: Modality, rows: npt.NDArray[np.int64]) -> Half:
-        """Return the stored vectors of distinct ascending `rows`, fp16 of shape (len(rows), d)."""
-        vectors = np.empty((len(rows), self.dim), np.float16)
+    def stored(self, modality: Modality, rows: npt.NDArray[np.int64]) -> Stored:
+        """Return the stored vectors of distinct ascending `rows`, shape (len(rows), d)."""
+        vectors = np.empty((len(rows), self.dim), self._kind)
         shards = np.searchsorted(self.starts, rows, side="right") - 1
         for low, high in _equal_runs(shards):
             shard = int(shards[low])
             path = self.shards[shard].array(modality)
             size = self.starts[shard + 1] - self.starts[shard]
             _read_rows(path, size, rows[low:high] - self.starts[shard], vectors[low:high])
-        return vectors
+        return unit_half(vectors) if self._scaled and self._kind != np.float16 else vectors
 
 
 def pool_of(folder: ScoreFolder, manifest: Manifest) -> StoredPool:
@@ -194,47 +215,61 @@ def pool_of(folder: ScoreFolder, manifest: Manifest) -> StoredPool:
             f"{folder.path} keeps no embeddings", "score again without `discard_embeddings`"
         )
     pool = StoredPool(embedding_files(folder.embeddings, len(manifest.shards)))
-    if pool.starts != manifest.starts:
+    if pool.starts != manifest.starts or pool.has_lengths != manifest.model.inner_product:
         raise ScoresError(
             f"the embeddings in {folder.embeddings} are not those of the scores", SCORE_AGAIN
         )
     return pool
 
 
-def _stored_shape(path: Path) -> tuple[int, int]:
-    """Return the shape of stored vectors from the header of their file."""
+class Layout(NamedTuple):
+    """Shape (rows, dim) and type of stored vectors."""
+
+    rows: int
+    dim: int
+    kind: np.dtype[np.floating]
+
+
+def _stored_layout(path: Path) -> Layout:
+    """Return the layout of stored vectors from the header of their file."""
     try:
         with open(regular(path), "rb") as file:
             np.lib.format.read_magic(file)
             shape, by_column, kind = np.lib.format.read_array_header_1_0(file)
-            if by_column or kind != np.float16 or len(shape) != 2:
+            if by_column or kind not in STORED or len(shape) != 2:
                 raise ValueError(f"{kind} of shape {shape}")
             rows, dim = shape
-            _check_size(file, rows, dim)
-            return rows, dim
+            _check_size(file, rows, dim * kind.itemsize)
+            return Layout(rows, dim, kind)
     except Exception as error:  # damaged headers are parsed as Python literals
         raise _damaged(path, one_line(error)) from error
 
 
-def _check_size(file: BinaryIO, rows: int, dim: int) -> None:
-    nbytes = NPY_HEADER_BYTES + rows * dim * np.dtype(np.float16).itemsize
+def _check_size(file: BinaryIO, rows: int, row_bytes: int) -> None:
+    nbytes = NPY_HEADER_BYTES + rows * row_bytes
     if file.seek(0, os.SEEK_END) != nbytes:
         raise ValueError(f"not of {rows} rows")
 
 
-def _read_rows(path: Path, size: int, rows: npt.NDArray[np.int64], vectors: Half) -> None:
+def _read_rows(path: Path, size: int, rows: npt.NDArray[np.int64], vectors: Stored) -> None:
     """Read distinct ascending `rows` of a file of `size` vectors into `vectors`."""
     row_bytes = vectors.itemsize * vectors.shape[1]
     try:
         with open(regular(path), "rb") as file:
-            _check_size(file, size, vectors.shape[1])
+            _check_size(file, size, row_bytes)
             for low, high in _equal_runs(rows - np.arange(len(rows))):
                 file.seek(NPY_HEADER_BYTES + int(rows[low]) * row_bytes)
                 file.readinto(vectors[low:high].data)
-        if (vectors.view(np.uint16) & EXPONENT == EXPONENT).any():
+        if not _is_finite(vectors):
             raise ValueError("not all numbers are finite")
     except (OSError, ValueError) as error:
         raise _damaged(path, one_line(error)) from error
+
+
+def _is_finite(vectors: Stored) -> bool:
+    if vectors.dtype != np.float16:
+        return bool(np.isfinite(vectors).all())
+    return not (vectors.view(np.uint16) & EXPONENT == EXPONENT).any()
 
 
 def _damaged(path: Path, reason: str) -> ScoresError:
@@ -273,7 +308,29 @@ def release(array: npt.NDArray[Any]) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def unit_rows(vectors: Half, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Return stored fp16 vectors as float32 rows of length 1, shape (n, d), on `device`."""
+def stored_type(inner_product: bool) -> type[np.floating]:
+    """Return the type in which vectors are stored: fp32 if they are of any length."""
+    return np.float32 if inner_product else np.float16
+
+
+def float_rows(vectors: Stored, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Return stored vectors as float32 rows, shape (n, d), on `device`; of fp16, of length 1."""
+    found = torch.tensor(vectors, device=device)
     # Rounding to fp16 changes a norm by 1e-4, which would show at a logit scale of 100.
-    return unit(torch.tensor(vectors, device=device).float())
+    return unit(found.float()) if found.dtype == torch.float16 else found
+
+
+def unit_half(vectors: Stored) -> Half:
+    """Scale vectors of any length to length 1, and round them to fp16."""
+    halved: Half = unit(torch.from_numpy(vectors)).half().numpy()
+    return halved
+
+
+def are_usable(vectors: Stored) -> npt.NDArray[np.bool_]:
+    """Return whether each vector has a direction, and a length between `SHORTEST` and `LONGEST`.
+
+    One with a number that is not finite has neither.
+    """
+    lengths = torch.linalg.vector_norm(torch.from_numpy(vectors), dim=1, dtype=torch.float32)
+    usable: npt.NDArray[np.bool_] = ((lengths >= SHORTEST) & (lengths <= LONGEST)).numpy()
+    return usable

@@ -44,7 +44,7 @@ def same_fingerprint(before: tuple[float, ...], now: tuple[float, ...]) -> bool:
 
 
 # `omit_defaults`: embeddings are stamped with this record, and those of folders that do not record
-# the last two fields keep their stamps.
+# the last three fields keep their stamps.
 class ModelRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
     """The encoder as loaded.
 
@@ -57,6 +57,8 @@ class ModelRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
     fingerprint : tuple of float
         Cosines of a few fixed images and captions, see `clipdre.models.fingerprint`; empty if the
         embeddings were made elsewhere, or by a clipdre that did not record it.
+    inner_product : bool
+        Whether logits are of inner products of vectors of any length; of cosines otherwise.
     """
 
     name: str
@@ -69,6 +71,7 @@ class ModelRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
     preprocessing: dict[str, Any]
     activation: str = ""
     fingerprint: tuple[float, ...] = ()
+    inner_product: bool = False
 
     @property
     def identity(self) -> str:
@@ -170,6 +173,8 @@ class ReferenceRecord(Record, frozen=True, kw_only=True):
         Pairs whose cosines exceed it on both sides leave each other out.
     own : str
         ``left-out``, or ``counted``: nothing is left out.
+    inner_product : bool
+        As in `ModelRecord`.
     """
 
     method: str
@@ -187,6 +192,7 @@ class ReferenceRecord(Record, frozen=True, kw_only=True):
     version: int = 1
     alike: float = 1.0
     own: str = "left-out"
+    inner_product: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in ("exact", "stratified", "sample"):

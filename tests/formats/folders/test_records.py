@@ -37,7 +37,12 @@ def test_records_are_indented_json():
     text = record.encoded().decode()
     assert text.startswith('{\n  "method": "stratified",\n')
     assert text.endswith("}\n")
-    assert json.loads(text) == REFERENCE | {"version": 1, "alike": 1.0, "own": "left-out"}
+    assert json.loads(text) == REFERENCE | {
+        "version": 1,
+        "alike": 1.0,
+        "own": "left-out",
+        "inner_product": False,
+    }
     assert ReferenceRecord.decoded(text.encode()) == record
 
 
