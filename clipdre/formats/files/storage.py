@@ -188,11 +188,12 @@ def identify(url: str, public: bool = False) -> SourceIdentity:
 
 
 @contextmanager
-def committed(path: Path, *, durable: bool = True) -> Iterator[Path]:
+def committed(path: Path, *, durable: bool = True, first: bool = False) -> Iterator[Path]:
     """Yield a temporary path next to `path`; on success rename it to `path`, else remove it.
 
     The name of the temporary file identifies its writer, see `remove_unfinished`. A `durable` file
-    also survives a power failure, at the price of waiting for the disk.
+    also survives a power failure, at the price of waiting for the disk. With `first`, a file that
+    another writer put there meanwhile stays.
 
     Raises
     ------
@@ -209,7 +210,10 @@ def committed(path: Path, *, durable: bool = True) -> Iterator[Path]:
         if durable:
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
-        temporary.replace(path)
+        if first:
+            _put_first(temporary, path)
+        else:
+            temporary.replace(path)
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}",
@@ -225,6 +229,17 @@ def _temporary(path: Path) -> Path:
     # The random part keeps threads apart, and nobody can plant a link under the name beforehand.
     writer = f"{HOST}-{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f"{TEMPORARY_PREFIX}{writer}-{path.name[-KEPT_NAME:]}")
+
+
+def _put_first(temporary: Path, path: Path) -> None:
+    """Give a file its final name unless there is a file of that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # the file system has no hard links
+        if not path.exists():
+            temporary.replace(path)
 
 
 def abandon() -> None:
