@@ -276,6 +276,8 @@ class EmitConfig:
         Write a ``README.md`` with which the Hugging Face Hub loads the tars.
     write_caption : bool
         Put the caption of the row into each sample, as its ``txt`` member.
+    slice : Slice or None
+        Write only the tars of this slice, and no summary.
     """
 
     shard_size: int = 10_000
@@ -284,6 +286,7 @@ class EmitConfig:
     writers: int = 2
     card: bool = False
     write_caption: bool = False
+    slice: Slice | None = None
 
 
 @dataclass(frozen=True)

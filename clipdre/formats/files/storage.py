@@ -20,6 +20,7 @@ from typing import BinaryIO, cast
 
 from clipdre.errors import InputError, OutputError
 from clipdre.formats.files.gunzip import Gunzipped
+from clipdre.formats.files.links import put_first
 from clipdre.formats.files.remote import LOCAL, RemoteFile, identify_remote, is_remote, redacted
 from clipdre.words import count, one_line
 
@@ -210,10 +211,8 @@ def committed(path: Path, *, durable: bool = True, first: bool = False) -> Itera
         if durable:
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
-        if first:
-            _put_first(temporary, path)
-        else:
-            temporary.replace(path)
+        put = put_first if first else Path.replace
+        put(temporary, path)
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}",
@@ -229,17 +228,6 @@ def _temporary(path: Path) -> Path:
     # The random part keeps threads apart, and nobody can plant a link under the name beforehand.
     writer = f"{HOST}-{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f"{TEMPORARY_PREFIX}{writer}-{path.name[-KEPT_NAME:]}")
-
-
-def _put_first(temporary: Path, path: Path) -> None:
-    """Give a file its final name unless there is a file of that name."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    except OSError:  # the file system has no hard links
-        if not path.exists():
-            temporary.replace(path)
 
 
 def abandon() -> None:
