@@ -7,6 +7,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from clipdre.errors import UsageError
+from clipdre.slices import Slice
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "avif")
 DEFAULT_MODEL = "ViT-L-14"
@@ -222,6 +223,8 @@ class RunConfig:
         default.
     prune : bool
         Drop the rows of shards that are not among those given, or have changed.
+    slice : Slice or None
+        Encode only the shards of this slice, and estimate nothing.
     """
 
     overwrite: bool = False
@@ -229,6 +232,7 @@ class RunConfig:
     max_bad_fraction: float = 1.0
     keep_reference: bool = False
     prune: bool = False
+    slice: Slice | None = None
 
 
 @dataclass(frozen=True)
@@ -272,6 +276,8 @@ class EmitConfig:
         Write a ``README.md`` with which the Hugging Face Hub loads the tars.
     write_caption : bool
         Put the caption of the row into each sample, as its ``txt`` member.
+    slice : Slice or None
+        Write only the tars of this slice, and no summary.
     """
 
     shard_size: int = 10_000
@@ -280,6 +286,7 @@ class EmitConfig:
     writers: int = 2
     card: bool = False
     write_caption: bool = False
+    slice: Slice | None = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from clipdre.pipelines import measure as _measure
 from clipdre.pipelines import score as _score
 from clipdre.scorers.base import Scorer
 from clipdre.scorers.registry import find_scorer
+from clipdre.slices import parse_slice
 
 PAIRINGS = tuple(
     NotWith(name, ("encode",), because="which has a field of that name")
@@ -50,6 +51,7 @@ def score(
     max_bad_fraction: float = 1.0,
     keep_reference: bool = False,
     prune: bool = False,
+    slice: str | None = None,
 ) -> Scores:
     """Score folders, tars, globs, brace patterns or URLs; see `clipdre.pipelines.score.score`.
 
@@ -61,6 +63,9 @@ def score(
         `encode`, which then has these too.
     read, encode, estimate : ReadConfig, EncodeConfig, EstimateConfig or None
         Settings of `clipdre.config`; None for the defaults.
+    slice : str or None
+        Part of the shards to encode, such as ``"3/8"``. The scores that are returned are then
+        unfinished: their manifest has the shards of the slice, and no pair has a score yet.
 
     Raises
     ------
@@ -78,7 +83,14 @@ def score(
     check(given, PAIRINGS)
     encode = encode or _encode_config(model, pretrained, device)
     config = _score.ScoreConfig(read or ReadConfig(), encode, estimate or EstimateConfig())
-    run = RunConfig(overwrite, discard_embeddings, max_bad_fraction, keep_reference, prune)
+    run = RunConfig(
+        overwrite,
+        discard_embeddings,
+        max_bad_fraction,
+        keep_reference,
+        prune,
+        None if slice is None else parse_slice(slice),
+    )
     manifest = _score.score(expand_shards(listed(shards)), Path(output), config, run)
     return Scores(ScoreFolder(Path(output)), manifest)
 

@@ -18,6 +18,7 @@ from clipdre.selecting.listed import select_listed as _select_listed
 from clipdre.selecting.request import Quantity, Request
 from clipdre.selecting.select import Selection
 from clipdre.selecting.select import select as _select
+from clipdre.slices import parse_slice
 
 
 def select(
@@ -130,6 +131,7 @@ def emit(
     write_caption: bool = False,
     shards: Places | None = None,
     overwrite: bool = False,
+    slice: str | None = None,
 ) -> Written:
     """Write the selected samples; see `clipdre.emitting.write.write_subset`.
 
@@ -145,7 +147,15 @@ def emit(
         selection,
         output,
         format=None if format is None else chosen(SubsetFormat, format, "format"),
-        config=EmitConfig(shard_size, max_bytes, shuffle_seed, writers, card, write_caption),
+        config=EmitConfig(
+            shard_size,
+            max_bytes,
+            shuffle_seed,
+            writers,
+            card,
+            write_caption,
+            None if slice is None else parse_slice(slice),
+        ),
         shards=None if shards is None else expand_shards(listed(shards)),
         overwrite=overwrite,
     )

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clipdre.slices import Slice, parse_slice
+
 
 def no_stream(folder: Path | None) -> Path | None:
     """Return a folder to write; refuse ``-``, which stands for stdout elsewhere."""
@@ -15,6 +17,22 @@ def no_stream(folder: Path | None) -> Path | None:
     return folder
 
 
+def as_slice(text: str | None) -> Slice | None:
+    """Return the slice that an option names; without it None."""
+    return None if text is None else parse_slice(text)
+
+
+SliceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--slice",
+        help="Do only this part of the work, such as 3/8, while other machines do the others in "
+        "the same folder; auto: as CLIPDRE_SLICE or a SLURM job array says. The same command "
+        "without it does what is missing, and finishes.",
+        metavar="I/N",
+        rich_help_panel="Run",
+    ),
+]
 Scores = Annotated[
     Path, typer.Argument(help="Score folder, as 'clipdre score' printed it.", metavar="SCORES")
 ]

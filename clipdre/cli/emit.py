@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdre.cli import emit_options as write
-from clipdre.cli.common_options import Scores
+from clipdre.cli.common_options import Scores, SliceOption, as_slice
 from clipdre.cli.terminal import given_options
 from clipdre.config import EmitConfig
 from clipdre.only_with import OnlyWith, check
@@ -44,6 +44,7 @@ def emit(
     card: write.Card = False,
     write_caption: write.WriteCaption = False,
     overwrite: write.Overwrite = False,
+    slice: SliceOption = None,
 ) -> None:
     """Write the samples named in a list, from any tool.
 
@@ -73,9 +74,8 @@ def emit(
             f"not in these scores: {found.missing:,} of {count(found.names, 'name')}, "
             f"such as {found.first_missing!r}"
         )
-    config = EmitConfig(
-        shard_size, max_bytes, seed if shuffle else None, writers, card, write_caption
-    )
+    shuffle_seed, part = seed if shuffle else None, as_slice(slice)
+    config = EmitConfig(shard_size, max_bytes, shuffle_seed, writers, card, write_caption, part)
     write.write_and_print(found.selection, place, format, config, shards, overwrite)
 
 

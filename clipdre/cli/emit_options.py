@@ -23,6 +23,7 @@ STDOUT = "-"
 PAIRINGS: tuple[Pairing, ...] = (
     OnlyWith("writers", ("format",), SubsetFormat.TAR.value),
     NotWith("overwrite", ("output",), STDOUT),
+    NotWith("slice", ("overwrite",), because="which drops what other slices wrote"),
 )
 
 Output = Annotated[
@@ -162,6 +163,10 @@ def write_and_print(
         shards=expand_shards(shards, sys.stdin) if shards else None,
         overwrite=overwrite,
     )
+    if config.slice is not None:
+        note(f"slice {config.slice} is written: {count(written.kept, 'sample')}")
+        note("when all slices are: the same command without --slice writes what is missing")
+        return
     suffixes = (written.summary or {}).get("image_suffixes", [])
     if len(suffixes) > 1:
         note(

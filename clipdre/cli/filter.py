@@ -9,7 +9,7 @@ import typer
 
 from clipdre.cli import emit_options as write
 from clipdre.cli import select_options as keep
-from clipdre.cli.common_options import Scores
+from clipdre.cli.common_options import Scores, SliceOption, as_slice
 from clipdre.cli.selections import RULES, open_query, pairings, requested, selected
 from clipdre.cli.terminal import given_options
 from clipdre.config import TIME_LIMIT, EmitConfig
@@ -65,6 +65,7 @@ def filter_scores(
     card: write.Card = False,
     write_caption: write.WriteCaption = False,
     overwrite: write.Overwrite = False,
+    slice: SliceOption = None,
 ) -> None:
     """Keep the best pairs: by a condition, by rank, at random, or by a published recipe.
 
@@ -86,8 +87,8 @@ def filter_scores(
         show(selections, as_json=json)
         return
     _note_selection(selections[0])
-    shuffle_seed = seed if shuffle else None
-    config = EmitConfig(shard_size, max_bytes, shuffle_seed, writers, card, write_caption)
+    shuffle_seed, part = seed if shuffle else None, as_slice(slice)
+    config = EmitConfig(shard_size, max_bytes, shuffle_seed, writers, card, write_caption, part)
     write.write_and_print(selections[0], place, format, config, shards, overwrite)
 
 

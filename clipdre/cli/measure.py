@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from clipdre.cli.common_options import Scores
+from clipdre.cli.common_options import Scores, SliceOption, as_slice
 from clipdre.cli.messages import with_messages
 from clipdre.cli.settings import Command, PlainHelp
 from clipdre.cli.usage import help_text
 from clipdre.config import MeasureConfig
+from clipdre.slices import Slice
 from clipdre.words import count
 
 if TYPE_CHECKING:
@@ -83,8 +84,9 @@ def scorer_command(scorer: type[Scorer]) -> Any:
 
     def run(context: typer.Context, **given: Any) -> None:
         common = {name: given.pop(name) for name in ("suffix", "device", "overwrite")}
+        part = as_slice(given.pop("slice"))
         settings = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
-        _measure(context.obj, scorer(**settings), **common)
+        _measure(context.obj, scorer(**settings), MeasureConfig(**common), part)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [
@@ -93,6 +95,7 @@ def scorer_command(scorer: type[Scorer]) -> Any:
         inspect.Parameter("suffix", keyword, default="", annotation=Suffix),
         inspect.Parameter("device", keyword, default="auto", annotation=Device),
         inspect.Parameter("overwrite", keyword, default=False, annotation=Overwrite),
+        inspect.Parameter("slice", keyword, default=None, annotation=SliceOption),
     ]
     function: Callable[..., None] = run
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -130,17 +133,33 @@ def _settings(scorer: type[Scorer]) -> list[inspect.Parameter]:
     return found
 
 
-def _measure(folder: Path, scorer: Scorer, *, suffix: str, device: str, overwrite: bool) -> None:
+def _measure(folder: Path, scorer: Scorer, config: MeasureConfig, part: Slice | None) -> None:
     from clipdre.cli.terminal import note
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.pipelines.measure import measure as run
+    from clipdre.pipelines.measure import measure_slice
 
     scores = ScoreFolder(folder)
-    config = MeasureConfig(suffix, device, overwrite)
+    if part is not None:
+        waiting = measure_slice(scores, read_complete_manifest(folder), scorer, part, config)
+        _note_slice(part, waiting)
+        return
     record = run(scores, read_complete_manifest(folder), scorer, config)
     names = ", ".join(column.name for column in record.columns)
     note(f"measured {names} for {count(record.rows, 'row')}")
     for name, value in record.figures.items():
         note(f"{name}: {value:,.6g}")
-    typer.echo(str(scores.columns / (f"{scorer.name}-{suffix}" if suffix else scorer.name)))
+    suffix = f"-{config.suffix}" if config.suffix else ""
+    typer.echo(str(scores.columns / f"{scorer.name}{suffix}"))
+
+
+def _note_slice(part: Slice, waiting: str) -> None:
+    from clipdre.cli.terminal import note
+
+    if waiting:
+        note(f"slice {part} has done its part; what other slices have not: {waiting}")
+        note("when they have: the same slices again, or the command without --slice, continue")
+        return
+    note(f"slice {part} is measured")
+    note("when all slices are: the same command without --slice measures what is missing")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from clipdre.cli import score_options as take
+from clipdre.cli.common_options import SliceOption, as_slice
 from clipdre.cli.read_options import IMAGE_KEY, read_config
 from clipdre.cli.terminal import given_options
 from clipdre.config import (
@@ -76,6 +77,9 @@ RULES: tuple[OnlyWith | NotWith, ...] = (
     NotWith("prune", ("overwrite", "embeddings")),
     NotWith("keep_reference", ("overwrite",)),
     NotWith("dry_run", ("embeddings",), because="which are encoded already"),
+    NotWith("slice", ("embeddings",), because="which are encoded already"),
+    NotWith("slice", ("dry_run",), because="which writes nothing"),
+    NotWith("slice", ("overwrite",), because="which drops what other slices wrote"),
     OnlyWith("limit", ("dry_run",), because="which tries so many samples"),
     OnlyWith("json", ("dry_run",)),
 )
@@ -119,6 +123,7 @@ def score(
     discard_embeddings: take.DiscardEmbeddings = False,
     prune: take.Prune = False,
     overwrite: take.Overwrite = False,
+    slice: SliceOption = None,
     dry_run: take.DryRun = False,
     limit: take.Limit = TRIED,
     json: take.Json = False,
@@ -126,7 +131,8 @@ def score(
     """Score image-text pairs: alignment and information in nats, from one encoding pass.
 
     A stopped run resumes when the same command is run again. With more shards, only those are
-    encoded; with other options of the reference, none are. Prints the path of the score folder.
+    encoded; with other options of the reference, none are. Prints the path of the score folder,
+    unless a --slice of it was encoded.
     """
     _check_given(given_options(context), reference)
     if not shards and embeddings is None:
@@ -136,7 +142,9 @@ def score(
     if normalize is Normalization.TAU and tau is None:
         raise UsageError("`normalize` tau needs a number of negatives", "add `tau`")
     estimate = replace(_estimate_config(reference, neighbors, bulk, tau), alike=alike, own=own)
-    run_config = RunConfig(overwrite, discard_embeddings, max_bad_fraction, keep_reference, prune)
+    run_config = RunConfig(
+        overwrite, discard_embeddings, max_bad_fraction, keep_reference, prune, as_slice(slice)
+    )
     read = read_config(
         image_key,
         text_key or ReadConfig.caption_suffix,
@@ -162,6 +170,9 @@ def score(
         )
     else:
         manifest = _score_shards(shards or [], output, read, encode, estimate, run_config)
+    if not manifest.complete:
+        _show_slice(manifest, str(run_config.slice))
+        return
     _show(manifest, output)
     typer.echo(str(output))
 
@@ -272,6 +283,16 @@ def _estimate_config(reference: str, neighbors: int, bulk: int, tau: int | None)
             f"use {', '.join(methods)}, or the path of a score folder",
         )
     return EstimateConfig(saved=reference, tau=tau)
+
+
+def _show_slice(manifest: Manifest, part: str) -> None:
+    from clipdre.cli.terminal import note
+    from clipdre.words import count
+
+    shards, samples = count(len(manifest.shards), "shard"), count(manifest.samples, "sample")
+    failed = f", {manifest.samples - manifest.rows:,} failed" if manifest.failures else ""
+    note(f"slice {part} is encoded: {shards}, {samples}{failed}")
+    note("when all slices are: the same command without --slice encodes what is missing and scores")
 
 
 def _show(manifest: Manifest, output: Path) -> None:

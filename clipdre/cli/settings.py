@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from clipdre.slices import VARIABLE
 from clipdre.words import closest, one_line, similar
 
 PREFIX = "CLIPDRE"
@@ -56,7 +57,7 @@ def warn_of_variables(group: Any) -> None:
     commands = [f"{_variable(PREFIX, name)}_" for name in group.list_commands(None)]
     for name in sorted(os.environ):
         known = list(_variables(group, PREFIX, name))
-        if not name.startswith(f"{PREFIX}_") or name in (f"{PREFIX}_CONFIG", *known):
+        if not name.startswith(f"{PREFIX}_") or name in (f"{PREFIX}_CONFIG", VARIABLE, *known):
             continue
         start = next((c for c in commands if name.startswith(c)), f"{PREFIX}_")
         options = {k.removeprefix(start): k for k in known if k.startswith(start)}

@@ -27,9 +27,11 @@ from clipdre.emitting.place import (
 from clipdre.emitting.read_back import read_back
 from clipdre.emitting.subset import Subset
 from clipdre.emitting.tars import sample_bytes, shuffled_bytes, unique_keys, write_tar
+from clipdre.errors import UsageError
 from clipdre.formats.files.outputs import OutputFolder, output_folder, read_json, write_json
 from clipdre.formats.files.parquet import save_table
 from clipdre.progress import Progress
+from clipdre.slices import Slice
 from clipdre.sql.expressions import FILE, ROW
 
 SOURCE_KEY = "source_key"
@@ -65,9 +67,7 @@ def write_tar_folder(
     InputError
         If a source shard is missing or has changed since it was scored.
     """
-    plan = {"schema": SCHEMA, "digest": subset.digest, **_decisive(config)}
-    folder = output_folder(output)
-    check_folder(subset.inputs(), folder)
+    folder, plan = _checked(subset, output, config)
     with folder.held():
         finish_replacement(folder)  # of a run that was killed at that
         target, finished = writing_folder(folder, plan, overwrite)
@@ -82,33 +82,55 @@ def write_tar_folder(
         return read_json(folder, SUMMARY)
 
 
+def write_tar_slice(
+    subset: Subset, output: Path | str, config: EmitConfig, part: Slice, *, overwrite: bool = False
+) -> int:
+    """Write one slice of `write_tar_folder`; other slices may be written at the same time.
+
+    Returns
+    -------
+    int
+        Number of samples in the tars of the slice, those that were there already included.
+
+    Raises
+    ------
+    UsageError
+        If the slice is to overwrite: it would drop what the others wrote.
+    OutputError, InputError
+        As for `write_tar_folder`, also when other slices have another plan.
+    """
+    if overwrite:
+        raise UsageError(
+            "`slice` cannot be used with `overwrite`, which drops what other slices wrote",
+            "remove the folder first, or choose another `output`",
+        )
+    folder, plan = _checked(subset, output, config)
+    with folder.held(together=True):
+        _, finished = writing_folder(folder, plan, overwrite=False)
+        if not finished:
+            subset.check()
+            folder.remove_leftovers()
+            if UNFINISHED not in folder.names():
+                write_json(folder, UNFINISHED, plan)
+        return sum(shard["samples"] for shard in _write_tars(subset, folder, config, plan, part))
+
+
+def _checked(
+    subset: Subset, output: Path | str, config: EmitConfig
+) -> tuple[OutputFolder, dict[str, Any]]:
+    """Return where a subset may go, and what identifies it there."""
+    plan = {"schema": SCHEMA, "digest": subset.digest, **_decisive(config)}
+    folder = output_folder(output)
+    check_folder(subset.inputs(), folder)
+    return folder, plan
+
+
 def _write(subset: Subset, folder: OutputFolder, config: EmitConfig, plan: dict[str, Any]) -> None:
-    collisions = subset.collisions
-    writer = _ShardWriter(subset, folder, config, collisions, _digest(plan))
-    shards: list[dict[str, Any]] = []
-    with (
-        Progress("emit", len(subset.selection)) as progress,
-        ThreadPoolExecutor(config.writers) as pool,
-    ):
-        running: list[Future[dict[str, Any]]] = []
-
-        def finish(most: int) -> None:
-            while len(running) > most:
-                shards.append(running.pop(0).result())
-                progress.advance(shards[-1]["samples"], shards[-1]["samples"])
-
-        try:
-            for index, table in enumerate(_shards(subset, config)):
-                running.append(pool.submit(writer.write, index, table))
-                finish(2 * config.writers)
-            finish(0)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    shards = _write_tars(subset, folder, config, plan)
     summary = {
         **subset.summary(),
         "emitted": plan,
-        "renamed": _write_renamed(folder, shards) if collisions else 0,
+        "renamed": _write_renamed(folder, shards) if subset.collisions else 0,
         "image_suffixes": sorted({suffix for shard in shards for suffix in shard.pop(IMAGES)}),
         "shards": shards,
     }
@@ -120,9 +142,44 @@ def _write(subset: Subset, folder: OutputFolder, config: EmitConfig, plan: dict[
     folder.remove(UNFINISHED)
 
 
+def _write_tars(
+    subset: Subset,
+    folder: OutputFolder,
+    config: EmitConfig,
+    plan: dict[str, Any],
+    part: Slice | None = None,
+) -> list[dict[str, Any]]:
+    """Write the tars that are missing, or those of a slice; return their entries in the summary."""
+    writer = _ShardWriter(subset, folder, config, subset.collisions, _digest(plan))
+    shards: list[dict[str, Any]] = []
+    total = len(subset.selection) // (1 if part is None else part.count)
+    with (
+        Progress("emit", total) as progress,
+        ThreadPoolExecutor(config.writers) as pool,
+    ):
+        running: list[Future[dict[str, Any]]] = []
+
+        def finish(most: int) -> None:
+            while len(running) > most:
+                shards.append(running.pop(0).result())
+                progress.advance(shards[-1]["samples"], shards[-1]["samples"])
+
+        try:
+            for index, table in enumerate(_shards(subset, config)):
+                if part is not None and not part.takes(index):
+                    continue
+                running.append(pool.submit(writer.write, index, table))
+                finish(2 * config.writers)
+            finish(0)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return shards
+
+
 def _decisive(config: EmitConfig) -> dict[str, Any]:
     """Return the settings that affect what is written."""
-    unused = {"writers", *([] if config.write_caption else ["write_caption"])}
+    unused = {"writers", "slice", *([] if config.write_caption else ["write_caption"])}
     return {name: value for name, value in asdict(config).items() if name not in unused}
 
 

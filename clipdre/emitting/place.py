@@ -15,6 +15,7 @@ from clipdre.formats.files.remote import redacted
 from clipdre.formats.files.storage import REPLACEMENT, local_path, real
 from clipdre.formats.folders.folder import PARTS
 from clipdre.formats.folders.manifest import MANIFEST
+from clipdre.words import changed
 
 SUMMARY = "summary.json"
 UNFINISHED = "unfinished.json"
@@ -104,8 +105,11 @@ def writing_folder(
     if not overwrite and held.summary.get("emitted") == plan:
         return folder, True
     if not overwrite:
+        begun = held.summary.get("emitted") or held.plan
         raise OutputError(
-            f"{folder.name} is not empty and does not hold a part of this subset", OVERWRITE
+            f"{folder.name} is not empty and does not hold a part of this subset, but one of "
+            f"{_difference(begun, plan)}",
+            OVERWRITE,
         )
     taken = held.matching | ({CARD} & held.names if plan["card"] else set())
     for name in sorted(taken - held.own):
@@ -141,6 +145,18 @@ def finish_replacement(folder: OutputFolder) -> None:
     folder.take(REPLACEMENT, SUMMARY)
     folder.remove(UNFINISHED)
     _remove(replacement, _Held.of(replacement))
+
+
+def _difference(before: object, now: dict[str, Any]) -> str:
+    """Return how a subset differs from the one that is planned, in words."""
+    settings = [
+        {name: value for name, value in plan.items() if name != "digest"}
+        for plan in (before, now)
+        if isinstance(plan, dict)
+    ]
+    if len(settings) < 2 or settings[0] == settings[1]:
+        return "other samples"
+    return f"other settings ({changed(*settings)})"
 
 
 @dataclass(frozen=True)

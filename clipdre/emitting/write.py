@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from clipdre.config import EmitConfig, SubsetFormat
-from clipdre.emitting.emit import write_tar_folder
+from clipdre.emitting.emit import write_tar_folder, write_tar_slice
 from clipdre.emitting.export import WRITERS
 from clipdre.emitting.place import check_file
 from clipdre.emitting.read_back import read_back
@@ -25,7 +25,7 @@ from clipdre.selecting.select import Selection
 
 STDOUT = "-"
 # These settings shape a folder of tars. They would have no effect on any other output.
-FOLDER_SETTINGS = ("shard_size", "max_bytes", "shuffle_seed", "card")
+FOLDER_SETTINGS = ("shard_size", "max_bytes", "shuffle_seed", "card", "slice")
 SUFFIXES = {
     ".tar": SubsetFormat.TAR,
     ".txt": SubsetFormat.KEYS,
@@ -86,9 +86,9 @@ class Written:
     place : str
         Path or URL of the output; ``-`` for a stream.
     kept : int
-        Number of samples.
+        Number of samples, in all or in the slice.
     summary : dict or None
-        Content of ``summary.json`` in a folder of tars; None for other outputs.
+        Content of ``summary.json`` in a folder of tars; None for other outputs and for a slice.
     renamed : int
         Number of samples in tars whose key was shared and is now unique.
     """
@@ -163,6 +163,9 @@ def write_subset(  # noqa: PLR0913 (one door for every format and place)
                 WRITERS[kind](subset, out)
             if tars:
                 read_back(temporary, name, len(selection))
+    elif config is not None and config.slice is not None:
+        kept = write_tar_slice(subset, place, config, config.slice, overwrite=overwrite)
+        return Written(place, kept)
     else:
         summary = write_tar_folder(subset, place, config or EmitConfig(), overwrite=overwrite)
         return Written(place, len(selection), summary, summary["renamed"])

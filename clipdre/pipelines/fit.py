@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -34,11 +34,27 @@ from clipdre.pipelines.rows import PoolReader, StoredRows
 from clipdre.pipelines.targets import target_texts, target_tiles
 from clipdre.progress import Progress
 from clipdre.scorers.base import Arrays, Cluster
+from clipdre.slices import Slice
 
 STAMP = "stamp"
 Part = Callable[[StoredRows], Arrays]
 ClusterPart = Callable[[Cluster], Arrays]
 Merge = Callable[[Arrays, Arrays], Arrays]
+
+
+class WaitingError(Exception):
+    """A slice has done its part of a step, and other slices have not: its result is unknown.
+
+    Parameters
+    ----------
+    step : str
+    missing : int
+        Parts that other slices have to compute.
+    """
+
+    def __init__(self, step: str, missing: int) -> None:
+        super().__init__(step, missing)
+        self.step, self.missing = step, missing
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,10 @@ class FitPool:
     It records what was asked for (`asked`), and what came of it (`inputs`): together with the
     settings this decides what is learned, up to rounding, so it goes into the stamp of what is
     measured.
+
+    With a `slice`, a pass computes only the parts of that slice, and raises `WaitingError` unless
+    the others are there. What is not computed in parts is kept from whichever slice was first, so
+    that all learn from the same.
     """
 
     reader: PoolReader
@@ -108,6 +128,7 @@ class FitPool:
     parts: Path
     inputs: list[str] = field(default_factory=list)
     asked: list[tuple[str, ...]] = field(default_factory=list)
+    slice: Slice | None = None
 
     def write_asked(self, path: Path) -> None:
         """Write what was asked for, so that `ask_again` can find out whether it is still the same.
@@ -203,27 +224,25 @@ class FitPool:
             )
         vectors = self.reader.pool
         rows = self._sampled(training_rows(count, vectors.dim * len(modalities)))
-        path = self.parts / f"centroids-{'-'.join(modalities)}-{count}-{seed}.safetensors"
-        stamp = digest_of([self.identity, self.inputs, path.name])
+        path, stamp = self._once(f"centroids-{'-'.join(modalities)}-{count}-{seed}")
         if _stamp_of(path) != stamp:
             training = concatenated([vectors.take(modality, rows) for modality in modalities])
             found = spherical_kmeans(training, count, seed).numpy()
-            _write_part(path, {"centroids": found}, stamp)
+            _write_part(path, {"centroids": found}, stamp, first=True)
         centroids: npt.NDArray[np.float32] = safetensors.numpy.load_file(path)["centroids"]
         return centroids
 
     def alike(self, modality: Modality, threshold: float) -> npt.NDArray[np.int64]:
         """See `Pool`; the search is that of `clipdre score`, in this process."""
         self._record_pool()
-        path = self.parts / f"alike-{modality}-{threshold}.safetensors"
-        stamp = digest_of([self.identity, self.inputs, path.name])
+        path, stamp = self._once(f"alike-{modality}-{threshold}")
         if _stamp_of(path) != stamp:
             path.parent.mkdir(parents=True, exist_ok=True)
             ranks = inverse(np.argsort(self.reader.all_hashes, kind="stable"))
             device = torch.device(self.reader.device)
             pool, scratch = self.reader.pool, self.parts
             leaders = find_leaders(pool, ranks, threshold, scratch, device, (modality,))
-            _write_part(path, {"leaders": leaders}, stamp)
+            _write_part(path, {"leaders": leaders}, stamp, first=True)
         found: npt.NDArray[np.int64] = safetensors.numpy.load_file(path)["leaders"]
         return found
 
@@ -242,16 +261,14 @@ class FitPool:
         stamp = digest_of([*asked, batches])
         parts = self.parts / step
         paths = [parts / f"{number}.safetensors" for number in range(len(batches))]
-        missing = [
-            (batch, path)
-            for batch, path in zip(batches, paths, strict=True)
-            if _stamp_of(path) != stamp
-        ]
+        stamps = [stamp] * len(batches)
+        missing = [(batches[n], paths[n]) for n in self._missing(paths, stamps)]
         work = ClusterWork(self.reader.folder, self.reader.manifest, of_pool, stamp, part)
         sizes = np.bincount(clusters)
         with Progress(step, sum(int(sizes[batch].sum()) for batch, _ in missing)) as progress:
             for _ in self.engine.run(work, missing, progress.advance):
                 pass
+        self._await_others(step, paths, stamps)
         found = joined([safetensors.numpy.load_file(path) for path in paths])
         places = inverse(np.argsort(clusters, kind="stable"))
         return {name: values[places] for name, values in found.items()}
@@ -263,20 +280,33 @@ class FitPool:
         manifest = self.reader.manifest
         stamps = [digest_of([self.identity, self.inputs, step, rows]) for rows in self._digests]
         paths = [parts / f"{index}.safetensors" for index in range(len(stamps))]
-        missing = [
-            (index, stamp)
-            for index, (path, stamp) in enumerate(zip(paths, stamps, strict=True))
-            if _stamp_of(path) != stamp
-        ]
+        missing = [(n, stamps[n]) for n in self._missing(paths, stamps)]
         work = ReduceWork(
             self.reader.folder, manifest, self.reader.rows_at_once, parts, part, merge
         )
         with Progress(step, sum(manifest.shards[index].rows for index, _ in missing)) as progress:
             for _ in self.engine.run(work, missing, progress.advance):
                 pass
+        self._await_others(step, paths, stamps)
         for path, shard in zip(paths, manifest.shards, strict=True):
             if shard.rows:
                 yield safetensors.numpy.load_file(path)
+
+    def _missing(self, paths: Sequence[Path], stamps: Sequence[str]) -> list[int]:
+        """Return which parts are to be computed here: those that are missing, of this slice."""
+        mine = [n for n in range(len(paths)) if self.slice is None or self.slice.takes(n)]
+        return [n for n in mine if _stamp_of(paths[n]) != stamps[n]]
+
+    def _await_others(self, step: str, paths: Sequence[Path], stamps: Sequence[str]) -> None:
+        if self.slice is not None:
+            missing = replace(self, slice=None)._missing(paths, stamps)
+            if missing:
+                raise WaitingError(step, len(missing))
+
+    def _once(self, name: str) -> tuple[Path, str]:
+        """Return path and stamp of what is not computed in parts: the first to write it wins."""
+        stamp = digest_of([self.identity, self.inputs, f"{name}.safetensors"])
+        return self.parts / f"{name}-{stamp[:12]}.safetensors", stamp
 
     def has_column(self, name: str) -> bool:
         """See `Pool`; what the column holds is recorded, as it may be measured anew."""
@@ -349,8 +379,8 @@ def _in_a_row(first: Arrays, second: Arrays) -> Arrays:
     return joined([first, second])
 
 
-def _write_part(path: Path, arrays: Arrays, stamp: str) -> None:
-    with committed(path, durable=False) as temporary:
+def _write_part(path: Path, arrays: Arrays, stamp: str, *, first: bool = False) -> None:
+    with committed(path, durable=False, first=first) as temporary:
         safetensors.numpy.save_file(
             {name: np.asarray(value, order="C") for name, value in arrays.items()},
             temporary,

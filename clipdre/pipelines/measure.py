@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +19,7 @@ from clipdre.engines.base import Advance, Engine
 from clipdre.engines.local import local_engine
 from clipdre.errors import ScoresError, UsageError
 from clipdre.formats.files.parquet import list_columns
-from clipdre.formats.files.storage import exclusive, remove_unfinished, shared
+from clipdre.formats.files.storage import committed, exclusive, remove_unfinished, shared
 from clipdre.formats.folders.columns import (
     RESERVED,
     ColumnFolder,
@@ -30,15 +31,18 @@ from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord, MeasureRecord, builtins
 from clipdre.models.load import usable_devices
-from clipdre.pipelines.fit import FitPool, digest_of
+from clipdre.pipelines.fit import FitPool, WaitingError, digest_of
 from clipdre.pipelines.rows import PoolReader
 from clipdre.progress import Progress
 from clipdre.scorers.base import Arrays, Scorer
+from clipdre.slices import Slice
 from clipdre.words import changed, count
 
 SUFFIX = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 # What a scorer learns from, while it does, and what it asked for.
 FIT, ASKED = ".fit", ".asked.json"
+# What the slices of an unfinished run measure.
+PLAN = ".plan.json"
 
 
 def measure(
@@ -58,50 +62,149 @@ def measure(
         When the suffix is not a name, or a column would have the name of another one.
     """
     config = config or MeasureConfig()
-    columns = _named(scorer, config.suffix)
-    name = f"{scorer.name}-{config.suffix}" if config.suffix else scorer.name
-    final = ColumnFolder(folder.columns / name)
-    _check_names(folder, manifest, name, columns)
-    replacement = ColumnFolder(folder.columns / f".{name}")
+    columns, final = _columns(folder, manifest, scorer, config)
+    replacement = ColumnFolder(final.path.with_name(f".{final.name}"))
     replacing = _is_replaced(final, scorer, config.overwrite) or _is_finished(replacement)
     written = replacement if replacing else final
     with shared(folder.path), exclusive(written.path):
         remove_unfinished(written.path, "**")
-        engine = local_engine(usable_devices(config.device))
-        identity = {"scorer": scorer.name, "version": scorer.version, "settings": builtins(scorer)}
-        reader = PoolReader(folder, manifest, engine.devices[0], config.rows_at_once)
-        pool = FitPool(reader, engine, identity, written.path / FIT)
-        pool.ask_again(written.path / ASKED)
-        record = written.record()
-        if (
-            record is None
-            or record.stamp != _stamp(pool, columns)
-            or not is_current(written, record, folder, manifest)
-        ):
-            pool = replace(pool, inputs=[], asked=[])
+        pool = _pool(folder, manifest, scorer, config, written)
+        record = _current(pool, columns, written)
+        if record is None:
             record = _measured(scorer, columns, pool, written)
         shutil.rmtree(written.path / FIT, ignore_errors=True)
+        (written.path / PLAN).unlink(missing_ok=True)
     if replacing:
         _swap(written.path, final.path)
     return record
+
+
+def measure_slice(
+    folder: ScoreFolder,
+    manifest: Manifest,
+    scorer: Scorer,
+    part: Slice,
+    config: MeasureConfig | None = None,
+) -> str:
+    """Do one slice of `measure`; other slices may run at the same time.
+
+    A scorer may learn from the whole pool, in steps. A slice ends at the first step of which other
+    slices have not done their part; when they have, the same slice continues behind it.
+
+    Returns
+    -------
+    str
+        The step at which the slice ended, for example ``"counts: 3 parts"``; empty if it has
+        measured all of its shards.
+
+    Raises
+    ------
+    ScoresError, UsageError
+        As for `measure`; also when another slice was begun with other settings, and when the slice
+        is to overwrite.
+    """
+    config = config or MeasureConfig()
+    if config.overwrite:
+        raise UsageError("`slice` cannot be used with `overwrite`", "choose a `suffix`")
+    columns, final = _columns(folder, manifest, scorer, config)
+    _is_replaced(final, scorer, overwrite=False)  # refuses other settings
+    with shared(folder.path), shared(final.path):
+        remove_unfinished(final.path, "**")
+        pool = replace(_pool(folder, manifest, scorer, config, final), slice=part)
+        _check_plan(final, pool)
+        if _current(pool, columns, final) is not None:
+            return ""
+        try:
+            work, stamp = _fitted(scorer, columns, pool, final)
+        except WaitingError as waiting:
+            return f"{waiting.step}: {count(waiting.missing, 'part')}"
+        _measure_shards(work, pool.engine, stamp, part)
+    return ""
+
+
+def _columns(
+    folder: ScoreFolder, manifest: Manifest, scorer: Scorer, config: MeasureConfig
+) -> tuple[tuple[Column, ...], ColumnFolder]:
+    """Return the columns under their names, and where they go."""
+    columns = _named(scorer, config.suffix)
+    name = f"{scorer.name}-{config.suffix}" if config.suffix else scorer.name
+    _check_names(folder, manifest, name, columns)
+    return columns, ColumnFolder(folder.columns / name)
+
+
+def _pool(
+    folder: ScoreFolder,
+    manifest: Manifest,
+    scorer: Scorer,
+    config: MeasureConfig,
+    written: ColumnFolder,
+) -> FitPool:
+    engine = local_engine(usable_devices(config.device))
+    identity = {"scorer": scorer.name, "version": scorer.version, "settings": builtins(scorer)}
+    reader = PoolReader(folder, manifest, engine.devices[0], config.rows_at_once)
+    return FitPool(reader, engine, identity, written.path / FIT)
+
+
+def _current(
+    pool: FitPool, columns: tuple[Column, ...], written: ColumnFolder
+) -> MeasureRecord | None:
+    """Return the record of finished columns if they are still what the pool gives."""
+    asking = replace(pool, inputs=[], asked=[])
+    asking.ask_again(written.path / ASKED)
+    record, reader = written.record(), pool.reader
+    if (
+        record is None
+        or record.stamp != _stamp(asking, columns)
+        or not is_current(written, record, reader.folder, reader.manifest)
+    ):
+        return None
+    return record
+
+
+def _check_plan(written: ColumnFolder, pool: FitPool) -> None:
+    """Write what the slices measure, or refuse one that differs from what is written."""
+    path = written.path / PLAN
+    plan = msgspec.json.encode(pool.identity, order="deterministic")
+    if not path.exists():
+        with committed(path, first=True) as temporary:
+            temporary.write_bytes(plan)
+    begun = path.read_bytes()
+    if begun != plan:
+        before, now = (_flat(msgspec.json.decode(each)) for each in (begun, plan))
+        raise ScoresError(
+            f"slices of {written.path} were begun with other settings ({changed(before, now)})",
+            "give each slice the same settings, or a `suffix` to keep both",
+        )
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {"version": identity["version"], **identity["settings"]}
+
+
+def _fitted(
+    scorer: Scorer, columns: tuple[Column, ...], pool: FitPool, written: ColumnFolder
+) -> tuple[MeasureWork, str]:
+    """Fit the scorer; return the work that measures a shard, and the stamp of what it writes."""
+    reader, learned = pool.reader, scorer.fit(pool)
+    work = MeasureWork(
+        reader.folder, reader.manifest, reader.rows_at_once, scorer, columns, learned, written
+    )
+    return work, _stamp(pool, columns)
 
 
 def _measured(
     scorer: Scorer, columns: tuple[Column, ...], pool: FitPool, written: ColumnFolder
 ) -> MeasureRecord:
     """Fit the scorer, and measure the shards that are not done yet."""
-    reader, learned = pool.reader, scorer.fit(pool)
+    work, stamp = _fitted(scorer, columns, pool, written)
     record = MeasureRecord(
         scorer=scorer.name,
         version=scorer.version,
         settings=builtins(scorer),
-        stamp=_stamp(pool, columns),
+        stamp=stamp,
         columns=tuple(map(ColumnRecord.of, columns)),
-        figures={n: float(v) for n, v in learned.items() if v.ndim == 0},
-        rows=reader.manifest.rows,
-    )
-    work = MeasureWork(
-        reader.folder, reader.manifest, reader.rows_at_once, scorer, columns, learned, written
+        figures={n: float(v) for n, v in work.learned.items() if v.ndim == 0},
+        rows=work.manifest.rows,
     )
     _measure_shards(work, pool.engine, record.stamp)
     pool.write_asked(written.path / ASKED)
@@ -163,19 +266,23 @@ def _compact(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values.astype(np.float32) if values.dtype == np.float64 else values
 
 
-def _measure_shards(work: MeasureWork, engine: Engine, stamp: str) -> None:
+def _measure_shards(
+    work: MeasureWork, engine: Engine, stamp: str, part: Slice | None = None
+) -> None:
     shards = work.manifest.shards
     digests = row_digests(work.folder, [shard.name for shard in shards])
     stamps = [work.written.stamp(stamp, rows) for rows in digests]
     left = [
         (index, own)
         for index, own in enumerate(stamps)
-        if not work.written.is_done(shards[index].name, own)
+        if (part is None or part.takes(index)) and not work.written.is_done(shards[index].name, own)
     ]
     with_rows = [(index, own) for index, own in left if shards[index].rows]
     with Progress("measure", sum(shards[index].rows for index, _ in left)) as progress:
         for _ in engine.run(work, with_rows, progress.advance):
             pass
+    if part is not None:
+        return
     # All files of a column have one type, which only shards with rows can tell.
     like = next(shard.name for shard in shards if shard.rows)
     for index, own in left:

@@ -91,6 +91,17 @@ def difference(found: Manifest, planned: Manifest) -> list[str]:
     return lines
 
 
+def settled_differences(found: Manifest, planned: Manifest) -> list[str]:
+    """Return in which settings of the reference, or shards, a plan differs from a run; in words."""
+    differences = list(_differences(found, planned, "estimate"))
+    before, now = (len(manifest.shards) for manifest in (found, planned))
+    if before != now:
+        differences.append(f"the number of shards ({changed(before, now)})")
+    elif set(map(identity_of, found.shards)) != set(map(identity_of, planned.shards)):
+        differences.append("its shards, which have changed")
+    return differences or ["how it uses the reference (`keep_reference`)"]
+
+
 def is_same_run(found: Manifest, planned: Manifest) -> bool:
     """Whether a plan from `continued` is the very run that was found."""
     return (

@@ -25,7 +25,7 @@ from clipdre.estimating.jobs import (
     update_places,
 )
 from clipdre.estimating.reference import build_reference, leaders_of
-from clipdre.formats.files.storage import exclusive, remove_unfinished
+from clipdre.formats.files.storage import exclusive, remove_unfinished, shared
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest, read_complete_manifest, read_manifest
@@ -43,7 +43,9 @@ from clipdre.pipelines.checks import (
 from clipdre.pipelines.duplicates import Duplicates, own_pairs, write_duplicates
 from clipdre.pipelines.encoded import TRANSIENT, encoding_stamp, is_encoded, recounted, take_over
 from clipdre.pipelines.same_run import continued, difference, is_begun, is_same_run
+from clipdre.pipelines.slices import join
 from clipdre.progress import Progress
+from clipdre.slices import Slice
 from clipdre.words import changed, count
 
 # Python users see these lines where they configure logging at the level INFO.
@@ -70,9 +72,14 @@ class Stages:
     source: ScoreFolder | None = None
 
     def run(self, planned: Manifest, run: RunConfig) -> Manifest:
-        """Run the plan, or what is left of it; return the finished manifest."""
+        """Run the plan, or what is left of it; return the finished manifest.
+
+        A slice only encodes; the manifest that it returns has its shards only, and is unfinished.
+        """
         folder = self.folder
         _check_saved(planned)
+        if run.slice is not None:
+            return self._slice(planned, run, run.slice)
         with exclusive(folder.path):
             folder.finish_replacement()  # of a run that was killed at that
             if run.overwrite:
@@ -99,6 +106,18 @@ class Stages:
                 LOG.info(line)
             note_columns(folder, planned)
             return self._replaced(planned, run)
+
+    def _slice(self, planned: Manifest, run: RunConfig, part: Slice) -> Manifest:
+        """Encode the shards of a slice; other slices may run at the same time."""
+        with shared(self.folder.path):
+            folder, plan = join(self.folder, planned, run)
+            if plan.complete:
+                return plan
+            remove_unfinished(folder.path, *WRITTEN)
+            shards = replace(self, folder=folder)._encoded(plan, part)
+            found = msgspec.structs.replace(plan, shards=shards)
+        warn_of_shards(found)
+        return found
 
     def _started_over(self, planned: Manifest, run: RunConfig) -> Manifest:
         """Run the plan in the place of whatever there is, and take over nothing from it."""
@@ -159,13 +178,16 @@ class Stages:
     def _take_over(self, source: ScoreFolder, target: ScoreFolder, planned: Manifest) -> None:
         take_over(source, target, planned, retry=self.work is not None)
 
-    def _encoded(self, manifest: Manifest) -> tuple[ShardRecord, ...]:
-        """Encode the shards that are not encoded yet; return all with their counts."""
+    def _encoded(self, manifest: Manifest, part: Slice | None = None) -> tuple[ShardRecord, ...]:
+        """Encode the shards, or those of a slice, that are not yet; return them with counts."""
         done: dict[str, ShardRecord] = {}
         jobs: list[ShardJob] = []
         files = embedding_files(self.folder.embeddings, len(manifest.shards))
-        with Progress("encode", sum(shard.nbytes for shard in manifest.shards)) as progress:
-            for shard, own in zip(manifest.shards, files, strict=True):
+        mine = list(zip(manifest.shards, files, strict=True))
+        if part is not None:
+            mine = [pair for position, pair in enumerate(mine) if part.takes(position)]
+        with Progress("encode", sum(shard.nbytes for shard, _ in mine)) as progress:
+            for shard, own in mine:
                 stamp = encoding_stamp(manifest, shard)
                 if is_encoded(self.folder, shard, own, stamp, retry=self.work is not None):
                     done[shard.name] = recounted(self.folder, shard, own, of_tar=manifest.has_tars)
@@ -182,7 +204,7 @@ class Stages:
             if self.work is not None:
                 for _, records in self.engine.run(self.work, together(jobs), progress.advance):
                     done |= {record.name: record for record in records}
-        return tuple(done[shard.name] for shard in manifest.shards)
+        return tuple(done[shard.name] for shard, _ in mine)
 
     def _estimated(self, manifest: Manifest) -> Manifest:
         """Score all shards that are not scored yet; return the finished manifest."""

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.running import CLIPDRE, TINY, error_of, printed
-from tests.helpers import pair, read_scores, tiny_score, write_tar
+from tests.helpers import all_files, pair, read_scores, tiny_score, write_tar
 
 
 @pytest.fixture
@@ -490,3 +490,14 @@ def test_keeps_and_writes_the_best_of_several_captions(run, tmp_path):
     printed(run(f"score pool -o one {TINY}"))
     error = error_of(run("filter one --best caption -o k"), 1)
     assert error.endswith("of several captions per image: score with several --text-key")
+
+
+def test_slices_write_and_the_same_command_without_them_finishes(run, scored, tmp_path):
+    command = f"filter {scored[0]} --by kl_text --top 50 --shard-size 10 -o"
+    printed(run(f"{command} whole"))
+    for n in (1, 2):
+        part = run(f"{command} kept --slice {n}/2")
+        assert printed(part) == ""
+        assert f"slice {n}/2 is written: {(30, 20)[n - 1]} samples" in part.stderr.splitlines()
+    assert printed(run(f"{command} kept")) == "kept\n"
+    assert all_files(tmp_path / "kept") == all_files(tmp_path / "whole")

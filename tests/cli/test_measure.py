@@ -1,5 +1,6 @@
 import json
 import shlex
+import shutil
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -267,3 +268,18 @@ def test_no_arguments_show_help(run):
     assert found.exit_code == 2
     assert "normsim" in found.stdout
     assert found.stderr == ""
+
+
+def test_slices_measure_and_the_same_command_without_them_finishes(run, scored, tmp_path):
+    shutil.copytree(scored[0], tmp_path / "s")
+    command = "measure s prompt-weight --prompt 'a circle' --device cpu"
+    first = run(f"{command} --slice 1/2")
+    assert printed(first) == ""
+    assert (
+        "slice 1/2 has done its part; what other slices have not: log-sums: 1 part"
+        in first.stderr.splitlines()
+    )
+    second = run(f"{command} --slice 2/2")
+    assert printed(second) == ""
+    assert "slice 2/2 is measured" in second.stderr.splitlines()
+    assert printed(run(command)) == "s/columns/prompt-weight\n"

@@ -378,3 +378,28 @@ def test_mistakes_are_reported_before_torch_is_imported(arguments, scored, tmp_p
     done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, check=False)
     assert done.stderr.startswith(b"clipdre: error:")
     assert done.returncode == 4
+
+
+def test_slices_encode_and_the_same_command_without_them_scores(run, pool, tmp_path, monkeypatch):
+    first = run(f"score {pool} -o s {TINY} --slice 1/2")
+    assert printed(first) == ""
+    assert "slice 1/2 is encoded: 2 shards, 200 samples" in first.stderr.splitlines()
+    assert "the same command without --slice encodes what is missing and scores" in first.stderr
+    monkeypatch.setenv("CLIPDRE_SLICE", "2/2")
+    second = run(f"score {pool} -o s {TINY} --slice auto")
+    assert printed(second) == ""
+    assert "slice 2/2 is encoded: 1 shard, 100 samples" in second.stderr.splitlines()
+    assert "sets no option" not in second.stderr
+    assert printed(run(f"score {pool} -o s {TINY}")) == "s\n"
+    assert read_manifest(tmp_path / "s").rows == 300
+
+
+def test_refused_slices_write_nothing(run, pool, tmp_path):
+    for part, problem in (
+        ("3/2", "--slice 3/2 does not exist: use one of 1/2 to 2/2"),
+        ("auto", "--slice auto finds neither CLIPDRE_SLICE nor a SLURM job array"),
+        ("1/2 --overwrite", "--slice cannot be used with --overwrite"),
+        ("1/2 --dry-run", "--slice cannot be used with --dry-run"),
+    ):
+        assert problem in error_of(run(f"score {pool} -o s {TINY} --slice {part}"), 2)
+        assert not (tmp_path / "s").exists()

@@ -79,12 +79,18 @@ class TestOnDisk:
         assert not written
         assert not (tmp_path / "kept" / "unfinished.json").exists()
 
-    @pytest.mark.parametrize(("top", "shard_size"), [(21, 10_000), (20, 5)])
-    def test_refuses_another_subset(self, scored, tmp_path, top, shard_size):
+    @pytest.mark.parametrize(
+        ("top", "shard_size", "difference"),
+        [
+            (21, 10_000, "other samples"),
+            (20, 5, r"other settings \(shard_size 10,000 then, shard_size 5 now\)"),
+        ],
+    )
+    def test_refuses_another_subset(self, scored, tmp_path, top, shard_size, difference):
         write_tar_folder(subset_of(scored, by="kl_text", top=20), tmp_path / "kept", EmitConfig())
         before = contents(tmp_path / "kept")
         other = subset_of(scored, by="kl_text", top=top)
-        with pytest.raises(OutputError, match="does not hold a part of this subset: choose"):
+        with pytest.raises(OutputError, match=f"a part of this subset, but one of {difference}:"):
             write_tar_folder(other, tmp_path / "kept", EmitConfig(shard_size=shard_size))
         assert contents(tmp_path / "kept") == before
 

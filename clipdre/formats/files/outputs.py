@@ -25,6 +25,7 @@ from clipdre.formats.files.storage import (
     real_paths,
     remove_unfinished,
     remove_unfinished_of,
+    shared,
 )
 
 T = TypeVar("T")
@@ -35,8 +36,11 @@ class OutputFolder(Protocol):
 
     name: str
 
-    def held(self) -> AbstractContextManager[None]:
-        """Lock the folder against other runs inside the block, if the place supports locks."""
+    def held(self, *, together: bool = False) -> AbstractContextManager[None]:
+        """Lock the folder against other runs inside the block, if the place supports locks.
+
+        Runs that hold it `together` do not exclude each other.
+        """
         ...
 
     def names(self) -> list[str]:
@@ -134,8 +138,8 @@ class _LocalFolder:
             raise OutputError(f"{path} is a file", "choose another `output`")
         self.path, self.name = path, str(path)
 
-    def held(self) -> AbstractContextManager[None]:
-        return exclusive(self.path)
+    def held(self, *, together: bool = False) -> AbstractContextManager[None]:
+        return shared(self.path) if together else exclusive(self.path)
 
     def names(self) -> list[str]:
         if not self.path.is_dir():
@@ -206,7 +210,7 @@ class _RemoteFolder:
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def held(self) -> AbstractContextManager[None]:
+    def held(self, *, together: bool = False) -> AbstractContextManager[None]:  # noqa: ARG002
         return nullcontext()
 
     def names(self) -> list[str]:

@@ -20,6 +20,7 @@ from typing import BinaryIO, cast
 
 from clipdre.errors import InputError, OutputError
 from clipdre.formats.files.gunzip import Gunzipped
+from clipdre.formats.files.links import put_first
 from clipdre.formats.files.remote import LOCAL, RemoteFile, identify_remote, is_remote, redacted
 from clipdre.words import count, one_line
 
@@ -188,11 +189,12 @@ def identify(url: str, public: bool = False) -> SourceIdentity:
 
 
 @contextmanager
-def committed(path: Path, *, durable: bool = True) -> Iterator[Path]:
+def committed(path: Path, *, durable: bool = True, first: bool = False) -> Iterator[Path]:
     """Yield a temporary path next to `path`; on success rename it to `path`, else remove it.
 
     The name of the temporary file identifies its writer, see `remove_unfinished`. A `durable` file
-    also survives a power failure, at the price of waiting for the disk.
+    also survives a power failure, at the price of waiting for the disk. With `first`, a file that
+    another writer put there meanwhile stays.
 
     Raises
     ------
@@ -209,7 +211,8 @@ def committed(path: Path, *, durable: bool = True) -> Iterator[Path]:
         if durable:
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
-        temporary.replace(path)
+        put = put_first if first else Path.replace
+        put(temporary, path)
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}",

@@ -92,9 +92,7 @@ class ScoreFolder:
 
     def is_foreign(self) -> bool:
         """Whether the path holds something that `clipdre score` did not make."""
-        if (self.path / MANIFEST).exists():
-            return not is_own_manifest(self.path)
-        return not self.is_new()
+        return not self.is_new() and not is_own_manifest(self.path)
 
     def is_new(self) -> bool:
         """Whether there is nothing at the path yet.
@@ -120,6 +118,12 @@ class ScoreFolder:
     def abandoned(self) -> ScoreFolder:
         """What an interrupted run to another plan left of its replacement."""
         return ScoreFolder(self.path / ABANDONED)
+
+    @property
+    def is_replacing(self) -> bool:
+        """Whether a run was killed while it put a replacement in the place of these scores."""
+        new = self.replacement.path
+        return (new / MOVING).exists() or _is_complete(new)
 
     def abandon_replacement(self) -> None:
         """Set an unfinished replacement aside, so that another one can take over its embeddings."""
@@ -148,7 +152,7 @@ class ScoreFolder:
             If a file cannot be moved.
         """
         new = self.replacement.path
-        if (new / MOVING).exists() or _is_complete(new):
+        if self.is_replacing:
             self._exchange(new)
         with suppress(OSError):  # it is not empty, or not there
             new.rmdir()

@@ -131,8 +131,11 @@ class Manifest(Record, frozen=True, kw_only=True):
         """Whether the scores were made from shards, not from embeddings alone."""
         return "embeddings" not in self.settings["read"]
 
-    def write(self, folder: Path) -> None:
-        """Write atomically to `folder`; shards inside it are written by their path from there."""
+    def write(self, folder: Path, *, first: bool = False) -> None:
+        """Write atomically to `folder`; shards inside it are written by their path from there.
+
+        With `first`, a manifest that is there already stays.
+        """
         here = Path(absolute(str(folder)))
         shards = (
             msgspec.structs.replace(shard, url=str(Path(shard.url).relative_to(here)))
@@ -140,7 +143,7 @@ class Manifest(Record, frozen=True, kw_only=True):
             else shard
             for shard in self.shards
         )
-        with committed(folder / MANIFEST) as temporary:
+        with committed(folder / MANIFEST, first=first) as temporary:
             temporary.write_bytes(msgspec.structs.replace(self, shards=tuple(shards)).encoded())
 
 

@@ -423,3 +423,16 @@ class TestLocks:
             exclusive(tmp_path / "out"),
         ):
             pass
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_first_of_two_writers_stays(tmp_path, monkeypatch, links):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    for text in ("one", "two"):
+        with committed(tmp_path / "a.txt", first=True) as temporary:
+            temporary.write_text(text)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "one"}

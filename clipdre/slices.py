@@ -1,0 +1,79 @@
+"""Slices: the part of a run that one of several machines does."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from clipdre.errors import UsageError
+
+AUTO, VARIABLE = "auto", "CLIPDRE_SLICE"
+WRITTEN = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
+# Of a SLURM job array.
+TASK, FIRST, STEP, TASKS = (f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "STEP", "COUNT"))
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Slice `index` of `count`, counted from 1, as ``2/8``.
+
+    Which items a slice takes depends on their positions and on `count` alone, so all machines
+    agree without talking to each other.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise UsageError(
+                f"`slice` {self} does not exist", f"use one of 1/{self.count} to {self.last}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @property
+    def last(self) -> str:
+        """The last slice, as it is written."""
+        return f"{self.count}/{self.count}"
+
+    def takes(self, position: int) -> bool:
+        """Whether the item at a position, counted from 0, is in this slice."""
+        return position % self.count == self.index - 1
+
+
+def parse_slice(text: str, variables: Mapping[str, str] = os.environ) -> Slice:
+    """Return the slice that ``2/8`` stands for, or that the environment names for ``auto``.
+
+    Raises
+    ------
+    UsageError
+        If it is not a slice, or lies outside of its count.
+    """
+    if text == AUTO:
+        return _of_environment(variables)
+    found = WRITTEN.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"`slice` {text!r} is not a slice", f"use 1/8 to 8/8, or {AUTO}")
+    return Slice(int(found[1]), int(found[2]))
+
+
+def _of_environment(variables: Mapping[str, str]) -> Slice:
+    if VARIABLE in variables:
+        return parse_slice(variables[VARIABLE].replace(AUTO, f"{VARIABLE}={AUTO}"))
+    try:
+        task, first, tasks = (int(variables[name]) for name in (TASK, FIRST, TASKS))
+        step = int(variables.get(STEP, "1"))
+    except KeyError as error:
+        raise UsageError(
+            f"`slice` {AUTO} finds neither {VARIABLE} nor a SLURM job array ({error.args[0]})",
+            f"set {VARIABLE} to 1/8, or submit with sbatch --array=1-8",
+        ) from None
+    except ValueError as error:
+        raise UsageError(f"the variables of the job array are damaged ({error})", "") from None
+    if step < 1 or (task - first) % step:
+        raise UsageError(f"{TASK} {task} is not a step of {step} from {first}", f"set {VARIABLE}")
+    return Slice((task - first) // step + 1, tasks)
