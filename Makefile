@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench docs torture fuzz dist docker clean
+.PHONY: help install demo test lint format bench docs torture fuzz gpu dist docker clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -53,6 +53,9 @@ fuzz: $(READY) ## Fuzz the tar reader and the caption path for five minutes
 
 dist: $(READY) ## Build the wheel and sdist in dist/, and run the demo from the wheel
 	@$(BIN)/python scripts/check_dist.py --out dist
+
+gpu: $(READY) ## Check on a GPU what was written for one, in nine minutes (writes ./gpu.json)
+	@$(BIN)/python scripts/check_gpu.py run
 
 docker: ## Build an image (BASE=... for another base, such as one with CUDA)
 	docker build -t clipdre $(if $(BASE),--build-arg BASE=$(BASE)) .

@@ -1,3 +1,3 @@
 """What only a GPU can show. `make gpu` runs it; without a CUDA device it is skipped."""
 
-CUDA = "cpu"
+CUDA = "cuda:0"

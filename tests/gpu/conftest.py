@@ -9,11 +9,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent.name == "gpu":
             item.add_marker(pytest.mark.gpu)
-            if False:
+            if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture
 def device():
-    pass
+    torch.cuda.empty_cache()
     return torch.device(CUDA)
