@@ -56,8 +56,8 @@ def datacomp(tmp_path):
     return folder, images, texts
 
 
-def opened(folder, architecture="l14", scale=None, bias=0.0):
-    return open_embeddings(folder, architecture, scale, bias)
+def opened(folder, architecture="l14", scale=None, bias=0.0, inner_product=False):
+    return open_embeddings(folder, architecture, scale, bias, inner_product)
 
 
 def shard_record(path):
@@ -94,6 +94,17 @@ class TestOpen:
         assert (source.model.name, source.model.embedding_dim) == ("unknown", 128)
         assert (source.model.logit_scale, source.model.logit_bias) == (50, -3)
 
+    def test_inner_products_have_no_usual_scale(self, datacomp):
+        with pytest.raises(ModelError, match="do not record the logit scale") as caught:
+            opened(datacomp[0], inner_product=True)
+        assert "1 if inner products are logits" in caught.value.cure
+        source = opened(datacomp[0], scale=1.0, inner_product=True)
+        assert source.model.inner_product
+        found = source.read(shard_record(datacomp[0] / "00000001.parquet"))
+        good = np.delete(np.arange(40, 90), 30)
+        np.testing.assert_array_equal(found.images, datacomp[1][good].astype(np.float16))
+        assert found.images.dtype == np.float32
+
     def test_digests_depend_on_everything_known_of_the_model(self, datacomp, scored):
         sources = [
             opened(datacomp[0]),
@@ -101,6 +112,7 @@ class TestOpen:
             opened(datacomp[0], scale=20.0),
             opened(datacomp[0], bias=1.0),
             opened(scored[0] / "embeddings", scale=100.0),
+            opened(datacomp[0], scale=100.0, inner_product=True),
         ]
         assert len({source.model.digest for source in sources}) == len(sources)
 

@@ -39,6 +39,7 @@ Stored = npt.NDArray[np.floating]
 STORED = (np.float16, np.float32)
 # Between these, fourth powers of lengths (`dw_image`) are numbers of 32 bits.
 SHORTEST, LONGEST = 1e-9, 1e9
+CHECKED_ROWS = 8192
 # clip-retrieval's names for the modalities.
 PREFIXES = {Modality.IMAGE: "img", Modality.TEXT: "text"}
 NPY_HEADER_BYTES = 128
@@ -331,6 +332,9 @@ def are_usable(vectors: Stored) -> npt.NDArray[np.bool_]:
 
     One with a number that is not finite has neither.
     """
-    lengths = torch.linalg.vector_norm(torch.from_numpy(vectors), dim=1, dtype=torch.float32)
-    usable: npt.NDArray[np.bool_] = ((lengths >= SHORTEST) & (lengths <= LONGEST)).numpy()
+    usable = np.empty(len(vectors), bool)
+    for start in range(0, len(vectors), CHECKED_ROWS):  # fp16 is copied to fp32
+        part = torch.from_numpy(vectors[start : start + CHECKED_ROWS])
+        lengths = torch.linalg.vector_norm(part, dim=1, dtype=torch.float32)
+        usable[start : start + CHECKED_ROWS] = (lengths >= SHORTEST) & (lengths <= LONGEST)
     return usable
