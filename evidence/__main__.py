@@ -49,8 +49,10 @@ def main(  # noqa: PLR0913 (one parameter per option)
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model that scores --pool.")] = None,
     pretrained: Annotated[str | None, typer.Option(help="Its weights.")] = None,
-    seeds: Annotated[int, typer.Option(help="Students of each rule and budget.")] = 3,
-    steps: Annotated[int, typer.Option(help="Training steps of each student.")] = Recipe.steps,
+    seeds: Annotated[int, typer.Option(min=1, help="Students of each rule and budget.")] = 3,
+    steps: Annotated[
+        int, typer.Option(min=20, help="Training steps of each student.")
+    ] = Recipe.steps,
     results: Annotated[
         Path | None, typer.Option(help="Folder of result files; a finished student is kept.")
     ] = None,

@@ -85,8 +85,8 @@ def by_rule(
 def tables(rows: Sequence[Row]) -> Iterator[str]:
     """Yield a Markdown table for each group: accuracy, and the difference from similarity."""
     for group in groups(rows):
-        yield f"**{group.pool}**, scored by `{group.teacher}`, {group.steps} steps\n"
-        yield _table(rows, group) + "\n"
+        title = f"Pool **{group.pool}**, scored by `{group.teacher}`, {group.steps} steps"
+        yield f"{title}\n\n{_table(rows, group)}\n"
 
 
 def _table(rows: Sequence[Row], group: Group) -> str:

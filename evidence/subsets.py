@@ -74,6 +74,10 @@ FILTERS: dict[str, Filter] = {
     "log-ratio-then-kl": _recipe("log-ratio-then-kl"),
     "log-ratio-then-kl, with copies": _best("kl_text", where="rank(-log_ratio) <= {wide}"),
     "clipscore-then-kl": _recipe("clipscore-then-kl"),
+    "distinct similarity": _best("similarity", distinct=True),
+    "distinct log_ratio": _best("log_ratio", distinct=True),
+    # The second pair of a group that is alike counts half, the third a third, ...
+    "log_ratio / copies": _best("log_ratio / duplicate_rank"),
     "log_ratio_image": _best("log_ratio_image"),
     "log_ratio_text": _best("log_ratio_text"),
     "negcliploss-normsim": _recipe("negcliploss-normsim", normsim={"target": TARGET}),

@@ -63,4 +63,4 @@ def score_student(trainer: Trainer, student: Student, pairs: Pairs, output: Path
     keys = [f"{row:08d}" for row in range(len(pairs))]
     table = pa.table({"key": keys, "caption": pairs.captions})
     pq.write_table(table, source / "metadata" / "metadata_0.parquet")
-    clipdre.score_embeddings(source, output, logit_scale=float(student.scale), overwrite=True)
+    clipdre.score_embeddings(source, output, logit_scale=student.scale.item(), overwrite=True)

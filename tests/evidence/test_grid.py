@@ -11,11 +11,13 @@ import pytest
 
 import clipdre
 import evidence
+from evidence import benches
 from evidence.benches import WorldBench
 from evidence.grid import Cell, Results, cells, kept, run
 from evidence.own import OwnBench, read_pairs
 from evidence.pools import PoolPlan
 from evidence.students import Recipe
+from evidence.teachers import TEACHERS, Teacher
 from evidence.worlds import SMALL
 
 RECIPE = Recipe(steps=3, batch=16)
@@ -25,11 +27,16 @@ ROOT = Path(evidence.__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    return WorldBench(PLAN, tmp_path_factory.mktemp("bench"), RECIPE)
+    """A bench whose teacher has learned next to nothing, in no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TEACHERS, "own", Teacher(clean=False, steps=5))
+        patch.setattr(benches, "TEST_PAIRS", 60)
+        patch.setattr(benches, "TARGET_PAIRS", 40)
+        yield WorldBench(PLAN, tmp_path_factory.mktemp("bench"), RECIPE)
 
 
-def grid():
-    return cells(["own"], ["everything", "clean at random", "log_ratio"], [0.2, 0.4], [0, 1])
+def grid(*rules):
+    return cells(["own"], ["everything", "clean at random", *rules], [0.2, 0.4], [0, 1])
 
 
 def without_time(results):
@@ -44,22 +51,24 @@ def test_rules_without_a_teacher_are_trained_once():
 
 def test_a_stopped_grid_resumes_and_ends_as_an_unbroken_one(bench, tmp_path):
     whole, broken = Results(tmp_path / "whole.parquet"), Results(tmp_path / "broken.parquet")
-    rows = list(run(bench, grid(), whole))
+    rows = list(run(bench, grid("log_ratio"), whole))
     assert len(rows) == 2 * (1 + 2 + 2)
-    stopped = run(bench, grid(), broken)
+    stopped = run(bench, grid("log_ratio"), broken)
     assert len([next(stopped), next(stopped)]) == 2
     stopped.close()
     assert without_time(broken) == without_time(whole)[:2]
-    assert len(list(run(bench, grid(), broken))) == len(rows) - 2
+    assert len(list(run(bench, grid("log_ratio"), broken))) == len(rows) - 2
     assert without_time(broken) == without_time(whole)
     before = broken.path.stat().st_mtime_ns
-    assert not list(run(bench, grid(), broken))
+    assert not list(run(bench, grid("log_ratio"), broken))
     assert broken.path.stat().st_mtime_ns == before
 
 
-def test_a_grid_killed_after_two_rows_keeps_them(tmp_path):
+def test_a_grid_killed_after_two_rows_keeps_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(benches, "TEST_PAIRS", 60)
     code = (
-        "import os, signal; from pathlib import Path;"
+        "import os, signal; from pathlib import Path; from evidence import benches;"
+        "benches.TEST_PAIRS = 60;"
         "from tests.evidence.test_grid import PLAN, RECIPE, grid;"
         "from evidence.benches import WorldBench; from evidence.grid import Results, run;"
         f"rows = run(WorldBench(PLAN, Path({str(tmp_path)!r}), RECIPE), grid(),"
@@ -70,7 +79,7 @@ def test_a_grid_killed_after_two_rows_keeps_them(tmp_path):
     assert done.returncode == -9, done.stderr
     results = Results(tmp_path / "r.parquet")
     assert len(results.table()) == 2
-    assert len(list(run(WorldBench(PLAN, tmp_path, RECIPE), grid(), results))) == 8
+    assert len(list(run(WorldBench(PLAN, tmp_path, RECIPE), grid(), results))) == 4
 
 
 def test_other_steps_are_other_students(bench, tmp_path):
