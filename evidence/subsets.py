@@ -76,8 +76,7 @@ FILTERS: dict[str, Filter] = {
     "clipscore-then-kl": _recipe("clipscore-then-kl"),
     "distinct similarity": _best("similarity", distinct=True),
     "distinct log_ratio": _best("log_ratio", distinct=True),
-    # The second pair of a group that is alike counts half, the third a third, ...
-    "log_ratio / copies": _best("log_ratio / duplicate_rank"),
+    "log-ratio-copies-last": _recipe("log-ratio-copies-last"),
     "log_ratio_image": _best("log_ratio_image"),
     "log_ratio_text": _best("log_ratio_text"),
     "negcliploss-normsim": _recipe("negcliploss-normsim", normsim={"target": TARGET}),
