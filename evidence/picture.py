@@ -4,29 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import vl_convert
 
 from evidence.report import Row, summary_rows
+from evidence.stored import EVERYTHING, NO_TEACHER
 
 # Rules to show, with colours that are readable on white and on black.
 SHOWN = {
     "clean at random": "#8b949e",
     "similarity": "#e5793c",
     "log_ratio": "#3b8eea",
-    "log-ratio-then-kl, with copies": "#1f9e6e",
+    "log-ratio-copies-last": "#1f9e6e",
     "kl_text": "#b565d8",
-    "random": "#6e7781",
+    "random": "#c9a227",
 }
 INK = "#7d8590"
-EVERYTHING = "everything"
 
 
-def picture(rows: Sequence[Row], panels: Sequence[tuple[str, str]]) -> str:
-    """Draw accuracy against budget as SVG, a panel for each pool and teacher of `panels`."""
+class Panel(NamedTuple):
+    """What one panel shows."""
+
+    pool: str
+    teacher: str
+    title: str
+
+
+def picture(rows: Sequence[Row], panels: Sequence[Panel]) -> str:
+    """Draw accuracy against budget as SVG, with one panel beside the other."""
     summary = summary_rows(rows).to_pylist()
-    charts = [_panel(summary, pool, teacher, n == 0) for n, (pool, teacher) in enumerate(panels)]
+    charts = [_chart(summary, panel, n == 0) for n, panel in enumerate(panels)]
     grey = {"labelColor": INK, "titleColor": INK, "tickColor": INK, "domainColor": INK}
     spec = {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
@@ -44,8 +52,9 @@ def picture(rows: Sequence[Row], panels: Sequence[tuple[str, str]]) -> str:
     return drawn
 
 
-def _panel(summary: list[dict[str, Any]], pool: str, teacher: str, first: bool) -> dict[str, Any]:
-    ours = [r for r in summary if r["pool"] == pool and r["teacher"] in (teacher, "none")]
+def _chart(summary: list[dict[str, Any]], panel: Panel, first: bool) -> dict[str, Any]:
+    ours = [r for r in summary if r["pool"] == panel.pool]
+    ours = [r for r in ours if r["teacher"] in (panel.teacher, NO_TEACHER)]
     values = [{k: r[k] for k in ("rule", "budget", "mean")} for r in ours if r["rule"] in SHOWN]
     everything = [{"mean": r["mean"]} for r in ours if r["rule"] == EVERYTHING]
     colour = {
@@ -87,10 +96,10 @@ def _panel(summary: list[dict[str, Any]], pool: str, teacher: str, first: bool) 
             "text": {"field": "text"},
         },
     }
-    title = f"pool {pool}, scored by {teacher}"
-    return {"title": title, "width": 300, "height": 280, "layer": [line, rule, label]}
+    title = {"text": panel.title, "anchor": "start", "fontSize": 12}
+    return {"title": title, "width": 220, "height": 260, "layer": [line, rule, label]}
 
 
-def save(rows: Sequence[Row], panels: Sequence[tuple[str, str]], path: Path) -> None:
+def save(rows: Sequence[Row], panels: Sequence[Panel], path: Path) -> None:
     """Write the picture."""
     path.write_text(picture(rows, panels), encoding="utf-8")

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import stats
 
-from evidence.grid import EVERYTHING, NO_TEACHER
+from evidence.stored import EVERYTHING, NO_TEACHER
 
 BASELINE = "similarity"
 UNWEIGHTED = "unweighted"
+WEIGHTED = "weighted"  # folder of those results
 CONFIDENCE = 0.95
 Row = Mapping[str, Any]
 Seeds = dict[int, float]
@@ -46,6 +47,13 @@ def interval(values: Sequence[float]) -> Interval:
 def paired(one: Seeds, other: Seeds) -> Interval:
     """Compute the mean difference of two rules over the seeds that both have."""
     return interval([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
+
+
+def report(folder: Path) -> str:
+    """Return all tables of the results in a folder, as Markdown."""
+    found = list(tables(read_rows(folder)))
+    weighted = read_rows(folder / WEIGHTED)
+    return "\n".join([*found, weighted_table(weighted)] if weighted else found).rstrip()
 
 
 def read_rows(folder: Path) -> list[Row]:

@@ -77,6 +77,7 @@ FILTERS: dict[str, Filter] = {
     "distinct similarity": _best("similarity", distinct=True),
     "distinct log_ratio": _best("log_ratio", distinct=True),
     "log-ratio-copies-last": _recipe("log-ratio-copies-last"),
+    "similarity, copies last": _best("least(similarity, similarity / duplicate_rank)"),
     "log_ratio_image": _best("log_ratio_image"),
     "log_ratio_text": _best("log_ratio_text"),
     "negcliploss-normsim": _recipe("negcliploss-normsim", normsim={"target": TARGET}),

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 import clipdre
 from evidence.benches import WorldBench
-from evidence.grid import Results
-from evidence.report import UNWEIGHTED
+from evidence.report import UNWEIGHTED, WEIGHTED
+from evidence.stored import Results
 from evidence.students import Rows, Student
 from evidence.subsets import rows_of
 
@@ -60,7 +60,7 @@ DOMAINS = (
 
 def results(folder: Path) -> Results:
     """Return the results of weighted students in a folder."""
-    return Results(folder / "weighted" / "small.parquet", SCHEMA)
+    return Results(folder / WEIGHTED / "small.parquet", SCHEMA)
 
 
 def run(bench: WorldBench, seeds: list[int], stored: Results) -> Iterator[dict[str, Any]]:
@@ -96,10 +96,10 @@ def _measured(
     if sharpness is None:
         weights = None
     else:
-        suffix = f"_{domain.value}_{sharpness:g}"
+        suffix = f"{domain.value}_{sharpness:g}"
         settings = {"prompt": (domain.prompt,), "logit_scale": sharpness}
         clipdre.measure(scores, "prompt-weight", suffix=suffix, settings=settings, device="cpu")
-        column = scores.to_arrow([f"prompt_weight{suffix}"])[0].to_numpy()
+        column = scores.to_arrow([f"prompt_weight_{suffix}"])[0].to_numpy()
         weights = column[rows].astype(np.float32)
     student = bench.trainer.train(rows, seed, weights, clip=CLIP, normalize=True)
     return {**judge(bench, student, domain), "ess": _ess(weights, len(rows))}

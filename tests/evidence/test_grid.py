@@ -13,9 +13,10 @@ import clipdre
 import evidence
 from evidence import benches
 from evidence.benches import WorldBench
-from evidence.grid import Cell, Results, cells, kept, run
+from evidence.grid import cells, kept, run
 from evidence.own import OwnBench, read_pairs
 from evidence.pools import PoolPlan
+from evidence.stored import Cell, Results
 from evidence.students import Recipe
 from evidence.teachers import TEACHERS, Teacher
 from evidence.worlds import SMALL
@@ -70,7 +71,8 @@ def test_a_grid_killed_after_two_rows_keeps_them(tmp_path, monkeypatch):
         "import os, signal; from pathlib import Path; from evidence import benches;"
         "benches.TEST_PAIRS = 60;"
         "from tests.evidence.test_grid import PLAN, RECIPE, grid;"
-        "from evidence.benches import WorldBench; from evidence.grid import Results, run;"
+        "from evidence.benches import WorldBench; from evidence.grid import run;"
+        "from evidence.stored import Results;"
         f"rows = run(WorldBench(PLAN, Path({str(tmp_path)!r}), RECIPE), grid(),"
         f" Results(Path({str(tmp_path / 'r.parquet')!r})));"
         "next(rows); next(rows); os.kill(os.getpid(), signal.SIGKILL)"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evidence.picture import picture
+from evidence.picture import Panel, picture
 from evidence.report import interval, paired, tables, weighted_table
 
 
@@ -82,7 +82,10 @@ def test_the_picture_shows_each_rule():
         for rule in ("similarity", "log_ratio")
         for budget in (0.1, 0.2)
     ]
-    drawn = picture([*rows, row("everything", 1.0, 0, 0.4, "none")], [("small", "model")])
+    drawn = picture(
+        [*rows, row("everything", 1.0, 0, 0.4, "none")], [Panel("small", "model", "a pool")]
+    )
     assert drawn.startswith("<svg")
     assert "similarity" in drawn
     assert "the whole pool" in drawn
+    assert "a pool" in drawn
