@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench docs torture fuzz gpu dist docker clean
+.PHONY: help install demo test lint format bench docs torture fuzz gpu evidence dist docker clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,6 +43,9 @@ format: $(READY) ## Format the code and fix lint errors
 
 bench: $(READY) ## Measure speed against baselines in the same run
 	@for script in scripts/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+evidence: $(READY) ## Train small models on what rules keep, and compare them (writes build/evidence)
+	@$(BIN)/python -m evidence
 
 torture: $(READY) ## Kill score, filter and emit hundreds of times; compare with unbroken runs
 	@$(BIN)/python scripts/torture.py --kills 200

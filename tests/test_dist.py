@@ -62,6 +62,12 @@ def test_the_sdist_holds_tests_and_documents(built):
     _, sdist = built
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for name in ("tests/helpers.py", "tests/cli/test_damage.py", "docs/estimators.md", "Makefile"):
+    for name in (
+        "tests/helpers.py",
+        "tests/cli/test_damage.py",
+        "docs/estimators.md",
+        "evidence/grid.py",
+        "Makefile",
+    ):
         assert name in names
     assert {f"configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")} <= names

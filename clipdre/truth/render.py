@@ -38,7 +38,7 @@ def render_scene(values: Values, rng: np.random.Generator) -> Image.Image:
             (SHAPES, COLOURS, SIZES, POSITIONS, BACKGROUNDS), values, strict=True
         )
     )
-    image = _background(background, rng)
+    image = draw_background(background, rng)
     radius = rng.uniform(9, 11) if size == "small" else rng.uniform(15, 17)
     centre = (
         (20 if "left" in position else 44) + rng.uniform(-2.5, 2.5),
@@ -48,12 +48,13 @@ def render_scene(values: Values, rng: np.random.Generator) -> Image.Image:
     red, green, blue = (
         int(np.clip(c + j, 0, 255)) for c, j in zip(RGB[colour], jitter, strict=True)
     )
-    outline = _Outline(centre, radius, rng.uniform(-0.15, 0.15))
-    _draw_shape(ImageDraw.Draw(image), shape, outline, (red, green, blue))
+    outline = Outline(centre, radius, rng.uniform(-0.15, 0.15))
+    draw_shape(ImageDraw.Draw(image), shape, outline, (red, green, blue))
     return image
 
 
-def _background(name: str, rng: np.random.Generator) -> Image.Image:
+def draw_background(name: str, rng: np.random.Generator) -> Image.Image:
+    """Draw one of `BACKGROUNDS` as a 64 x 64 RGB image, of a shade that varies."""
     shade = int(rng.integers(-8, 9))
     if name in PLAIN:
         red, green, blue = (min(255, max(0, c + shade)) for c in PLAIN[name])
@@ -63,15 +64,18 @@ def _background(name: str, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.repeat(rows[:, None, None], IMAGE_SIZE, axis=1).repeat(3, axis=2))
 
 
-class _Outline(NamedTuple):
+class Outline(NamedTuple):
+    """Where and how large a shape is, in pixels, and its tilt in radians."""
+
     centre: Point
     radius: float
     tilt: float
 
 
-def _draw_shape(
-    draw: ImageDraw.ImageDraw, shape: str, outline: _Outline, fill: tuple[int, int, int]
+def draw_shape(
+    draw: ImageDraw.ImageDraw, shape: str, outline: Outline, fill: tuple[int, int, int]
 ) -> None:
+    """Draw one of `SHAPES` in one colour."""
     centre, radius, tilt = outline
     x, y = centre
     box = (x - radius, y - radius, x + radius, y + radius)

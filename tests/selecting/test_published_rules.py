@@ -151,6 +151,9 @@ PUBLISHED = {
     "laion2b": np.intersect1d(ENGLISH, ALIGNED),
     "lemon": np.argsort(DISTANCES, kind="stable")[:THIRD],
     "log-ratio": top(TABLE["log_ratio"], THIRD),
+    "log-ratio-copies-last": top(
+        np.minimum(TABLE["log_ratio"], TABLE["log_ratio"].astype(float) / RANKS), THIRD
+    ),
     "log-ratio-then-kl": top(
         TABLE["kl_text"], BUDGET, top(TABLE["log_ratio"], int(1.8 * BUDGET + 0.5), DISTINCT)
     ),

@@ -64,6 +64,7 @@ def test_there_is_a_recipe_for_each_published_method():
         "laion2b",
         "lemon",
         "log-ratio",
+        "log-ratio-copies-last",
         "log-ratio-then-kl",
         "log-ratio-weighted",
         "metaclip",
@@ -103,7 +104,7 @@ def test_each_recipe_keeps_its_budget(name, query):
     assert len(select(query, recipe.rule(query, budget=Amount(17)))) == 17
 
 
-def test_the_recommended_recipe_ranks_by_the_ratio_and_then_the_kl(query, scored):
+def test_ratio_then_kl_ranks_by_the_ratio_and_then_the_kl(query, scored):
     recipe = read_recipe("log-ratio-then-kl")
     selection = select(query, recipe.rule(query, {"widen": 2}, Amount(0.1)))
     table = read_scores(*scored)
@@ -116,6 +117,18 @@ def test_the_recommended_recipe_ranks_by_the_ratio_and_then_the_kl(query, scored
     budget = int(0.1 * len(distinct) + 0.5)
     wide = distinct[np.argsort(-ratio[distinct])][: 2 * budget]
     assert sorted(kept) == sorted(wide[np.argsort(-kl[wide])][:budget])
+
+
+def test_copies_come_after_distinct_pairs_and_before_what_does_not_match(query, scored):
+    recipe = read_recipe("log-ratio-copies-last")
+    table = read_scores(*scored)
+    ((ranks,),) = query.fetchall('SELECT list(duplicate_rank ORDER BY shard, "offset") FROM pool')
+    ratio, ranks = table["log_ratio"].to_numpy().astype(float), np.array(ranks)
+    assert (ranks > 1).any()
+    for n in (20, 299):  # the best of all, and all but the worst
+        shard, row = select(query, recipe.rule(query, budget=Amount(n))).places
+        valued = np.where(ratio > 0, ratio / ranks, ratio)
+        assert sorted(shard * 100 + row) == sorted(np.argsort(-valued)[:n])
 
 
 def test_settings_fill_in_the_steps(query, written):
