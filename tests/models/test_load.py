@@ -170,6 +170,21 @@ def test_usable_devices(monkeypatch, name, gpus, expected):
     assert usable_device(name) == torch.device(expected[0])
 
 
+@pytest.mark.parametrize(
+    ("device", "has_amx", "asked", "expected"),
+    [
+        ("cpu", False, Precision.AUTO, Precision.FP32),
+        ("cpu", True, Precision.AUTO, Precision.BF16),
+        ("cpu", True, Precision.FP32, Precision.FP32),
+        ("cuda:0", True, Precision.AUTO, Precision.FP16),
+        ("mps", True, Precision.AUTO, Precision.FP32),
+    ],
+)
+def test_auto_precision_is_what_pays_on_the_device(monkeypatch, device, has_amx, asked, expected):
+    monkeypatch.setattr(load, "_cpu_capabilities", lambda: {"amx_bf16": has_amx})
+    assert load._resolved_precision(asked, torch.device(device)) is expected
+
+
 def test_rejects_a_list_with_one_unusable_device():
     with pytest.raises(ModelError, match="`device` nosuch cannot be used"):
         usable_devices("cpu,nosuch")
