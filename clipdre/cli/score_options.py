@@ -117,7 +117,8 @@ Device = Annotated[
 Precisions = Annotated[
     Precision,
     typer.Option(
-        help="Arithmetic of the encoder: fp32, bf16, fp16, or auto (fp16 on cuda, bf16 on a CPU with AMX, else fp32).",
+        help="Arithmetic of the encoder: fp32, bf16, fp16, or auto (fp16 on cuda, bf16 on a CPU "
+        "with AMX, else fp32).",
         metavar="TYPE",
         rich_help_panel=MODEL,
     ),

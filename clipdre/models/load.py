@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
@@ -172,7 +172,8 @@ def _resolved_precision(precision: Precision, device: torch.device) -> Precision
 
 
 def _cpu_capabilities() -> Mapping[str, object]:
-    return getattr(torch.cpu, "get_capabilities", dict)()
+    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
 
 
 def _open_clip_names(config: EncodeConfig) -> tuple[str, str | None]:
