@@ -22,7 +22,7 @@ from torch import Tensor
 from clipdre.core.modality import Modality
 from clipdre.core.spherical import concatenated
 from clipdre.engines.base import Advance, Engine
-from clipdre.errors import InputError, UsageError
+from clipdre.errors import InputError, ScoresError, UsageError
 from clipdre.estimating.alike import find_leaders, inverse
 from clipdre.formats.files.storage import committed
 from clipdre.formats.folders.columns import row_digests
@@ -179,7 +179,11 @@ class FitPool:
     def logit_scale(self) -> float:
         """See `Pool`."""
         self._record_model()
-        return self.reader.manifest.model.logit_scale
+        model = self.reader.manifest.model
+        if model.inner_product:
+            problem = "these scores are of inner products, so cosines have no logits"
+            raise ScoresError(problem, "measure the scores of a model of unit vectors")
+        return model.logit_scale
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """See `Pool`; its values are part of what was asked for, since scores may change."""

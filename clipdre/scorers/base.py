@@ -169,7 +169,7 @@ class Pool(Protocol):
 
     @property
     def logit_scale(self) -> float:
-        """Scale with which cosines become logits, in nats."""
+        """Scale with which cosines become logits; `ScoresError` if inner products do."""
         ...
 
     def column(self, name: str) -> npt.NDArray[Any]:

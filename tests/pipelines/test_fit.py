@@ -3,11 +3,13 @@
 import shutil
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import pytest
 
 from clipdre.core.modality import Modality
 from clipdre.engines.local import local_engine
+from clipdre.errors import ScoresError
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import read_complete_manifest
 from clipdre.pipelines import batches
@@ -137,3 +139,15 @@ def test_centroids_are_trained_once(scores, monkeypatch):
     assert pool_of(scores).centroids((Modality.IMAGE,), 5, seed=1).tolist() == first.tolist()
     with pytest.raises(TypeError):
         pool_of(scores).centroids((Modality.TEXT,), 5, seed=1)
+
+
+def test_cosines_have_no_logits_where_inner_products_do(scores):
+    pool = pool_of(scores)
+    model = pool.reader.manifest.model
+    assert pool.logit_scale == model.logit_scale > 1
+    manifest = msgspec.structs.replace(
+        pool.reader.manifest, model=msgspec.structs.replace(model, inner_product=True)
+    )
+    pool.reader = PoolReader(pool.reader.folder, manifest, "cpu")
+    with pytest.raises(ScoresError, match="cosines have no logits"):
+        _ = pool.logit_scale
