@@ -17,12 +17,13 @@ BASELINE = "similarity"
 UNWEIGHTED = "unweighted"
 WEIGHTED = "weighted"  # folder of those results
 CONFIDENCE = 0.95
+SEEDS_OF_INTERVAL = 3  # with two, an interval says nothing
 Row = Mapping[str, Any]
 Seeds = dict[int, float]
 
 
 class Interval(NamedTuple):
-    """A mean with its two-sided interval; NaN for both ends if one value is all there is."""
+    """A mean of n values with its two-sided interval; NaN for both ends of one value."""
 
     mean: float
     low: float
@@ -30,7 +31,7 @@ class Interval(NamedTuple):
     n: int
 
     def __str__(self) -> str:
-        if self.n < 2:
+        if self.n < SEEDS_OF_INTERVAL:
             return f"{100 * self.mean:+.1f}"
         return f"{100 * self.mean:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
 

@@ -22,7 +22,7 @@ TEACHER = "clipdre-tiny"
 BUDGET = 0.45
 CLIP = 10.0
 # None: no weights. Otherwise the scale of the logits, larger is sharper.
-SHARPNESS = (None, 10.0, 30.0)
+SHARPNESS = (None, 3.0, 10.0)
 
 SCHEMA = pa.schema(
     {

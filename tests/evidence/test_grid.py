@@ -18,6 +18,7 @@ from evidence.own import OwnBench, read_pairs
 from evidence.pools import PoolPlan
 from evidence.stored import Cell, Results
 from evidence.students import Recipe
+from evidence.subsets import FILTERS
 from evidence.teachers import TEACHERS, Teacher
 from evidence.worlds import SMALL
 
@@ -100,6 +101,14 @@ def test_rules_keep_the_rows_that_clipdre_selects(bench):
         rows = kept(bench, Cell("own", rule, 0.2, 0))
         assert len(rows) == 40
         assert column[rows].min() >= np.sort(column)[-40]
+
+
+@pytest.mark.parametrize("rule", FILTERS)
+def test_every_rule_keeps_its_budget(bench, rule):
+    rows = kept(bench, Cell("own", rule, 0.1, 0))
+    assert len(set(rows)) == 20
+    assert rows.min() >= 0
+    assert rows.max() < 200
 
 
 def test_the_oracle_keeps_clean_pairs(bench):
