@@ -13,6 +13,7 @@ from clipdre.config import (
     DEFAULT_PRETRAINED,
     Architecture,
     EncodeConfig,
+    EngineConfig,
     EstimateConfig,
     MeasureConfig,
     ReadConfig,
@@ -52,6 +53,7 @@ def score(
     keep_reference: bool = False,
     prune: bool = False,
     slice: str | None = None,
+    engine: EngineConfig | None = None,
 ) -> Scores:
     """Score folders, tars, globs, brace patterns or URLs; see `clipdre.pipelines.score.score`.
 
@@ -66,6 +68,8 @@ def score(
     slice : str or None
         Part of the shards to encode, such as ``"3/8"``. The scores that are returned are then
         unfinished: their manifest has the shards of the slice, and no pair has a score yet.
+    engine : EngineConfig or None
+        Of `clipdre.config`; None is this machine.
 
     Raises
     ------
@@ -90,6 +94,7 @@ def score(
         keep_reference,
         prune,
         None if slice is None else parse_slice(slice),
+        engine or EngineConfig(),
     )
     manifest = _score.score(expand_shards(listed(shards)), Path(output), config, run)
     return Scores(ScoreFolder(Path(output)), manifest)

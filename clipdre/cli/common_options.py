@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clipdre.config import EngineName
+from clipdre.only_with import OnlyWith
 from clipdre.slices import Slice, parse_slice
 
 
@@ -33,6 +35,39 @@ SliceOption = Annotated[
         rich_help_panel="Run",
     ),
 ]
+Engines = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        help="local: this machine; ray: the nodes of a Ray cluster, which share its file system.",
+        metavar="NAME",
+        rich_help_panel="Run",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="HOST:PORT of the Ray cluster.  (default: that of RAY_ADDRESS or of this machine, or "
+        "else a new one on this machine)",
+        metavar="HOST:PORT",
+        show_default=False,
+        rich_help_panel="Run",
+    ),
+]
+CpusPerWorker = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="CPUs of each Ray worker.  (default: those of the smallest node, shared among its "
+        "GPUs)",
+        metavar="N",
+        show_default=False,
+        rich_help_panel="Run",
+    ),
+]
+WITH_RAY = tuple(
+    OnlyWith(name, ("engine",), EngineName.RAY.value) for name in ("address", "cpus_per_worker")
+)
 Scores = Annotated[
     Path, typer.Argument(help="Score folder, as 'clipdre score' printed it.", metavar="SCORES")
 ]
