@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from clipdre.config import EngineName
-from clipdre.only_with import OnlyWith
 from clipdre.slices import Slice, parse_slice
 
 
@@ -65,9 +64,6 @@ CpusPerWorker = Annotated[
         rich_help_panel="Run",
     ),
 ]
-WITH_RAY = tuple(
-    OnlyWith(name, ("engine",), EngineName.RAY.value) for name in ("address", "cpus_per_worker")
-)
 Scores = Annotated[
     Path, typer.Argument(help="Score folder, as 'clipdre score' printed it.", metavar="SCORES")
 ]

@@ -14,7 +14,6 @@ import typer
 from typer.core import TyperGroup
 
 from clipdre.cli.common_options import (
-    WITH_RAY,
     Address,
     CpusPerWorker,
     Engines,
@@ -27,7 +26,7 @@ from clipdre.cli.settings import Command, PlainHelp
 from clipdre.cli.terminal import given_options
 from clipdre.cli.usage import help_text
 from clipdre.config import EngineConfig, EngineName, MeasureConfig
-from clipdre.only_with import check
+from clipdre.only_with import WITH_RAY, check
 from clipdre.slices import Slice
 from clipdre.words import count
 

@@ -13,7 +13,6 @@ import typer
 
 from clipdre.cli import score_options as take
 from clipdre.cli.common_options import (
-    WITH_RAY,
     Address,
     CpusPerWorker,
     Engines,
@@ -39,7 +38,7 @@ from clipdre.config import (
 )
 from clipdre.cpus import usable_cpus
 from clipdre.errors import UsageError
-from clipdre.only_with import NotWith, OnlyWith, check
+from clipdre.only_with import WITH_RAY, NotWith, OnlyWith, check
 
 if TYPE_CHECKING:
     from clipdre.formats.folders.manifest import Manifest
