@@ -206,6 +206,33 @@ class EstimateConfig:
     own: Own = Own.LEFT_OUT
 
 
+class EngineName(StrEnum):
+    """Where the work of a run is done: on this machine, or on a Ray cluster."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Where the work of a run is done, which does not change results.
+
+    Attributes
+    ----------
+    name : EngineName
+    address : str or None
+        ``HOST:PORT`` of a Ray cluster; None is the one of ``RAY_ADDRESS`` or of this machine, or
+        else a new one on this machine.
+    cpus_per_worker : int or None
+        CPUs of each of Ray's workers; None shares those of the smallest node among its GPUs, or
+        gives them all to one worker.
+    """
+
+    name: EngineName = EngineName.LOCAL
+    address: str | None = None
+    cpus_per_worker: int | None = None
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """What a scoring run does with its folder.
@@ -225,6 +252,7 @@ class RunConfig:
         Drop the rows of shards that are not among those given, or have changed.
     slice : Slice or None
         Encode only the shards of this slice, and estimate nothing.
+    engine : EngineConfig
     """
 
     overwrite: bool = False
@@ -233,6 +261,7 @@ class RunConfig:
     keep_reference: bool = False
     prune: bool = False
     slice: Slice | None = None
+    engine: EngineConfig = EngineConfig()
 
 
 @dataclass(frozen=True)
@@ -250,12 +279,14 @@ class MeasureConfig:
         Replace columns that were measured with other settings, once the new ones are complete.
     rows_at_once : int
         Rows that are read together; bounds memory.
+    engine : EngineConfig
     """
 
     suffix: str = ""
     device: str = "auto"
     overwrite: bool = False
     rows_at_once: int = 8192
+    engine: EngineConfig = EngineConfig()
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class NotWith:
 
 
 Pairing = OnlyWith | NotWith
+# Options that many commands share.
+WITH_RAY = tuple(OnlyWith(name, ("engine",), "ray") for name in ("address", "cpus_per_worker"))
 
 
 def check(given: Mapping[str, object], table: Sequence[Pairing]) -> None:

@@ -13,6 +13,8 @@ from clipdre.config import (
     DEFAULT_PRETRAINED,
     Architecture,
     EncodeConfig,
+    EngineConfig,
+    EngineName,
     EstimateConfig,
     MeasureConfig,
     ReadConfig,
@@ -23,7 +25,7 @@ from clipdre.doctor import diagnose as _diagnose
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.records import MeasureRecord
 from clipdre.formats.tars.places import expand_shards
-from clipdre.only_with import NotWith, check
+from clipdre.only_with import WITH_RAY, NotWith, check
 from clipdre.pipelines import measure as _measure
 from clipdre.pipelines import score as _score
 from clipdre.scorers.base import Scorer
@@ -52,6 +54,9 @@ def score(
     keep_reference: bool = False,
     prune: bool = False,
     slice: str | None = None,
+    engine: EngineName | str = EngineName.LOCAL,
+    address: str | None = None,
+    cpus_per_worker: int | None = None,
 ) -> Scores:
     """Score folders, tars, globs, brace patterns or URLs; see `clipdre.pipelines.score.score`.
 
@@ -66,6 +71,12 @@ def score(
     slice : str or None
         Part of the shards to encode, such as ``"3/8"``. The scores that are returned are then
         unfinished: their manifest has the shards of the slice, and no pair has a score yet.
+    engine : {"local", "ray"}
+    address : str or None
+        ``HOST:PORT`` of the Ray cluster; None is the one of ``RAY_ADDRESS`` or of this machine, or
+        else a new one on this machine.
+    cpus_per_worker : int or None
+        CPUs of each Ray worker; None shares those of the smallest node among its GPUs.
 
     Raises
     ------
@@ -81,6 +92,7 @@ def score(
     """
     given = {"model": model, "pretrained": pretrained, "device": device, "encode": encode}
     check(given, PAIRINGS)
+    check({"engine": engine, "address": address, "cpus_per_worker": cpus_per_worker}, WITH_RAY)
     encode = encode or _encode_config(model, pretrained, device)
     config = _score.ScoreConfig(read or ReadConfig(), encode, estimate or EstimateConfig())
     run = RunConfig(
@@ -90,6 +102,7 @@ def score(
         keep_reference,
         prune,
         None if slice is None else parse_slice(slice),
+        EngineConfig(chosen(EngineName, engine, "engine"), address, cpus_per_worker),
     )
     manifest = _score.score(expand_shards(listed(shards)), Path(output), config, run)
     return Scores(ScoreFolder(Path(output)), manifest)
@@ -163,14 +176,22 @@ def measure(
     suffix: str = "",
     device: str = "auto",
     overwrite: bool = False,
+    slice: str | None = None,
+    engine: EngineName | str = EngineName.LOCAL,
+    address: str | None = None,
+    cpus_per_worker: int | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> MeasureRecord:
+) -> MeasureRecord | None:
     """Add a scorer's columns to a score folder; see `clipdre.pipelines.measure.measure`.
 
     Parameters
     ----------
     scorer : str or Scorer
         Name of a scorer, which takes `settings`, or a scorer with settings of its own.
+    slice : str or None
+        Part of the work to do, such as ``"3/8"``; then nothing is returned.
+    engine, address, cpus_per_worker
+        As for `score`.
 
     Examples
     --------
@@ -183,7 +204,13 @@ def measure(
     """
     if isinstance(scorer, str):
         scorer = find_scorer(scorer)(**(settings or {}))
-    config = MeasureConfig(suffix, device, overwrite)
+    check({"engine": engine, "address": address, "cpus_per_worker": cpus_per_worker}, WITH_RAY)
+    on = EngineConfig(chosen(EngineName, engine, "engine"), address, cpus_per_worker)
+    config = MeasureConfig(suffix, device, overwrite, engine=on)
+    if slice is not None:
+        part = parse_slice(slice)
+        _measure.measure_slice(scores.folder, scores.manifest, scorer, part, config)
+        return None
     return _measure.measure(scores.folder, scores.manifest, scorer, config)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clipdre.config import EngineName
 from clipdre.slices import Slice, parse_slice
 
 
@@ -30,6 +31,36 @@ SliceOption = Annotated[
         "the same folder; auto: as CLIPDRE_SLICE or a SLURM job array says. The same command "
         "without it does what is missing, and finishes.",
         metavar="I/N",
+        rich_help_panel="Run",
+    ),
+]
+Engines = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        help="local: this machine; ray: the nodes of a Ray cluster, which share its file system.",
+        metavar="NAME",
+        rich_help_panel="Run",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="HOST:PORT of the Ray cluster.  (default: that of RAY_ADDRESS or of this machine, or "
+        "else a new one on this machine)",
+        metavar="HOST:PORT",
+        show_default=False,
+        rich_help_panel="Run",
+    ),
+]
+CpusPerWorker = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="CPUs of each Ray worker.  (default: those of the smallest node, shared among its "
+        "GPUs)",
+        metavar="N",
+        show_default=False,
         rich_help_panel="Run",
     ),
 ]

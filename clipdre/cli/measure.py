@@ -13,11 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from clipdre.cli.common_options import Scores, SliceOption, as_slice
+from clipdre.cli.common_options import (
+    Address,
+    CpusPerWorker,
+    Engines,
+    Scores,
+    SliceOption,
+    as_slice,
+)
 from clipdre.cli.messages import with_messages
 from clipdre.cli.settings import Command, PlainHelp
+from clipdre.cli.terminal import given_options
 from clipdre.cli.usage import help_text
-from clipdre.config import MeasureConfig
+from clipdre.config import EngineConfig, EngineName, MeasureConfig
+from clipdre.only_with import WITH_RAY, check
 from clipdre.slices import Slice
 from clipdre.words import count
 
@@ -83,10 +92,13 @@ def scorer_command(scorer: type[Scorer]) -> Any:
     """Return the command of a scorer: its settings are the options."""
 
     def run(context: typer.Context, **given: Any) -> None:
+        check(given_options(context), WITH_RAY)
         common = {name: given.pop(name) for name in ("suffix", "device", "overwrite")}
+        names = ("engine", "address", "cpus_per_worker")
+        engine = EngineConfig(*(given.pop(name) for name in names))
         part = as_slice(given.pop("slice"))
         settings = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
-        _measure(context.obj, scorer(**settings), MeasureConfig(**common), part)
+        _measure(context.obj, scorer(**settings), MeasureConfig(**common, engine=engine), part)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [
@@ -96,6 +108,9 @@ def scorer_command(scorer: type[Scorer]) -> Any:
         inspect.Parameter("device", keyword, default="auto", annotation=Device),
         inspect.Parameter("overwrite", keyword, default=False, annotation=Overwrite),
         inspect.Parameter("slice", keyword, default=None, annotation=SliceOption),
+        inspect.Parameter("engine", keyword, default=EngineName.LOCAL, annotation=Engines),
+        inspect.Parameter("address", keyword, default=None, annotation=Address),
+        inspect.Parameter("cpus_per_worker", keyword, default=None, annotation=CpusPerWorker),
     ]
     function: Callable[..., None] = run
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

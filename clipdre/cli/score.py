@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from clipdre.cli import score_options as take
-from clipdre.cli.common_options import SliceOption, as_slice
+from clipdre.cli.common_options import (
+    Address,
+    CpusPerWorker,
+    Engines,
+    SliceOption,
+    as_slice,
+)
 from clipdre.cli.read_options import IMAGE_KEY, read_config
 from clipdre.cli.terminal import given_options
 from clipdre.config import (
@@ -21,6 +27,8 @@ from clipdre.config import (
     TINY_MODEL,
     Architecture,
     EncodeConfig,
+    EngineConfig,
+    EngineName,
     EstimateConfig,
     Normalization,
     Precision,
@@ -30,7 +38,7 @@ from clipdre.config import (
 )
 from clipdre.cpus import usable_cpus
 from clipdre.errors import UsageError
-from clipdre.only_with import NotWith, OnlyWith, check
+from clipdre.only_with import WITH_RAY, NotWith, OnlyWith, check
 
 if TYPE_CHECKING:
     from clipdre.formats.folders.manifest import Manifest
@@ -80,6 +88,10 @@ RULES: tuple[OnlyWith | NotWith, ...] = (
     NotWith("slice", ("embeddings",), because="which are encoded already"),
     NotWith("slice", ("dry_run",), because="which writes nothing"),
     NotWith("slice", ("overwrite",), because="which drops what other slices wrote"),
+    NotWith("engine", ("embeddings",), because="which are encoded already"),
+    NotWith("engine", ("dry_run",), because="which tries this machine"),
+    NotWith("workers", ("engine",), EngineName.RAY.value, because="which has `cpus_per_worker`"),
+    *WITH_RAY,
     OnlyWith("limit", ("dry_run",), because="which tries so many samples"),
     OnlyWith("json", ("dry_run",)),
 )
@@ -124,6 +136,9 @@ def score(
     prune: take.Prune = False,
     overwrite: take.Overwrite = False,
     slice: SliceOption = None,
+    engine: Engines = EngineName.LOCAL,
+    address: Address = None,
+    cpus_per_worker: CpusPerWorker = None,
     dry_run: take.DryRun = False,
     limit: take.Limit = TRIED,
     json: take.Json = False,
@@ -143,7 +158,13 @@ def score(
         raise UsageError("`normalize` tau needs a number of negatives", "add `tau`")
     estimate = replace(_estimate_config(reference, neighbors, bulk, tau), alike=alike, own=own)
     run_config = RunConfig(
-        overwrite, discard_embeddings, max_bad_fraction, keep_reference, prune, as_slice(slice)
+        overwrite,
+        discard_embeddings,
+        max_bad_fraction,
+        keep_reference,
+        prune,
+        as_slice(slice),
+        EngineConfig(engine, address, cpus_per_worker),
     )
     read = read_config(
         image_key,

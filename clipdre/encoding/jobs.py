@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,8 +14,9 @@ from clipdre.config import EncodeConfig, ReadConfig
 from clipdre.encoding.encode import ShardEmbeddings, ShardEncoder, commit_shard
 from clipdre.encoding.ingest import EmbeddingSource
 from clipdre.engines.base import Advance
+from clipdre.errors import ModelError
 from clipdre.formats.folders.embeddings import EmbeddingFiles
-from clipdre.formats.folders.records import ShardRecord
+from clipdre.formats.folders.records import ModelRecord, ShardRecord
 from clipdre.models.encoder import Encoder
 from clipdre.models.load import load_encoder
 
@@ -45,11 +47,14 @@ class EncodeWork:
         Its workers are those of one device.
     loaded : Encoder or None
         The model if this process has loaded it already; other processes load their own.
+    expected : ModelRecord or None
+        Of the run; on another machine the same name may stand for another model.
     """
 
     read: ReadConfig
     encode: EncodeConfig
     loaded: Encoder | None = None
+    expected: ModelRecord | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "loaded": None}
@@ -59,6 +64,8 @@ class EncodeWork:
     ) -> Callable[[Sequence[ShardJob]], list[ShardRecord]]:
         """See `clipdre.engines.base.Work`; an item is one of `together`."""
         loaded = self.loaded or load_encoder(replace(self.encode, device=device))
+        if self.expected is not None:
+            _check_same(self.expected, loaded.record)
         encoder = ShardEncoder(loaded, self.read, self.encode, advance)
 
         def do(jobs: Sequence[ShardJob]) -> list[ShardRecord]:
@@ -66,6 +73,36 @@ class EncodeWork:
             return _committed((jobs[n], shard) for n, shard in found)
 
         return do
+
+
+@dataclass(frozen=True)
+class RecordWork:
+    """Loads a model on a worker, for its record: precision depends on the worker's device."""
+
+    encode: EncodeConfig
+
+    def start(
+        self,
+        device: str,
+        advance: Advance,  # noqa: ARG002
+    ) -> Callable[[None], ModelRecord]:
+        """See `clipdre.engines.base.Work`."""
+        record = load_encoder(replace(self.encode, device=device)).record
+        return lambda _: record
+
+
+def _check_same(expected: ModelRecord, found: ModelRecord) -> None:
+    """Refuse to encode with another model than the run's."""
+    difference = expected.redefined(found)
+    for name in ("precision", "digest"):
+        before, now = getattr(expected, name), getattr(found, name)
+        if before != now:
+            difference = f"{name} ({before} on the first worker, {now} here)"
+    if difference is not None:
+        raise ModelError(
+            f"on node {socket.gethostname()}, model {found.name} differs in {difference}",
+            "install the same versions and weights on every node",
+        )
 
 
 @dataclass(frozen=True)

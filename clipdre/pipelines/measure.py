@@ -16,7 +16,6 @@ import numpy.typing as npt
 from clipdre.config import MeasureConfig
 from clipdre.core.columns import Column
 from clipdre.engines.base import Advance, Engine
-from clipdre.engines.local import local_engine
 from clipdre.errors import ScoresError, UsageError
 from clipdre.formats.files.parquet import list_columns
 from clipdre.formats.files.storage import committed, exclusive, remove_unfinished, shared
@@ -30,7 +29,7 @@ from clipdre.formats.folders.columns import (
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord, MeasureRecord, builtins
-from clipdre.models.load import usable_devices
+from clipdre.pipelines.engine import open_engine
 from clipdre.pipelines.fit import FitPool, WaitingError, digest_of
 from clipdre.pipelines.rows import PoolReader
 from clipdre.progress import Progress
@@ -139,7 +138,7 @@ def _pool(
     config: MeasureConfig,
     written: ColumnFolder,
 ) -> FitPool:
-    engine = local_engine(usable_devices(config.device))
+    engine, _ = open_engine(config.engine, config.device, folder.path)
     identity = {"scorer": scorer.name, "version": scorer.version, "settings": builtins(scorer)}
     reader = PoolReader(folder, manifest, engine.devices[0], config.rows_at_once)
     return FitPool(reader, engine, identity, written.path / FIT)

@@ -10,8 +10,9 @@ from typing import Any
 from clipdre import __version__
 from clipdre.config import Architecture, EncodeConfig, EstimateConfig, ReadConfig, RunConfig
 from clipdre.encoding.ingest import EmbeddingSource, open_embeddings
-from clipdre.encoding.jobs import EncodeWork, IngestWork, workers_per_device
-from clipdre.engines.local import InProcess, local_engine
+from clipdre.encoding.jobs import EncodeWork, IngestWork, RecordWork, workers_per_device
+from clipdre.engines.base import Engine, silent
+from clipdre.engines.local import InProcess
 from clipdre.errors import ScoresError, UsageError
 from clipdre.formats.files.storage import absolute
 from clipdre.formats.folders.folder import ScoreFolder
@@ -24,9 +25,10 @@ from clipdre.formats.folders.manifest import (
 )
 from clipdre.formats.folders.records import ModelRecord, ShardRecord, builtins
 from clipdre.formats.tars.samples import printable
-from clipdre.models.load import load_encoder, usable_device, usable_devices
+from clipdre.models.load import load_encoder, usable_device
 from clipdre.models.names import check_name
 from clipdre.pipelines.early import check_output, shard_records
+from clipdre.pipelines.engine import open_engine
 from clipdre.pipelines.stages import Stages
 
 
@@ -67,14 +69,29 @@ def score(
     check_name(config.encode)
     column_names(config.read.keep)  # refuses those that cannot be
     shards = shard_records(urls)
-    devices = usable_devices(config.encode.device)
+    run = run or RunConfig()
+    engine, cpus = open_engine(run.engine, config.encode.device, output, urls)
+    if cpus is None:
+        work, model = _local_work(config, engine.devices)
+    else:
+        work, model = _remote_work(config, engine, cpus)
+    planned = _planned(model, read_settings(config.read), config.estimate, shards)
+    return Stages(folder, engine, work).run(planned, run)
+
+
+def _local_work(config: ScoreConfig, devices: Sequence[str]) -> tuple[EncodeWork, ModelRecord]:
+    """Load the model; with several devices each process loads it itself, and this one lets go."""
     encoder = load_encoder(config.encode)
     encode = workers_per_device(config.encode, devices)
-    # With several devices each process loads the model itself, and this one lets it go.
-    work = EncodeWork(config.read, encode, encoder if len(devices) == 1 else None)
-    planned = _planned(encoder.record, read_settings(config.read), config.estimate, shards)
-    del encoder
-    return Stages(folder, local_engine(devices), work).run(planned, run or RunConfig())
+    loaded = encoder if len(devices) == 1 else None
+    return EncodeWork(config.read, encode, loaded), encoder.record
+
+
+def _remote_work(config: ScoreConfig, engine: Engine, cpus: int) -> tuple[EncodeWork, ModelRecord]:
+    """Let a worker load the model: this machine may have no GPU."""
+    encode = replace(config.encode, workers=cpus)
+    ((_, model),) = engine.run(RecordWork(encode), [None], silent)
+    return EncodeWork(config.read, encode, expected=model), model
 
 
 def score_embeddings(

@@ -51,9 +51,12 @@ class AllKinds:
 def parsed(monkeypatch):
     """Parse options of `AllKinds`; returns the scorer and the common options."""
     seen = []
-    monkeypatch.setattr(
-        measure, "_measure", lambda folder, scorer, **common: seen.append((scorer, common))
-    )
+
+    def note(folder, scorer, config, part):
+        names = ("suffix", "device", "overwrite")
+        seen.append((scorer, {name: getattr(config, name) for name in names}))
+
+    monkeypatch.setattr(measure, "_measure", note)
 
     def parse(options):
         command = measure.scorer_command(AllKinds)

@@ -403,3 +403,15 @@ def test_refused_slices_write_nothing(run, pool, tmp_path):
     ):
         assert problem in error_of(run(f"score {pool} -o s {TINY} --slice {part}"), 2)
         assert not (tmp_path / "s").exists()
+
+
+def test_a_cluster_that_is_not_there_is_one_line(run, pool, tmp_path):
+    pytest.importorskip("ray", reason="needs Ray: pip install 'clipdre[ray]'")
+    for options, problem, code in (
+        ("--engine ray --address 127.0.0.1:1", "no Ray cluster at 127.0.0.1:1", 1),
+        ("--address 127.0.0.1:1", "--address can only be used with --engine ray", 2),
+        ("--cpus-per-worker 2", "--cpus-per-worker can only be used with --engine ray", 2),
+        ("--engine ray --workers 2", "--workers cannot be used with --engine ray", 2),
+    ):
+        assert problem in error_of(run(f"score {pool} -o s {TINY} {options}"), code)
+        assert not (tmp_path / "s").exists()

@@ -1,0 +1,141 @@
+"""Whole runs on a Ray cluster: the same results as on this machine, whatever is lost."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+
+from clipdre.config import EngineConfig, EngineName, MeasureConfig
+from clipdre.encoding import jobs as encoding_jobs
+from clipdre.encoding.jobs import EncodeWork
+from clipdre.engines.local import InProcess
+from clipdre.errors import ModelError
+from clipdre.formats.folders.columns import ColumnFolder
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.manifest import read_manifest
+from clipdre.models.load import load_encoder
+from clipdre.pipelines.measure import measure
+from clipdre.slices import Slice
+from clipdre.truth.pool import write_pool
+from tests.clusters_of_ray import cluster_of, kill_raylet
+from tests.helpers import TINY, all_files, read_scores, rows_of, subset_of, tiny_score
+from tests.pipelines import toys
+from tests.pipelines.scoring import assert_same_scores
+
+ray = pytest.importorskip("ray", reason="needs Ray: pip install 'clipdre[ray]'")
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+SHARDS = 24
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("many")
+    write_pool(folder, 20 * SHARDS, seed=7, noise={}, shard_size=20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(many, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("local") / "scores"
+    return folder, tiny_score(many, folder)
+
+
+@pytest.fixture
+def each_alone(monkeypatch):
+    """Hand out shards one by one, however small."""
+    monkeypatch.setattr(encoding_jobs, "TOGETHER", 0)
+
+
+def on(cluster):
+    return EngineConfig(EngineName.RAY, cluster.address)
+
+
+def encoded(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("embeddings/metadata/m*")}
+
+
+def assert_same_folder(folder, local):
+    manifest = read_manifest(folder)
+    assert set(all_files(folder)) == set(all_files(local[0]))
+    assert not list(folder.rglob(".unfinished-*"))
+    assert_same_scores(read_scores(folder, manifest), read_scores(*local), atol=1e-5)
+    for by in ("log_ratio", "kl_text"):
+        kept = [rows_of(subset_of(of, by=by, top=0.3)) for of in ((folder, manifest), local)]
+        assert kept[0]["key"].equals(kept[1]["key"])
+
+
+def test_a_cluster_gives_what_one_machine_gives(many, local, tmp_path, each_alone):
+    with cluster_of(2) as cluster:
+        tiny_score(many, tmp_path / "s", slice=Slice(1, 3))  # slices and engines mix
+        before = encoded(tmp_path / "s")
+        tiny_score(many, tmp_path / "s", engine=on(cluster))
+        assert before.items() <= encoded(tmp_path / "s").items()
+        assert_same_folder(tmp_path / "s", local)
+        values = []
+        for config in (
+            MeasureConfig(device="cpu"),
+            MeasureConfig(device="cpu", engine=on(cluster)),
+        ):
+            folder = ScoreFolder(tmp_path / "s")
+            measure(folder, read_manifest(tmp_path / "s"), toys.Centred(), config)
+            columns = ColumnFolder(folder.columns / "centred")
+            files = [columns.file(shard.name) for shard in local[1].shards]
+            values.append([file.read_bytes() for file in files])
+            shutil.rmtree(columns.path)
+        assert values[0] == values[1]
+
+
+def test_a_node_killed_while_it_encodes_loses_nothing(many, local, tmp_path, each_alone):
+    with cluster_of(2) as cluster:
+
+        def kill():
+            while len(encoded(tmp_path / "s")) < 3:
+                time.sleep(0.005)
+            kill_raylet(cluster.worker_nodes.copy().pop())
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        tiny_score(many, tmp_path / "s", engine=on(cluster))
+        killer.join()
+        assert_same_folder(tmp_path / "s", local)
+
+
+def score_in_a_process(many, output, address):
+    encoding_jobs.TOGETHER = 0
+    tiny_score(many, output, engine=EngineConfig(EngineName.RAY, address))
+
+
+def test_after_driver_and_node_were_killed_the_next_run_does_the_rest(
+    many, local, tmp_path, each_alone
+):
+    with cluster_of(2) as cluster:
+        driver = multiprocessing.get_context("spawn").Process(
+            target=score_in_a_process, args=(many, tmp_path / "s", cluster.address)
+        )
+        driver.start()
+        while len(encoded(tmp_path / "s")) < 4:
+            assert driver.is_alive()
+            time.sleep(0.005)
+        os.kill(driver.pid, signal.SIGKILL)
+        kill_raylet(cluster.worker_nodes.copy().pop())
+        driver.join()
+        time.sleep(3)  # the workers of a lost driver end
+        before = encoded(tmp_path / "s")
+        assert 4 <= len(before) < SHARDS
+        tiny_score(many, tmp_path / "s", engine=on(cluster))
+        assert before.items() <= encoded(tmp_path / "s").items()
+        assert_same_folder(tmp_path / "s", local)
+
+
+def test_another_model_on_a_worker_is_named():
+    record = load_encoder(TINY.encode).record
+    import msgspec
+
+    other = msgspec.structs.replace(record, digest="another")
+    work = EncodeWork(TINY.read, TINY.encode, expected=other)
+    with pytest.raises(ModelError, match=r"on node \S+, model clipdre-tiny differs in digest"):
+        list(InProcess("cpu").run(work, [[]], lambda *_: None))
