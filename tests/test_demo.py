@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipdre.demo import DISTINCT, RANDOM, RATIO_THEN_KL, demo_encode_config, run_demo
+from clipdre.demo import RANDOM, RATIO_THEN_KL, RECOMMENDED, demo_encode_config, run_demo
 from clipdre.errors import OutputError
 from clipdre.truth.pool import NOISE
 
@@ -80,30 +80,37 @@ def test_rules_keep_what_a_plain_sort_of_the_files_keeps(report):
         return sorted(rows, key=lambda row: (-row[column], row["key_hash"]))[:n]
 
     kept = {name: top(rows, name, report.budget) for name in ("similarity", "log_ratio", "kl_text")}
-    for name, some in ((RATIO_THEN_KL, rows), (DISTINCT, distinct(rows, report))):
-        wide = top(some, "log_ratio", round(1.8 * report.budget))
-        kept[name] = top(wide, "kl_text", report.budget)
+    wide = top(rows, "log_ratio", round(1.8 * report.budget))
+    kept[RATIO_THEN_KL] = top(wide, "kl_text", report.budget)
+    rows = grouped(rows, report)
+    kept[RECOMMENDED] = top(rows, "less_for_copies", report.budget)
+    groups = {(row["shard"], row["key"]): row["duplicate_group"] for row in rows}
     for name, chosen in kept.items():
         clean = [row for row in chosen if row["kind"] in ("clean", "duplicate")]
         assert report.purity[name] == pytest.approx(len(clean) / report.budget), name
         nats = sum(row["true_log_ratio"] for row in clean) / report.budget
         assert report.information[name] == pytest.approx(nats), name
+        differ = {groups[row["shard"], row["key"]] for row in clean}
+        assert report.distinct[name] == pytest.approx(len(differ) / report.budget), name
         for kind, share in report.kept[name].items():
             counts = [sum(row["kind"] == kind for row in some) for some in (chosen, rows)]
             assert share == pytest.approx(counts[0] / counts[1]), (name, kind)
 
 
-def distinct(rows, report):
-    """Keep the best of each group of alike pairs."""
+def grouped(rows, report):
+    """Add the groups of alike pairs, and the ratio that copies share."""
     files = sorted((report.folder / "scores-pool" / "columns").glob("near-duplicates/*.parquet"))
-    ranks = pa.concat_tables(pq.read_table(f, columns=["duplicate_rank"]) for f in files)
-    best = np.array(ranks["duplicate_rank"].to_pylist()) == 1
-    assert 0.5 < best.mean() < 0.95
-    return [row for row, kept in zip(rows, best, strict=True) if kept]
+    groups = pa.concat_tables(pq.read_table(file) for file in files).to_pylist()
+    found = [row | group for row, group in zip(rows, groups, strict=True)]
+    for row in found:
+        row["less_for_copies"] = min(row["log_ratio"], row["log_ratio"] / row["duplicate_rank"])
+    return found
 
 
-def test_only_distinct_pairs_have_no_copies(report):
-    assert report.kept[DISTINCT]["duplicate"] < 0.6 * report.kept["log_ratio"]["duplicate"]
+def test_the_recommended_rule_keeps_more_distinct_pairs(report):
+    assert report.purity[RECOMMENDED] > 0.98
+    for name in report.distinct.keys() - {RECOMMENDED}:
+        assert report.distinct[RECOMMENDED] > report.distinct[name] + 0.15, name
 
 
 def test_every_rule_keeps_the_same_budget_and_undecodable_files_are_failures(report):

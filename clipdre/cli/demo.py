@@ -74,13 +74,13 @@ def _print_report(report: DemoReport) -> None:
     table(
         f"What does each rule keep? {report.budget:,} of {report.pool.rows:,} pairs, noise planted "
         "(share kept of each kind)",
-        ("rule", *kinds, "pure", "nats"),
+        ("rule", *kinds, "pure", "distinct"),
         [
             (
                 rule,
                 *(f"{kept[kind]:.0%}" for kind in kinds),
                 f"{report.purity[rule]:.1%}",
-                f"{report.information[rule]:.2f}",
+                f"{report.distinct[rule]:.1%}",
             )
             for rule, kept in report.kept.items()
         ],
@@ -90,14 +90,14 @@ def _print_report(report: DemoReport) -> None:
     failed = report.pool.samples - report.pool.rows
     say(
         "mismatched: the caption of another image; uninformative: a caption without content; "
-        "blank: an image of one colour; duplicate: a copy of a clean pair, which only rules over "
-        "distinct pairs detect; pure: share of clean pairs and copies among the kept; nats: mean "
-        "true log ratio of the kept."
+        "blank: an image of one colour; duplicate: a copy of a clean pair; pure: share of clean "
+        "pairs and copies among the kept; distinct: share of the kept that are pure and differ "
+        "from each other."
     )
     say(
-        "This world has 1,536 scenes, so many of its pairs are alike and rules over distinct pairs "
-        "run out of good ones at this budget; and the scene of every wrong caption is in the pool, "
-        "which makes mismatched pairs easy to find."
+        "This world has 1,536 scenes, and the scene of every wrong caption is in the pool, which "
+        "makes mismatched pairs easy to find. It also shows many pairs several times: copies teach "
+        "a model nothing new, so log-ratio-copies-last, which we recommend, takes them last."
     )
     say(f"not images: {count(failed, 'planted file')}; see {folder}/scores-pool/failures/.")
     say(
@@ -107,5 +107,6 @@ def _print_report(report: DemoReport) -> None:
     say(f"Open {report.page} in a browser to see the pairs; 'clipdre look' writes such a page.")
     say("Next, on your own shards:")
     say(
-        "    clipdre filter $(clipdre score YOUR/SHARDS -o scores) --by log_ratio --top 30% -o kept"
+        "    clipdre filter $(clipdre score YOUR/SHARDS -o scores) --recipe log-ratio-copies-last "
+        "--budget 30% -o kept"
     )
