@@ -51,8 +51,9 @@ class Conformity:
         others = float(learned["others"][0])
 
         def conformity(modality: Modality) -> npt.NDArray[np.float64]:
-            total = rows.vectors(modality).double() @ torch.from_numpy(learned[modality])
-            found: npt.NDArray[np.float64] = ((total - 1) / others).numpy()
+            mean = torch.from_numpy(learned[modality] / others).float()
+            cosines = (rows.vectors(modality) @ mean).double()
+            found: npt.NDArray[np.float64] = (cosines - 1 / others).numpy()
             return found
 
         return {f"conformity_{modality}": conformity(modality) for modality in Modality}

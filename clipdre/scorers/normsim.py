@@ -28,7 +28,15 @@ class Norm(StrEnum):
 
 @dataclass(frozen=True)
 class NormSim:
-    """``||G v||_p`` over the unit vectors G of a target set: p = inf is the largest cosine."""
+    """``||G v||_p`` over the unit vectors G of a target set: p = inf is the largest cosine.
+
+    It helps if the target stands for what the model is for, such as the training sets of its
+    evaluation: of the pairs that match, keep those whose images are like the target's (recipe
+    `negcliploss-normsim`). p = 2 prefers what many images of the target are like, p = inf what any
+    of them is like. It says nothing about whether a pair matches, so filter by `negcliploss` or
+    `log_ratio` first. It misleads where the target is narrow: what it does not show is dropped,
+    whatever its worth. `normsim-dynamic` needs no target.
+    """
 
     name: ClassVar = "normsim"
     title: ClassVar = "Closeness of the image to a target data set"

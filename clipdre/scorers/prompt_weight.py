@@ -22,7 +22,15 @@ from clipdre.scorers.common import encoded
 
 @dataclass(frozen=True)
 class PromptWeight:
-    """``exp(c <v, prompt> + b)``; several prompts are a mixture, negative ones divide."""
+    """``exp(c <v, prompt> + b)``; several prompts are a mixture, negative ones divide.
+
+    It helps to draw pairs of a domain that words can name (``--sample 10% --by prompt_weight``), or
+    to weigh them in training (`clipdre.training.ClipLoss`). The model has to know the words, and
+    cosines of a prompt differ little, so a small c hardly changes the pool while a large one leaves
+    few effective pairs (`prompt_weight_ess` in the record). It misleads as a measure of quality: a
+    pair of the domain may have any caption. Small models trained with these weights were no better
+    in their domain than without (docs/evidence.md).
+    """
 
     name: ClassVar = "prompt-weight"
     title: ClassVar = "Importance weights for a target that prompts describe"
