@@ -2,6 +2,11 @@
 
 import doctest
 import importlib.util
+import os
+import re
+import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +14,12 @@ import open_clip
 import pytest
 import torch
 from open_clip.loss import ClipLoss as OpenClipLoss
+from packaging.version import Version
 
 from clipdre import training
+from clipdre.config import EmitConfig
+from clipdre.emitting.emit import write_tar_folder
+from tests.helpers import subset_of
 
 PATH = Path(__file__).parents[2] / "examples" / "train_open_clip.py"
 
@@ -51,3 +60,37 @@ def test_the_examples_of_docstrings_run(scored, tmp_path, monkeypatch, name):
     (example,) = doctest.DocTestFinder(recurse=False).find(getattr(training, name), name, globs={})
     assert doctest.DocTestRunner().run(example).failed == 0
     assert example.examples
+
+
+def trained(arguments, folder):
+    """Run a trainer for an epoch; return its log."""
+    model = PATH.parents[1] / "clipdre" / "tiny"
+    options = ["--model", f"local-dir:{model}", "--batch-size", "16", "--workers", "1"]
+    options += ["--epochs", "1", "--device", "cpu", "--logs", str(folder), "--name", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(PATH.parents[1])}
+    done = subprocess.run(
+        [sys.executable, *arguments, *options],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / "run" / "checkpoints" / "epoch_1.pt").exists()
+    return (folder / "run" / "out.log").read_text()
+
+
+def test_open_clips_trainer_runs_on_a_subset_where_it_lies(scored, tmp_path):
+    log = trained([PATH, scored[0], "log_ratio", "64", "log_ratio"], tmp_path)
+    assert re.search(r"Train Epoch: 0 \[64/64 \(100%\)\].* Contrastive_loss: \d", log)
+
+
+@pytest.mark.skipif(
+    Version(metadata.version("webdataset")) > Version("0.2.86"),
+    reason="open_clip 3.3's own reader needs webdataset 0.2.86",
+)
+def test_open_clips_trainer_runs_on_emitted_tars(scored, tmp_path):
+    write_tar_folder(subset_of(scored, by="log_ratio", top=64), tmp_path / "kept", EmitConfig())
+    tars = ["--train-data", f"{tmp_path}/kept/{{00000000..00000000}}.tar"]
+    command = ["-m", "open_clip_train.main", *tars, "--dataset-type", "webdataset"]
+    assert "Train Epoch: 0 [64/64 (100%)]" in trained(command, tmp_path)
