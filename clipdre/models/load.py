@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -224,12 +225,17 @@ def _load(name: str, pretrained: str | None, quick: bool) -> tuple[Any, Any, Any
         ) from error
 
 
+# The switch of `_quiet_open_clip` is one for all threads: they load one after another.
+_loading = threading.RLock()
+
+
 @contextmanager
 def _quiet_open_clip() -> Iterator[None]:
     """Silence open_clip's log of an error that it also raises: clipdre reports it once."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(previous)
+    with _loading:
+        previous = logging.root.manager.disable
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(previous)

@@ -83,7 +83,7 @@ class Marginals:
         text = json.dumps([[*zip(map(list, cells), weights.tolist(), strict=True)], weights.max()])
         return {
             "weights": np.frombuffer(text.encode(), np.uint8),
-            "marginal_error": np.array(error),
+            "marginal_deviation": np.array(error),
             "marginal_ess": np.array(sums[0] ** 2 / sums[1]),
             "marginal_kept": np.array(sums[0] / weights.max() / members.sum()),
         }

@@ -77,7 +77,7 @@ def test_rules_hold_for_values_from_a_file(run, scored, config):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("scor.model = 'x'", "c.toml has no command 'scor': did you mean score or "),
+        ("scor.model = 'x'", "c.toml has no command 'scor': did you mean score"),
         (
             "[score]\nbatch_sise = 3",
             "c.toml [score] has no option 'batch-sise': did you mean batch-s",

@@ -1,5 +1,7 @@
 import dataclasses
+import logging
 import sys
+import threading
 import warnings
 
 import numpy as np
@@ -277,3 +279,23 @@ def test_a_librarys_long_message_ends_at_a_word(monkeypatch):
     with pytest.raises(ModelError) as caught:
         load_encoder(EncodeConfig(model=SMALL, pretrained="openai"))
     assert caught.value.problem.endswith(" word word...)")
+
+
+def test_models_that_are_loaded_in_threads_leave_logging_as_it_was():
+    entered, leave = threading.Event(), threading.Event()
+
+    def second():
+        with load._quiet_open_clip():
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=second)
+    before = logging.root.manager.disable
+    with load._quiet_open_clip():
+        thread.start()
+        assert not entered.wait(0.2)  # it waits for its turn
+        assert logging.root.manager.disable == logging.ERROR
+    assert entered.wait(10)
+    leave.set()
+    thread.join()
+    assert logging.root.manager.disable == before

@@ -43,7 +43,7 @@ def test_one_column_gets_the_shares_that_are_asked_for(scores, attributes):
     assert weights.mean() == pytest.approx(1, abs=1e-6)
     largest = found["marginal_probability"].max()
     assert largest == pytest.approx(1)
-    assert record.figures["marginal_error"] < 1e-9
+    assert record.figures["marginal_deviation"] < 1e-9
     kept = found["marginal_probability"].astype(np.float64).mean()
     assert record.figures["marginal_kept"] == pytest.approx(kept, abs=1e-6)
 
