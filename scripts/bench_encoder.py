@@ -14,6 +14,7 @@ from statistics import median
 
 import torch
 import typer
+from bench_score import pairs_per_second
 from made_up import random_weights
 
 from clipdre.config import EncodeConfig, Precision
@@ -23,16 +24,8 @@ from clipdre.models.load import load_encoder
 
 def rate(count: int, work: Callable[[], object], repeats: int) -> float:
     """Return rows per second, the median after a warm-up."""
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    seconds()
-    return count / median(seconds() for _ in range(repeats))
+    pairs_per_second(count, work)
+    return median(pairs_per_second(count, work) for _ in range(repeats))
 
 
 def ways(encoder: OpenClipEncoder, *, compiled: bool) -> dict[str, Callable[..., torch.Tensor]]:

@@ -6,8 +6,7 @@ python scripts/bench_measure.py --rows 100000 --only conformity --only lemon
 
 from __future__ import annotations
 
-import os
-import subprocess
+import resource
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
-from bench_select import write_scores
+from bench_select import used, write_scores
 
 # Rows of one kind; vectors of a kind have a cosine of about 0.5 with each other.
 KINDS = 1000
@@ -57,13 +56,6 @@ SCORERS = {
 }
 
 
-class Used(NamedTuple):
-    """Seconds of all cores and peak bytes of a process and its children."""
-
-    cpu: float
-    peak: int
-
-
 def write_pool(folder: Path, rows: int, d: int) -> None:
     """Write scores, and vectors around the centres of kinds; and a target beside them."""
     from clipdre.core.modality import Modality  # noqa: PLC0415
@@ -88,15 +80,9 @@ def write_pool(folder: Path, rows: int, d: int) -> None:
     np.save(folder.parent / "target.npy", target)
 
 
-def used(command: list[str]) -> Used:
-    """Run a command to its end; `SystemExit` if it fails."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    printed = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed: {printed[-500:]}")
-    return Used(usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
+def core_seconds(usage: resource.struct_rusage) -> float:
+    """Return the seconds of all cores."""
+    return usage.ru_utime + usage.ru_stime
 
 
 def bare_rates(d: int) -> tuple[float, float]:
@@ -143,19 +129,19 @@ def main(
             writer.start()
             writer.join()
         # What every run costs, whatever the number of rows.
-        start = used([clipdre, "measure", str(small), "conformity", "--device", "cpu"])
+        _, start = used([clipdre, "measure", str(small), "conformity", "--device", "cpu"])
         for name in only or SCORERS:
             options, products, passes = SCORERS[name]
             options = [o.replace("TARGET", f"{temporary}/target.npy") for o in options]
-            found = used([clipdre, "measure", str(folder), name, "--device", "cpu", *options])
+            _, found = used([clipdre, "measure", str(folder), name, "--device", "cpu", *options])
             bare = products(rows, dim, clusters) / rate + passes * rows * dim / reading
-            seconds = found.cpu - start.cpu
+            seconds = core_seconds(found) - core_seconds(start)
             figures = [
                 f"{seconds:.0f}",
                 f"{bare:.0f}",
                 f"{seconds / bare:.1f}",
-                f"{found.peak / 1e6:.0f}",
-                f"{(found.peak - start.peak) / rows:.0f}",
+                f"{1024 * found.ru_maxrss / 1e6:.0f}",
+                f"{1024 * (found.ru_maxrss - start.ru_maxrss) / rows:.0f}",
             ]
             print(f"| `{name}` | {' | '.join(figures)} |", flush=True)
 

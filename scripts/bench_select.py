@@ -7,6 +7,7 @@ python scripts/bench_select.py --rows 100000 --rows 1000000
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -111,14 +112,22 @@ class Scattered:
         return {"scattered": np.sin(rows.hashes.astype(np.float64))}
 
 
-def measured(command: list[str]) -> tuple[float, float]:
-    """Run a process; return its seconds and peak resident memory in GB."""
+def used(command: list[str]) -> tuple[float, resource.struct_rusage]:
+    """Run a process; return its seconds, and what it used with its children."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    printed = process.stderr.read().decode()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{' '.join(command)} failed")
-    return time.perf_counter() - started, usage.ru_maxrss / 2**20
+        raise SystemExit(f"{' '.join(command)} failed: {printed[-500:]}")
+    return time.perf_counter() - started, usage
+
+
+def measured(command: list[str]) -> tuple[float, float]:
+    """Run a process; return its seconds and peak resident memory in GB."""
+    seconds, usage = used(command)
+    return seconds, usage.ru_maxrss / 2**20
 
 
 def compare_measured(rows: int, repeats: int) -> None:

@@ -17,7 +17,7 @@ from clipdre.core.modality import Modality
 from clipdre.core.spherical import nearest
 from clipdre.errors import UsageError
 from clipdre.scorers.base import Arrays, Cluster, Pool, Rows, setting
-from clipdre.scorers.common import Clustered, encoded, reader_of, vector_sums
+from clipdre.scorers.common import Clustered, encoded, of_rows, reader_of, vector_sums
 
 GAIN, CLASS = "clipcov", "clipcov_class"
 # Pairs of a class that are looked at together.
@@ -80,7 +80,7 @@ class ClipCov(Clustered):
 
     def score(self, rows: Rows, learned: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """See `Scorer`."""
-        return {name: learned[name][rows.start : rows.start + len(rows)] for name in (GAIN, CLASS)}
+        return {name: of_rows(learned[name], rows) for name in (GAIN, CLASS)}
 
     def _classes(self, pool: Pool) -> npt.NDArray[np.float32]:
         """Return the vectors of the classes, shape (count, d)."""

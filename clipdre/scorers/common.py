@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,11 @@ def reader_of(members: Members) -> Callable[[Modality, npt.NDArray[np.int64]], T
     return lambda modality, places: kept[modality][torch.from_numpy(places)]
 
 
+def of_rows(learned: npt.NDArray[Any], rows: Rows) -> npt.NDArray[Any]:
+    """Return what was learned about some rows, of values for all rows of the pool."""
+    return learned[rows.start : rows.start + len(rows)]
+
+
 def encoded(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float32]:
     """Return the unit vectors of texts, shape (n, d)."""
     vectors = encoder.encode_texts([encoder.tokenize(text) for text in texts])
@@ -66,7 +72,7 @@ def encoded(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float32]:
 
 def vector_sums(pool: Pool) -> dict[Modality, npt.NDArray[np.float64]]:
     """Return the sum of the pool's vectors of each modality, shape (d,)."""
-    sums = pool.reduce("sums", _sums, _added)
+    sums = pool.reduce("sums", _sums, added)
     return {modality: sums[modality.value] for modality in Modality}
 
 
@@ -75,5 +81,6 @@ def _sums(rows: Rows) -> Arrays:
     return {m.value: rows.vectors(m).sum(dim=0).double().numpy() for m in Modality}
 
 
-def _added(first: Arrays, second: Arrays) -> Arrays:
+def added(first: Arrays, second: Arrays) -> Arrays:
+    """Merge two parts of a pass by adding them up."""
     return {name: value + second[name] for name, value in first.items()}

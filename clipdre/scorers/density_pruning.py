@@ -15,7 +15,7 @@ from clipdre.core.columns import Column
 from clipdre.core.ranks import ranks_in_groups
 from clipdre.errors import UsageError
 from clipdre.scorers.base import Arrays, Pool, Rows, setting
-from clipdre.scorers.common import Clustered
+from clipdre.scorers.common import Clustered, of_rows
 
 QUOTA, RANK = "dbp_quota", "dbp_rank"
 # Centroids whose cosines are in memory at once, with all others.
@@ -76,7 +76,7 @@ class DensityPruning(Clustered):
 
     def score(self, rows: Rows, learned: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """See `Scorer`."""
-        return {name: learned[name][rows.start : rows.start + len(rows)] for name in (QUOTA, RANK)}
+        return {name: of_rows(learned[name], rows) for name in (QUOTA, RANK)}
 
     def _check(self) -> None:
         if not 0 < self.keep <= 1:

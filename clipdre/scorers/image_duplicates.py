@@ -14,6 +14,7 @@ from clipdre.core.modality import Modality
 from clipdre.core.ranks import ranks_in_groups
 from clipdre.errors import UsageError
 from clipdre.scorers.base import Arrays, Pool, Rows, setting
+from clipdre.scorers.common import of_rows
 
 GROUP, RANK = "image_group", "image_rank"
 
@@ -66,4 +67,4 @@ class ImageDuplicates:
 
     def score(self, rows: Rows, learned: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """See `Scorer`."""
-        return {name: learned[name][rows.start : rows.start + len(rows)] for name in (GROUP, RANK)}
+        return {name: of_rows(learned[name], rows) for name in (GROUP, RANK)}

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from clipdre.core.columns import Column
 from clipdre.errors import UsageError
 from clipdre.scorers.base import Arrays, Pool, Rows, setting
+from clipdre.scorers.common import added
 
 WORD = re.compile(r"\w+|[^\w\s]+")
 # What the published code adds to each share before the logarithm.
@@ -62,7 +63,7 @@ class ImportanceResampling:
         texts = pool.texts(self.target)
         parts = iter(lambda: list(islice(texts, TEXTS_AT_ONCE)), [])
         target = np.sum([self._counted(part) for part in parts], axis=0)
-        counts = pool.reduce("n-grams", self._count, _added)["counts"]
+        counts = pool.reduce("n-grams", self._count, added)["counts"]
         return {"log_ratio": _log_shares(target) - _log_shares(counts)}
 
     def score(self, rows: Rows, learned: Mapping[str, npt.NDArray[Any]]) -> Arrays:
@@ -97,7 +98,3 @@ def _n_grams(text: str) -> list[str]:
 def _log_shares(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     shares: npt.NDArray[np.float64] = np.log(counts / max(1, counts.sum()) + SMALL)
     return shares
-
-
-def _added(first: Arrays, second: Arrays) -> Arrays:
-    return {"counts": first["counts"] + second["counts"]}

@@ -17,7 +17,7 @@ from clipdre.core.modality import Modality
 from clipdre.core.spherical import nearest
 from clipdre.errors import UsageError
 from clipdre.scorers.base import Arrays, Cluster, Pool, Rows, setting
-from clipdre.scorers.common import reader_of
+from clipdre.scorers.common import of_rows, reader_of
 
 # A pool of up to so many rows is compared with itself as a whole.
 EXACT_UP_TO = 32_768
@@ -90,10 +90,7 @@ class Lemon:
 
     def score(self, rows: Rows, learned: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """See `Scorer`."""
-        images, texts = (
-            learned[f"lemon_{m}"][rows.start : rows.start + len(rows)].astype(np.float64)
-            for m in Modality
-        )
+        images, texts = (of_rows(learned[f"lemon_{m}"], rows).astype(np.float64) for m in Modality)
         distances = 1 - _cosines(*(rows.vectors(m) for m in Modality)).double().numpy()
         found = distances + self.beta * images + self.gamma * texts
         return {"lemon": found, "lemon_image": images, "lemon_text": texts}

@@ -15,6 +15,7 @@ from clipdre.core.columns import Column
 from clipdre.core.modality import Modality
 from clipdre.errors import UsageError
 from clipdre.scorers.base import Arrays, Pool, Rows, setting
+from clipdre.scorers.common import added, of_rows
 
 RANK = "normsim_dynamic_rank"
 
@@ -67,7 +68,7 @@ class DynamicNormSim:
         for n, size in enumerate([*np.round(sizes[1:]).astype(np.int64).tolist(), 0]):
             among = np.zeros(len(pool), bool)
             among[left] = True
-            found = pool.reduce(f"moment {n}", partial(self._moment, among=among), _added)
+            found = pool.reduce(f"moment {n}", partial(self._moment, among=among), added)
             closeness = partial(self._closeness, moment=found["moment"] / len(left))
             values = pool.collect(f"closeness {n}", closeness)["closeness"][left]
             # Ties are broken by key hash; the order within a round is that of its closeness.
@@ -78,7 +79,7 @@ class DynamicNormSim:
 
     def score(self, rows: Rows, learned: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """See `Scorer`."""
-        return {RANK: learned[RANK][rows.start : rows.start + len(rows)]}
+        return {RANK: of_rows(learned[RANK], rows)}
 
     def _first(
         self, pool: Pool, ranks: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]
@@ -95,8 +96,8 @@ class DynamicNormSim:
         return order[:count]
 
     def _moment(self, rows: Rows, among: npt.NDArray[np.bool_]) -> Arrays:
-        own = among[rows.start : rows.start + len(rows)]
-        vectors = rows.vectors(self.modality)[torch.from_numpy(own)].double()
+        own = torch.from_numpy(of_rows(among, rows))
+        vectors = rows.vectors(self.modality)[own].double()
         return {"moment": (vectors.T @ vectors).numpy()}
 
     def _closeness(self, rows: Rows, moment: npt.NDArray[np.float64]) -> Arrays:
@@ -108,7 +109,3 @@ class DynamicNormSim:
 
 def _values(rows: Rows, column: str) -> Arrays:
     return {"value": rows.column(column).astype(np.float64)}
-
-
-def _added(first: Arrays, second: Arrays) -> Arrays:
-    return {name: value + second[name] for name, value in first.items()}

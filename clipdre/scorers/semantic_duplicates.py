@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clipdre.core.columns import Column
 from clipdre.scorers.base import Arrays, Cluster, Pool, Rows
-from clipdre.scorers.common import Clustered
+from clipdre.scorers.common import Clustered, of_rows
 
 BLOCK = 2048
 COLUMN = "duplicate_similarity"
@@ -58,7 +58,7 @@ class SemanticDuplicates(Clustered):
 
     def score(self, rows: Rows, learned: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """See `Scorer`."""
-        return {COLUMN: learned[COLUMN][rows.start : rows.start + len(rows)]}
+        return {COLUMN: of_rows(learned[COLUMN], rows)}
 
     def _compared(self, cluster: Cluster, centroids: npt.NDArray[np.float32]) -> Arrays:
         centroid = torch.from_numpy(centroids[cluster.number]).double()

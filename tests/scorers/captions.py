@@ -15,11 +15,11 @@ def recaptioned(scores, captions, first=()):
     return given
 
 
-def add_column(scores, name, values):
+def add_column(scores, name, values, kind=None):
     """Set a column of the score files themselves, as `clipdre score --keep` adds one."""
     values = iter(values)
     for path in sorted((scores / "scores").glob("*.parquet")):
         table = pq.read_table(path)
-        own = pa.array(list(islice(values, len(table))), pa.string())
+        own = pa.array(list(islice(values, len(table))), kind or pa.string())
         table = table.drop_columns([name] if name in table.column_names else [])
         pq.write_table(table.append_column(name, own), path)

@@ -1,10 +1,10 @@
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from clipdre.errors import ScoresError, UsageError
 from clipdre.scorers.marginals import Marginals
+from tests.scorers.captions import add_column
 from tests.scorers.measuring import measured
 
 LANGUAGES = np.array(["en", "de", "fr", None], object)
@@ -16,15 +16,8 @@ def attributes(scores):
     rng = np.random.default_rng(8)
     language = rng.choice(4, size=300, p=[0.7, 0.15, 0.1, 0.05])
     topic = (rng.random(300) < np.array([0.2, 0.6, 0.7, 0.5])[language]).astype(np.int64)
-    row = 0
-    for path in sorted((scores / "scores").glob("*.parquet")):
-        table = pq.read_table(path)
-        own = slice(row, row + len(table))
-        columns = {"language": LANGUAGES[language[own]].tolist(), "topic": topic[own] == 1}
-        for name, values in columns.items():
-            table = table.append_column(name, pa.array(values))
-        pq.write_table(table, path)
-        row += len(table)
+    add_column(scores, "language", LANGUAGES[language].tolist())
+    add_column(scores, "topic", (topic == 1).tolist(), pa.bool_())
     return LANGUAGES[language], topic
 
 
