@@ -19,6 +19,7 @@ from clipdre.emitting.subset import Subset
 from clipdre.errors import OutputError, UnreliableEstimateWarning
 from clipdre.formats.files.outputs import output_folder, read_json, write_json
 from clipdre.formats.files.parquet import write_table
+from clipdre.formats.folders.columns import GROUP
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.tars.places import expand_shards
@@ -43,7 +44,6 @@ COLUMNS = ("similarity", "log_ratio", "log_ratio_text", "kl_text", "kl_image")
 RECOMMENDED = "log-ratio-copies-last"
 RATIO_THEN_KL = "ratio, then kl_text"
 RANDOM = "at random"
-GROUP = "duplicate_group"
 # Kinds of pairs that match.
 GOOD = (CLEAN, "duplicate")
 # Rules that the page compares.
@@ -139,11 +139,11 @@ def _run(folder: Path, pairs: int, seed: int, encode: EncodeConfig) -> DemoRepor
         kept = {name: select(pool, rule) for name, rule in _rules(pool, seed).items()}
     kinds, true, distinct = {}, {}, {}
     for name, selection in kept.items():
-        columns = _columns(selection, ["kind", TRUTHS["log_ratio"], GROUP])
+        columns = _columns(selection, ["kind", TRUTHS["log_ratio"], GROUP.name])
         kinds[name] = columns["kind"].to_numpy()
         true[name] = np.nan_to_num(_floats(columns, TRUTHS["log_ratio"]))
         good = np.isin(kinds[name], GOOD)
-        distinct[name] = len(np.unique(columns[GROUP].to_numpy()[good])) / len(good)
+        distinct[name] = len(np.unique(columns[GROUP.name].to_numpy()[good])) / len(good)
     _write_subset(folder, pool.manifest)
     page = folder / PAGE
     compared = {name: kept[name] for name in COMPARED}

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
 from clipdre.config import ReadConfig
-from clipdre.engines.base import Advance, Engine, Item, Result, Work
-from clipdre.engines.local import ProcessPerDevice
+from clipdre.engines.base import Advance, Engine
+from clipdre.engines.local import ProcessPerDevice, Threads
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify
 from clipdre.formats.folders.tables import key_hash
@@ -200,7 +198,7 @@ def diagnose(
     sizes, names = [_size(url) for url in urls], shard_names(urls)
     work, items = _ReadWork(config, decode), list(zip(urls, names, sizes, strict=True))
     workers = min(workers, len(items))
-    engine: Engine = _Threads(workers)
+    engine: Engine = Threads(workers)
     if processes and workers > 1 and sum(sizes) >= WORTH_PROCESSES:
         engine = ProcessPerDevice(("cpu",) * workers)
     reports: dict[int, _Read] = {}
@@ -235,27 +233,6 @@ class _ReadWork:
             return report
 
         return do
-
-
-@dataclass(frozen=True)
-class _Threads:
-    """Runs items in threads of this process: an engine for work that waits."""
-
-    count: int
-    devices: tuple[str, ...] = ("cpu",)
-
-    def run(
-        self, work: Work[Item, Result], items: Sequence[Item], advance: Advance
-    ) -> Iterator[tuple[int, Result]]:
-        """See `clipdre.engines.base.Engine`."""
-        lock = Lock()
-
-        def in_turn(amount: int, samples: int, failures: int = 0, /) -> None:
-            with lock:
-                advance(amount, samples, failures)
-
-        with ThreadPoolExecutor(max(1, self.count)) as threads:
-            yield from enumerate(threads.map(work.start("cpu", in_turn), items))
 
 
 def _size(url: str) -> int:

@@ -150,21 +150,11 @@ def score(
     unless a --slice of it was encoded.
     """
     _check_given(given_options(context), reference)
-    if not shards and embeddings is None:
-        raise UsageError("nothing to score", "name shards, or `embeddings`")
-    if output is None and not dry_run:
-        raise UsageError("no `output`", "name a folder for the scores, or add `dry_run`")
-    if normalize is Normalization.TAU and tau is None:
-        raise UsageError("`normalize` tau needs a number of negatives", "add `tau`")
+    _check_complete(bool(shards or embeddings), bool(output or dry_run), normalize, tau)
     estimate = replace(_estimate_config(reference, neighbors, bulk, tau), alike=alike, own=own)
+    part, machines = as_slice(slice), EngineConfig(engine, address, cpus_per_worker)
     run_config = RunConfig(
-        overwrite,
-        discard_embeddings,
-        max_bad_fraction,
-        keep_reference,
-        prune,
-        as_slice(slice),
-        EngineConfig(engine, address, cpus_per_worker),
+        overwrite, discard_embeddings, max_bad_fraction, keep_reference, prune, part, machines
     )
     read = read_config(
         image_key,
@@ -180,22 +170,28 @@ def score(
     if output is None or dry_run:
         _try_out(shards or [], read, encode, estimate, (limit, json))
         return
-    if embeddings is not None:
-        manifest = _score_embeddings(
-            embeddings,
-            output,
-            estimate,
-            run_config,
-            (architecture, logit_scale, logit_bias, inner_product),
-            device,
-        )
-    else:
+    if embeddings is None:
         manifest = _score_shards(shards or [], output, read, encode, estimate, run_config)
-    if not manifest.complete:
-        _show_slice(manifest, str(run_config.slice))
-        return
-    _show(manifest, output)
-    typer.echo(str(output))
+    else:
+        theirs = (architecture, logit_scale, logit_bias, inner_product)
+        manifest = _score_embeddings(embeddings, output, estimate, run_config, theirs, device)
+    if manifest.complete:
+        _show(manifest, output)
+        typer.echo(str(output))
+    else:
+        _show_slice(manifest, str(part))
+
+
+def _check_complete(
+    has_input: bool, has_output: bool, normalize: Normalization, tau: int | None
+) -> None:
+    """Refuse a command that lacks something."""
+    if not has_input:
+        raise UsageError("nothing to score", "name shards, or `embeddings`")
+    if not has_output:
+        raise UsageError("no `output`", "name a folder for the scores, or add `dry_run`")
+    if normalize is Normalization.TAU and tau is None:
+        raise UsageError("`normalize` tau needs a number of negatives", "add `tau`")
 
 
 def _check_given(given: Mapping[str, object], reference: str) -> None:

@@ -1,4 +1,4 @@
-"""Engines of one machine: this process, or a process for each device."""
+"""Engines of one machine: this process, its threads, or a process for each device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +47,27 @@ class InProcess:
         do = work.start(self.device, advance)
         for index, item in enumerate(items):
             yield index, do(item)
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Does items in threads of this process, for work that mostly waits for files."""
+
+    count: int
+    devices: tuple[str, ...] = ("cpu",)
+
+    def run(
+        self, work: Work[Item, Result], items: Sequence[Item], advance: Advance
+    ) -> Iterator[tuple[int, Result]]:
+        """See `Engine`."""
+        lock = threading.Lock()
+
+        def in_turn(amount: int, samples: int, failures: int = 0, /) -> None:
+            with lock:
+                advance(amount, samples, failures)
+
+        with ThreadPoolExecutor(max(1, self.count)) as threads:
+            yield from enumerate(threads.map(work.start("cpu", in_turn), items))
 
 
 @dataclass(frozen=True)

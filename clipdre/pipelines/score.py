@@ -26,7 +26,6 @@ from clipdre.formats.folders.manifest import (
 from clipdre.formats.folders.records import ModelRecord, ShardRecord, builtins
 from clipdre.formats.tars.samples import printable
 from clipdre.models.load import load_encoder, usable_device
-from clipdre.models.names import check_name
 from clipdre.pipelines.early import check_output, shard_records
 from clipdre.pipelines.engine import open_engine
 from clipdre.pipelines.stages import Stages
@@ -66,7 +65,6 @@ def score(
     """
     folder = ScoreFolder(output)
     check_output(folder, urls, config.estimate)
-    check_name(config.encode)
     column_names(config.read.keep)  # refuses those that cannot be
     shards = shard_records(urls)
     run = run or RunConfig()
