@@ -20,7 +20,6 @@ from clipdre.formats.folders.manifest import read_manifest
 from clipdre.models.load import load_encoder
 from clipdre.pipelines.measure import measure
 from clipdre.slices import Slice
-from clipdre.truth.pool import write_pool
 from tests.clusters_of_ray import cluster_of, kill_raylet
 from tests.helpers import TINY, all_files, read_scores, rows_of, subset_of, tiny_score
 from tests.pipelines import toys
@@ -29,19 +28,6 @@ from tests.pipelines.scoring import assert_same_scores
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'clipdre[ray]'")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 SHARDS = 24
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("many")
-    write_pool(folder, 20 * SHARDS, seed=7, noise={}, shard_size=20)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def local(many, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("local") / "scores"
-    return folder, tiny_score(many, folder)
 
 
 @pytest.fixture
@@ -58,23 +44,23 @@ def encoded(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("embeddings/metadata/m*")}
 
 
-def assert_same_folder(folder, local):
+def assert_same_folder(folder, unbroken):
     manifest = read_manifest(folder)
-    assert set(all_files(folder)) == set(all_files(local[0]))
+    assert set(all_files(folder)) == set(all_files(unbroken[0]))
     assert not list(folder.rglob(".unfinished-*"))
-    assert_same_scores(read_scores(folder, manifest), read_scores(*local), atol=1e-5)
+    assert_same_scores(read_scores(folder, manifest), read_scores(*unbroken), atol=1e-5)
     for by in ("log_ratio", "kl_text"):
-        kept = [rows_of(subset_of(of, by=by, top=0.3)) for of in ((folder, manifest), local)]
+        kept = [rows_of(subset_of(of, by=by, top=0.3)) for of in ((folder, manifest), unbroken)]
         assert kept[0]["key"].equals(kept[1]["key"])
 
 
-def test_a_cluster_gives_what_one_machine_gives(many, local, tmp_path, each_alone):
+def test_a_cluster_gives_what_one_machine_gives(many, unbroken, tmp_path, each_alone):
     with cluster_of(2) as cluster:
         tiny_score(many, tmp_path / "s", slice=Slice(1, 3))  # slices and engines mix
         before = encoded(tmp_path / "s")
         tiny_score(many, tmp_path / "s", engine=on(cluster))
         assert before.items() <= encoded(tmp_path / "s").items()
-        assert_same_folder(tmp_path / "s", local)
+        assert_same_folder(tmp_path / "s", unbroken)
         values = []
         for config in (
             MeasureConfig(device="cpu"),
@@ -83,13 +69,13 @@ def test_a_cluster_gives_what_one_machine_gives(many, local, tmp_path, each_alon
             folder = ScoreFolder(tmp_path / "s")
             measure(folder, read_manifest(tmp_path / "s"), toys.Centred(), config)
             columns = ColumnFolder(folder.columns / "centred")
-            files = [columns.file(shard.name) for shard in local[1].shards]
+            files = [columns.file(shard.name) for shard in unbroken[1].shards]
             values.append([file.read_bytes() for file in files])
             shutil.rmtree(columns.path)
         assert values[0] == values[1]
 
 
-def test_a_node_killed_while_it_encodes_loses_nothing(many, local, tmp_path, each_alone):
+def test_a_node_killed_while_it_encodes_loses_nothing(many, unbroken, tmp_path, each_alone):
     with cluster_of(2) as cluster:
 
         def kill():
@@ -101,7 +87,7 @@ def test_a_node_killed_while_it_encodes_loses_nothing(many, local, tmp_path, eac
         killer.start()
         tiny_score(many, tmp_path / "s", engine=on(cluster))
         killer.join()
-        assert_same_folder(tmp_path / "s", local)
+        assert_same_folder(tmp_path / "s", unbroken)
 
 
 def score_in_a_process(many, output, address):
@@ -110,7 +96,7 @@ def score_in_a_process(many, output, address):
 
 
 def test_after_driver_and_node_were_killed_the_next_run_does_the_rest(
-    many, local, tmp_path, each_alone
+    many, unbroken, tmp_path, each_alone
 ):
     with cluster_of(2) as cluster:
         driver = multiprocessing.get_context("spawn").Process(
@@ -128,7 +114,7 @@ def test_after_driver_and_node_were_killed_the_next_run_does_the_rest(
         assert 4 <= len(before) < SHARDS
         tiny_score(many, tmp_path / "s", engine=on(cluster))
         assert before.items() <= encoded(tmp_path / "s").items()
-        assert_same_folder(tmp_path / "s", local)
+        assert_same_folder(tmp_path / "s", unbroken)
 
 
 def test_another_model_on_a_worker_is_named():

@@ -15,25 +15,10 @@ from clipdre.errors import OutputError, ScoresError, UsageError
 from clipdre.formats.files.storage import exclusive, shared
 from clipdre.formats.folders.manifest import read_manifest
 from clipdre.slices import Slice
-from clipdre.truth.pool import write_pool
 from tests.helpers import TINY, all_files, read_scores, rows_of, subset_of, tiny_score
 from tests.pipelines.scoring import assert_same_scores, with_method
 
 SLICES = 8
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    """A pool of 24 shards."""
-    folder = tmp_path_factory.mktemp("many")
-    write_pool(folder, 480, seed=7, noise={}, shard_size=20)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def unbroken(many, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unbroken") / "scores"
-    return folder, tiny_score(many, folder)
 
 
 def encoded(folder):
