@@ -21,9 +21,9 @@ from clipdre.models.load import load_encoder
 from clipdre.pipelines.measure import measure
 from clipdre.slices import Slice
 from tests.clusters_of_ray import cluster_of, kill_raylet
-from tests.helpers import TINY, all_files, read_scores, rows_of, subset_of, tiny_score
+from tests.helpers import TINY, tiny_score
 from tests.pipelines import toys
-from tests.pipelines.scoring import assert_same_scores
+from tests.pipelines.scoring import assert_same_folder
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'clipdre[ray]'")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -42,16 +42,6 @@ def on(cluster):
 
 def encoded(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("embeddings/metadata/m*")}
-
-
-def assert_same_folder(folder, unbroken):
-    manifest = read_manifest(folder)
-    assert set(all_files(folder)) == set(all_files(unbroken[0]))
-    assert not list(folder.rglob(".unfinished-*"))
-    assert_same_scores(read_scores(folder, manifest), read_scores(*unbroken), atol=1e-5)
-    for by in ("log_ratio", "kl_text"):
-        kept = [rows_of(subset_of(of, by=by, top=0.3)) for of in ((folder, manifest), unbroken)]
-        assert kept[0]["key"].equals(kept[1]["key"])
 
 
 def test_a_cluster_gives_what_one_machine_gives(many, unbroken, tmp_path, each_alone):

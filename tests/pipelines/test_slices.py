@@ -6,7 +6,6 @@ import shutil
 import threading
 import time
 
-import numpy as np
 import pytest
 
 from clipdre.config import ReadConfig, ReferenceMethod
@@ -15,30 +14,14 @@ from clipdre.errors import OutputError, ScoresError, UsageError
 from clipdre.formats.files.storage import exclusive, shared
 from clipdre.formats.folders.manifest import read_manifest
 from clipdre.slices import Slice
-from tests.helpers import TINY, all_files, read_scores, rows_of, subset_of, tiny_score
-from tests.pipelines.scoring import assert_same_scores, with_method
+from tests.helpers import TINY, all_files, tiny_score
+from tests.pipelines.scoring import assert_same_folder, with_method
 
 SLICES = 8
 
 
 def encoded(folder):
     return sorted(path.name for path in folder.glob("embeddings/metadata/metadata_*"))
-
-
-def assert_same_folder(folder, unbroken):
-    """Everything is equal but vectors and scores, which are up to rounding."""
-    manifest = read_manifest(folder)
-    assert manifest.complete
-    files, expected = all_files(folder), all_files(unbroken[0])
-    assert set(files) == set(expected)
-    for name in expected:
-        if name.endswith("_emb.npy") or "_emb/" in name:
-            vectors = (np.load(place / name) for place in (folder, unbroken[0]))
-            np.testing.assert_allclose(*vectors, atol=1e-3)
-    assert_same_scores(read_scores(folder, manifest), read_scores(*unbroken), atol=1e-5)
-    for by in ("log_ratio", "kl_text", "similarity"):
-        kept = [rows_of(subset_of(of, by=by, top=0.3)) for of in ((folder, manifest), unbroken)]
-        assert kept[0]["key"].equals(kept[1]["key"])
 
 
 def test_slices_of_which_two_are_killed_end_like_one_run(many, unbroken, tmp_path):
