@@ -9,6 +9,11 @@ from dataclasses import dataclass
 
 from clipdre.errors import UsageError
 
+# What would drop the work of others: a problem, and its cure.
+OVERWRITES = (
+    "`slice` cannot be used with `overwrite`, which drops what other slices wrote",
+    "remove the folder first, or choose another `output`",
+)
 AUTO, VARIABLE = "auto", "CLIPDRE_SLICE"
 WRITTEN = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 # Of a SLURM job array.
@@ -59,6 +64,11 @@ def parse_slice(text: str, variables: Mapping[str, str] = os.environ) -> Slice:
     if found is None:
         raise UsageError(f"`slice` {text!r} is not a slice", f"use 1/8 to 8/8, or {AUTO}")
     return Slice(int(found[1]), int(found[2]))
+
+
+def as_slice(text: str | None) -> Slice | None:
+    """Return the slice that an argument names; None if it is not given."""
+    return None if text is None else parse_slice(text)
 
 
 def _of_environment(variables: Mapping[str, str]) -> Slice:

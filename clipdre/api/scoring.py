@@ -30,7 +30,7 @@ from clipdre.pipelines import measure as _measure
 from clipdre.pipelines import score as _score
 from clipdre.scorers.base import Scorer
 from clipdre.scorers.registry import find_scorer
-from clipdre.slices import parse_slice
+from clipdre.slices import as_slice
 
 PAIRINGS = tuple(
     NotWith(name, ("encode",), because="which has a field of that name")
@@ -92,17 +92,12 @@ def score(
     """
     given = {"model": model, "pretrained": pretrained, "device": device, "encode": encode}
     check(given, PAIRINGS)
-    check({"engine": engine, "address": address, "cpus_per_worker": cpus_per_worker}, WITH_RAY)
+    where = _engine_config(engine, address, cpus_per_worker)
     encode = encode or _encode_config(model, pretrained, device)
     config = _score.ScoreConfig(read or ReadConfig(), encode, estimate or EstimateConfig())
+    part = as_slice(slice)
     run = RunConfig(
-        overwrite,
-        discard_embeddings,
-        max_bad_fraction,
-        keep_reference,
-        prune,
-        None if slice is None else parse_slice(slice),
-        EngineConfig(chosen(EngineName, engine, "engine"), address, cpus_per_worker),
+        overwrite, discard_embeddings, max_bad_fraction, keep_reference, prune, part, where
     )
     manifest = _score.score(expand_shards(listed(shards)), Path(output), config, run)
     return Scores(ScoreFolder(Path(output)), manifest)
@@ -204,14 +199,19 @@ def measure(
     """
     if isinstance(scorer, str):
         scorer = find_scorer(scorer)(**(settings or {}))
-    check({"engine": engine, "address": address, "cpus_per_worker": cpus_per_worker}, WITH_RAY)
-    on = EngineConfig(chosen(EngineName, engine, "engine"), address, cpus_per_worker)
-    config = MeasureConfig(suffix, device, overwrite, engine=on)
-    if slice is not None:
-        part = parse_slice(slice)
+    where = _engine_config(engine, address, cpus_per_worker)
+    config = MeasureConfig(suffix, device, overwrite, engine=where)
+    if (part := as_slice(slice)) is not None:
         _measure.measure_slice(scores.folder, scores.manifest, scorer, part, config)
         return None
     return _measure.measure(scores.folder, scores.manifest, scorer, config)
+
+
+def _engine_config(
+    engine: EngineName | str, address: str | None, cpus_per_worker: int | None
+) -> EngineConfig:
+    check({"engine": engine, "address": address, "cpus_per_worker": cpus_per_worker}, WITH_RAY)
+    return EngineConfig(chosen(EngineName, engine, "engine"), address, cpus_per_worker)
 
 
 def diagnose(

@@ -18,7 +18,7 @@ from clipdre.selecting.listed import select_listed as _select_listed
 from clipdre.selecting.request import Quantity, Request
 from clipdre.selecting.select import Selection
 from clipdre.selecting.select import select as _select
-from clipdre.slices import parse_slice
+from clipdre.slices import as_slice
 
 
 def select(
@@ -154,7 +154,7 @@ def emit(
             writers,
             card,
             write_caption,
-            None if slice is None else parse_slice(slice),
+            as_slice(slice),
         ),
         shards=None if shards is None else expand_shards(listed(shards)),
         overwrite=overwrite,

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from clipdre.config import EngineName
-from clipdre.slices import Slice, parse_slice
 
 
 def no_stream(folder: Path | None) -> Path | None:
@@ -16,11 +15,6 @@ def no_stream(folder: Path | None) -> Path | None:
     if str(folder) == "-":
         raise typer.BadParameter("this command writes a folder, not a stream: name one")
     return folder
-
-
-def as_slice(text: str | None) -> Slice | None:
-    """Return the slice that an option names; without it None."""
-    return None if text is None else parse_slice(text)
 
 
 SliceOption = Annotated[

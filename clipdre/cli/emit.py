@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdre.cli import emit_options as write
-from clipdre.cli.common_options import Scores, SliceOption, as_slice
+from clipdre.cli.common_options import Scores, SliceOption
 from clipdre.cli.terminal import given_options
 from clipdre.config import EmitConfig
 from clipdre.only_with import OnlyWith, check
+from clipdre.slices import as_slice
 from clipdre.words import count
 
 if TYPE_CHECKING:

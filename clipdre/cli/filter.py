@@ -9,12 +9,13 @@ import typer
 
 from clipdre.cli import emit_options as write
 from clipdre.cli import select_options as keep
-from clipdre.cli.common_options import Scores, SliceOption, as_slice
+from clipdre.cli.common_options import Scores, SliceOption
 from clipdre.cli.selections import RULES, open_query, pairings, requested, selected
 from clipdre.cli.terminal import given_options
 from clipdre.config import TIME_LIMIT, EmitConfig
 from clipdre.errors import UsageError
 from clipdre.only_with import NotWith, OnlyWith, check
+from clipdre.slices import as_slice
 from clipdre.words import count
 
 if TYPE_CHECKING:

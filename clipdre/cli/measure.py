@@ -19,7 +19,6 @@ from clipdre.cli.common_options import (
     Engines,
     Scores,
     SliceOption,
-    as_slice,
 )
 from clipdre.cli.messages import with_messages
 from clipdre.cli.settings import Command, PlainHelp
@@ -27,7 +26,7 @@ from clipdre.cli.terminal import given_options
 from clipdre.cli.usage import help_text
 from clipdre.config import EngineConfig, EngineName, MeasureConfig
 from clipdre.only_with import WITH_RAY, check
-from clipdre.slices import Slice
+from clipdre.slices import Slice, as_slice
 from clipdre.words import count
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from clipdre.cli.common_options import (
     CpusPerWorker,
     Engines,
     SliceOption,
-    as_slice,
 )
 from clipdre.cli.read_options import IMAGE_KEY, read_config
 from clipdre.cli.terminal import given_options
@@ -39,6 +38,7 @@ from clipdre.config import (
 from clipdre.cpus import usable_cpus
 from clipdre.errors import UsageError
 from clipdre.only_with import WITH_RAY, NotWith, OnlyWith, check
+from clipdre.slices import as_slice
 
 if TYPE_CHECKING:
     from clipdre.formats.folders.manifest import Manifest

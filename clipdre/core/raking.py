@@ -52,10 +52,8 @@ def rake(counts: Floats, marginals: Sequence[Marginal]) -> tuple[Floats, float]:
     for _ in range(ROUNDS):
         for group, shares in marginals:
             reached = np.bincount(group, mass, len(shares))
-            mass = (
-                mass
-                * np.divide(shares, reached, out=np.zeros_like(shares), where=reached > 0)[group]
-            )
+            factors = np.divide(shares, reached, out=np.zeros_like(shares), where=reached > 0)
+            mass = mass * factors[group]
         error = max((_error(mass, marginal) for marginal in marginals), default=0.0)
         if error < CLOSE:
             break

@@ -31,7 +31,7 @@ from clipdre.errors import UsageError
 from clipdre.formats.files.outputs import OutputFolder, output_folder, read_json, write_json
 from clipdre.formats.files.parquet import save_table
 from clipdre.progress import Progress
-from clipdre.slices import Slice
+from clipdre.slices import OVERWRITES, Slice
 from clipdre.sql.expressions import FILE, ROW
 
 SOURCE_KEY = "source_key"
@@ -100,10 +100,7 @@ def write_tar_slice(
         As for `write_tar_folder`, also when other slices have another plan.
     """
     if overwrite:
-        raise UsageError(
-            "`slice` cannot be used with `overwrite`, which drops what other slices wrote",
-            "remove the folder first, or choose another `output`",
-        )
+        raise UsageError(*OVERWRITES)
     folder, plan = _checked(subset, output, config)
     with folder.held(together=True):
         _, finished = writing_folder(folder, plan, overwrite=False)

@@ -8,6 +8,7 @@ from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest, read_manifest
 from clipdre.pipelines.encoded import take_over
 from clipdre.pipelines.same_run import NAMED, continued, is_begun, is_same_run, settled_differences
+from clipdre.slices import OVERWRITES
 
 CURE = "give each slice the same shards and options, or choose another `output`"
 WITHOUT = "run the same command once without `slice`"
@@ -33,10 +34,7 @@ def join(folder: ScoreFolder, planned: Manifest, run: RunConfig) -> tuple[ScoreF
         If the slice is to overwrite: it would drop what the others wrote.
     """
     if run.overwrite:
-        raise UsageError(
-            "`slice` cannot be used with `overwrite`, which drops what other slices wrote",
-            "remove the folder first, or choose another `output`",
-        )
+        raise UsageError(*OVERWRITES)
     if folder.is_replacing:
         raise ScoresError(f"a run was killed as it replaced the scores in {folder.path}", WITHOUT)
     found = _first(folder, planned)
