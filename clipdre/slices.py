@@ -73,7 +73,8 @@ def as_slice(text: str | None) -> Slice | None:
 
 def _of_environment(variables: Mapping[str, str]) -> Slice:
     if VARIABLE in variables:
-        return parse_slice(variables[VARIABLE].replace(AUTO, f"{VARIABLE}={AUTO}"))
+        value = variables[VARIABLE]
+        return parse_slice(value if WRITTEN.fullmatch(value.strip()) else f"{VARIABLE}={value}")
     try:
         task, first, tasks = (int(variables[name]) for name in (TASK, FIRST, TASKS))
         step = int(variables.get(STEP, "1"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from clipdre.encoding.encode import ShardEmbeddings, failed_shard
-from clipdre.errors import InputError, ModelError
+from clipdre.errors import InputError, ModelError, UsageError
 from clipdre.formats.files.storage import unescaped_path
 from clipdre.formats.folders.embeddings import (
     LONGEST,
@@ -96,6 +97,8 @@ def open_embeddings(
         When the folder has no known layout, or none of its files can be read.
     ModelError
         When the logit scale of the model is neither given nor known.
+    UsageError
+        When the scale is not positive, or the scale or the bias is not finite.
     """
     layout = find_layout(folder, architecture)
     name = "unknown"
@@ -108,6 +111,11 @@ def open_embeddings(
         raise ModelError(
             "the embeddings do not record the logit scale of their model",
             f"pass `logit_scale` ({usual}), and `logit_bias` for SigLIP",
+        )
+    if not 0 < logit_scale < math.inf or not math.isfinite(logit_bias):
+        raise UsageError(
+            f"`logit_scale` is {logit_scale} and `logit_bias` {logit_bias}",
+            "use a positive scale, and finite numbers",
         )
     dim = _dim(layout, folder)
     kind = " inner product" if inner_product else ""

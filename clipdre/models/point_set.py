@@ -35,7 +35,7 @@ class PointSetHead(Record, frozen=True, kw_only=True):
 
     points: Annotated[int, msgspec.Meta(ge=1, le=MOST)]
     frequencies: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 1024
-    seed: int = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return vectors whose inner products are similarities: (n, f) to float32 (n, d)."""
@@ -78,5 +78,5 @@ def check_features(head: PointSetHead, features: int) -> None:
     if features % head.points or features // head.points < 2:
         raise ModelError(
             f"{features} features are not {head.points} points, each a weight and a direction",
-            f"set `points` in {FILE} to a divisor of {features}, below it",
+            f"set points in {FILE} to a divisor of {features}, below it",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -196,13 +197,17 @@ def _measured(
 ) -> MeasureRecord:
     """Fit the scorer, and measure the shards that are not done yet."""
     work, stamp = _fitted(scorer, columns, pool, written)
+    figures = {n: float(v) for n, v in work.learned.items() if v.ndim == 0}
+    if wrong := sorted(name for name, value in figures.items() if not math.isfinite(value)):
+        problem = f"scorer {scorer.name} cannot learn from this pool: {wrong[0]} is not finite"
+        raise ScoresError(problem, "use other settings: some are too large or too small")
     record = MeasureRecord(
         scorer=scorer.name,
         version=scorer.version,
         settings=builtins(scorer),
         stamp=stamp,
         columns=tuple(map(ColumnRecord.of, columns)),
-        figures={n: float(v) for n, v in work.learned.items() if v.ndim == 0},
+        figures=figures,
         rows=work.manifest.rows,
     )
     _measure_shards(work, pool.engine, record.stamp)

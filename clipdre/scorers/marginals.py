@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from textwrap import shorten
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,10 +19,14 @@ from clipdre.core.counts import count_texts, counts_of_texts, merge_texts
 from clipdre.core.raking import Marginal, rake
 from clipdre.errors import ScoresError, UsageError
 from clipdre.scorers.base import Arrays, Pool, Rows, setting
+from clipdre.words import one_line
 
 UNIFORM = "uniform"
 FORM = """write --target 'language = {en = 0.5, de = 0.5}' or 'language = "uniform"'"""
 MOST_CELLS = 1_000_000
+# Of which a sum stays finite.
+LARGEST = 1e100
+SHOWN = 100  # characters of a text in a message
 # Values of a row, null for what is missing.
 Cell = tuple[str | None, ...]
 
@@ -100,9 +105,14 @@ class Marginals:
         found: dict[str, dict[str, float] | str] = {}
         for text in self.target:
             try:
-                found |= tomllib.loads(text)
-            except tomllib.TOMLDecodeError as error:
-                raise UsageError(f"`target` {text!r} cannot be read: {error}", FORM) from error
+                own = tomllib.loads(text)
+            except (ValueError, RecursionError) as error:
+                shown = shorten(text, SHOWN, placeholder="...")
+                problem = f"`target` {shown!r} cannot be read: {one_line(error)}"
+                raise UsageError(problem, FORM) from error
+            if repeated := sorted(own.keys() & found.keys()):
+                raise UsageError(f"`target` names {repeated[0]} twice", "give all shares at once")
+            found |= own
         if not found:
             raise UsageError("`target` is missing", FORM)
         for name, shares in found.items():
@@ -145,12 +155,11 @@ class Marginals:
 
 
 def _are_shares(shares: object) -> bool:
-    if not isinstance(shares, dict) or not shares:
+    if not isinstance(shares, dict):
         return False
-    numbers = [
-        isinstance(value, int | float) and 0 <= value < math.inf for value in shares.values()
-    ]
-    return all(numbers) and sum(shares.values()) > 0
+    values = list(shares.values())
+    are_numbers = all(type(value) in (int, float) and 0 <= value <= LARGEST for value in values)
+    return are_numbers and any(values)
 
 
 def _marginal(

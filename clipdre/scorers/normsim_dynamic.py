@@ -64,7 +64,8 @@ class DynamicNormSim:
         hashes = pool.column("key_hash")
         ranks = np.zeros(len(pool), np.int64)
         left = self._first(pool, ranks, hashes)
-        sizes = np.linspace(len(left), max(1, round(self.keep * len(pool))), self.rounds + 1)
+        rounds = min(self.rounds, len(left))  # a round drops a pair or more
+        sizes = np.linspace(len(left), max(1, round(self.keep * len(pool))), rounds + 1)
         for n, size in enumerate([*np.round(sizes[1:]).astype(np.int64).tolist(), 0]):
             among = np.zeros(len(pool), bool)
             among[left] = True

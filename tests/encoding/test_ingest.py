@@ -13,7 +13,7 @@ from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.export import write_keys, write_uids
 from clipdre.emitting.relocate import relocated
 from clipdre.encoding.ingest import open_embeddings
-from clipdre.errors import InputError, ModelError, OutputError
+from clipdre.errors import InputError, ModelError, OutputError, UsageError
 from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.tars.samples import Reason, Stage
 from clipdre.pipelines.score import score_embeddings
@@ -93,6 +93,13 @@ class TestOpen:
         assert source.layout == "ClipRetrieval"
         assert (source.model.name, source.model.embedding_dim) == ("unknown", 128)
         assert (source.model.logit_scale, source.model.logit_bias) == (50, -3)
+
+    @pytest.mark.parametrize(
+        ("scale", "bias"), [(np.nan, 0.0), (np.inf, 0.0), (0.0, 0.0), (-1.0, 0.0), (1.0, np.nan)]
+    )
+    def test_scales_and_biases_that_are_not_usable_are_refused(self, scored, scale, bias):
+        with pytest.raises(UsageError, match=r"`logit_scale` is .*: use a positive scale"):
+            opened(scored[0] / "embeddings", scale=scale, bias=bias)
 
     def test_inner_products_have_no_usual_scale(self, datacomp):
         with pytest.raises(ModelError, match="do not record the logit scale") as caught:

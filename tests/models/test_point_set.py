@@ -125,6 +125,8 @@ def test_unit_vectors_for_what_compares_cosines(folder):
         ("{", "damaged"),
         ('{"points": 0}', "damaged"),
         ('{"points": 8, "width": 1}', "damaged"),
+        ('{"points": 8, "seed": -9223372036854775809}', "damaged"),
+        ('{"points": 8, "seed": 99999999999999999999999}', "damaged"),
         ('{"points": 7}', "not 7 points"),
         ('{"points": 128}', "not 128 points"),
     ],

@@ -348,3 +348,16 @@ def test_texts_and_gaps_are_stored_also_after_a_shard_without_rows(tmp_path):
     found = select(query, Rule((Step(where="word = 'a' AND gappy = 1"),)))
     assert found.table(["caption"])["caption"].to_pylist() == ["a hat", "a hat"]
     assert len(select(query, Rule((Step(where="gappy IS NULL"),)))) == 2
+
+
+class Overflowing(toys.Constant):
+    def fit(self, pool):
+        return {"largest": np.array(np.inf)}
+
+
+def test_figures_that_are_not_finite_are_refused_before_anything_is_recorded(scores):
+    """A record with one could not be read again, and would block the folder."""
+    with pytest.raises(ScoresError, match="cannot learn from this pool: largest is not finite"):
+        measure(*scores, Overflowing(), device="cpu")
+    assert not (scores[0].columns / "constant" / "record.json").exists()
+    assert "constant" not in ScoreQuery(*scores).columns

@@ -68,6 +68,13 @@ def test_two_columns_at_once(scores, attributes):
         (("language = {en = -1, de = 2}",), "no positive shares"),
         (("language = {en = 0}",), "no positive shares"),
         (("language = {en = 'x'}",), "no positive shares"),
+        (("language = {en = true}",), "no positive shares"),
+        (("language = {en = nan}",), "no positive shares"),
+        (("language = {en = 1e308, de = 1e308}",), "no positive shares"),
+        ((f"language = {{en = 1{'0' * 400}}}",), "no positive shares"),
+        ((f"language = {{en = 1{'0' * 5000}}}",), r"language = .* cannot be read: Exceeds"),
+        ((f"language = {'[' * 3000}{']' * 3000}",), "cannot be read"),
+        (("language = {en = 1}", "language = {de = 1}"), "names language twice"),
     ],
 )
 def test_wrong_targets_are_named(target, message):

@@ -45,6 +45,13 @@ def test_a_start_puts_the_others_last(scores):
     assert np.argsort(ranks)[:150][::-1].tolist() == expected
 
 
+def test_more_rounds_than_pairs_drop_one_at_a_time(scores):
+    rng = np.random.default_rng(7)
+    store_vectors(scores, rng.normal(size=(300, 8)), rng.normal(size=(300, 8)))
+    found, _ = measured(scores, DynamicNormSim(keep=0.01, start=0.02, rounds=10**9))
+    assert sorted(found["normsim_dynamic_rank"]) == list(range(1, 301))
+
+
 def test_it_prefers_what_is_common(scores):
     """Three in four images are of one kind: these stay."""
     rng = np.random.default_rng(6)
