@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +20,9 @@ from evidence.picture import Panel, save
 from evidence.pools import POOLS
 from evidence.report import read_rows
 from evidence.report import report as report_of
-from evidence.stored import WITHOUT_TEACHER, Results
+from evidence.stored import EVERYTHING, RANDOM, WITHOUT_TEACHER, Results
 from evidence.students import Recipe
-from evidence.subsets import FILTERS
+from evidence.subsets import FILTERS, TARGET
 
 BUILD = Path("build/evidence")
 STORED = Path("evidence/results")
@@ -33,10 +33,13 @@ PANELS = (
     Panel("copies", "own", "40% copies, by a model of this pool"),
 )
 QUICK = ("similarity", "log_ratio", "log-ratio-copies-last", "kl_text")
+OWN = (*QUICK[:-1], "similarity, copies last", "log-ratio-then-kl")
 BUDGETS = (0.10, 0.20, 0.45)
 SEEDS = range(5)
 # Which teachers score which pool in the full grid.
-FULL = dict.fromkeys(POOLS, ("strong", "weak", "own")) | {"small": ("clipdre-tiny", "weak", "own")}
+FULL = dict.fromkeys(POOLS, ("strong", "weak", "own")) | {
+    "small": ("clipdre-tiny", "tiny, a quarter", "own")
+}
 CLIPART = Path("../shared/data")
 
 
@@ -56,6 +59,10 @@ def main(  # noqa: PLR0913 (one parameter per option)
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model that scores --pool.")] = None,
     pretrained: Annotated[str | None, typer.Option(help="Its weights.")] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="Rule to compare on --pool, by its name in evidence/subsets.py; repeat."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Students of each rule and budget.")] = 3,
     steps: Annotated[
         int, typer.Option(min=20, help="Training steps of each student.")
@@ -75,7 +82,8 @@ def main(  # noqa: PLR0913 (one parameter per option)
     recipe = Recipe(steps=steps)
     torch.set_num_threads(1)  # students are small: more threads only wait for each other
     if pool:
-        _own(pool, model, pretrained, recipe, range(seeds), stored)
+        rules = _known(rule or OWN)
+        _own(pool, model, pretrained, recipe, rules, range(seeds), stored)
     elif full:
         _full(recipe, stored)
     else:
@@ -116,6 +124,7 @@ def _own(  # noqa: PLR0913
     model: str | None,
     pretrained: str | None,
     recipe: Recipe,
+    rules: Sequence[str],
     seeds: Iterable[int],
     stored: Path,
 ) -> None:
@@ -128,10 +137,19 @@ def _own(  # noqa: PLR0913
         name = f"own-{hashlib.sha256(repr((pool, teacher)).encode()).hexdigest()[:8]}"
         scores = clipdre.score(pool, BUILD / name / "scores", model=model, pretrained=pretrained)
         of = OwnBench(name, scores, read_pairs(scores), recipe)
-    rules = [name for name in FILTERS if name != "negcliploss-normsim"]
-    grid = list(cells([teacher], ["everything", "random", *rules], BUDGETS, list(seeds)))
-    for row in run(of, iter(grid), Results(stored / f"{of.name}.parquet")):
+    grid = cells([teacher], [EVERYTHING, RANDOM, *rules], BUDGETS, list(seeds))
+    for row in run(of, grid, Results(stored / f"{of.name}.parquet")):
         _say(row)
+
+
+def _known(rules: Sequence[str]) -> Sequence[str]:
+    """Return rules that a pool of one's own can be filtered by: it has no target."""
+    for name in rules:
+        if name not in FILTERS:
+            raise ClipdreError(f"there is no rule {name!r}", f"choose from {', '.join(FILTERS)}")
+        if any(TARGET in settings.values() for settings in FILTERS[name].measures.values()):
+            raise ClipdreError(f"rule {name} needs a target", "leave it out")
+    return rules
 
 
 if __name__ == "__main__":

@@ -149,19 +149,19 @@ class WorldBench:
     def _score(self, name: str, output: Path) -> None:
         teacher = TEACHERS[name]
         target = clean_pairs(self.plan.world, TARGET_PAIRS, TEST_SEED + 1)
-        if teacher.model is not None:
+        if model := teacher.model_below(self.folder.parent):
             target.write(self.folder / "target")
             assert len(self.pairs)  # which are on disk now
-            self._score_with(teacher.model, self.folder / "target", self.target(name))
-            self._score_with(teacher.model, self.folder, output)
+            self._score_with(model, self.folder / "target", self.target(name))
+            self._score_with(model, self.folder, output)
             return
         learned = self.pairs
         if teacher.clean:
             learned = as_pairs(clean_pairs(self.plan.world, len(self.pairs), TEST_SEED + 2))
         trainer = Trainer(learned, teacher.recipe)
         student = trainer.train(np.arange(len(learned)), SEED)
-        score_student(trainer, student, as_pairs(target), self.target(name))
-        score_student(trainer, student, self.pairs, output)
+        score_student(trainer, student, as_pairs(target), self.target(name), teacher.scale)
+        score_student(trainer, student, self.pairs, output, teacher.scale)
 
     def _score_with(self, model: str, source: Path, output: Path) -> None:
         clipdre.score(source / "shards", output, model=model, device="cpu", overwrite=True)

@@ -16,6 +16,7 @@ from evidence.students import Rows
 
 TARGET = "TARGET"  # stands for the scores of clean pairs, in settings
 BUDGET = "{n}"  # stands for the number of pairs to keep
+TIMES = "times"  # the column of rules that may draw a pair twice
 WIDEN = 1.8  # as in the recipes: how many pairs the second step chooses from
 
 
@@ -35,14 +36,16 @@ class Filter:
     measures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def rows(self, scores: clipdre.Scores, n: int, target: Path, seed: int) -> Rows:
-        """Return the rows of the pool that it keeps, in pool order."""
+        """Return the rows of the pool that it keeps, in pool order, each as often as drawn."""
         for scorer, settings in self.measures.items():
             filled = {k: str(target) if v == TARGET else v for k, v in settings.items()}
             clipdre.measure(scores, scorer, settings=filled, device="cpu")
         rule = {name: _filled(value, n) for name, value in self.rule.items()}
         with warnings.catch_warnings():  # rules that lose are there to be seen
             warnings.simplefilter("ignore", UnreliableEstimateWarning)
-            return rows_of(scores, clipdre.select(scores, seed=seed, **rule).places)
+            kept = clipdre.select(scores, seed=seed, **rule)
+        rows, columns = rows_of(scores, kept.places), kept.table()
+        return np.repeat(rows, columns[TIMES]) if TIMES in columns.column_names else rows
 
 
 def rows_of(scores: clipdre.Scores, places: Any) -> Rows:
@@ -58,16 +61,46 @@ def _filled(value: Any, n: int) -> Any:
     return value.format(n=n, wide=round(WIDEN * n)) if isinstance(value, str) else value
 
 
-def _best(by: str, **rule: Any) -> Filter:
-    return Filter({"by": by, "top": BUDGET, **rule})
+def _best(
+    by: str, where: str | None = None, distinct: bool = False, **measures: Mapping[str, Any]
+) -> Filter:
+    rule = {"by": by, "top": BUDGET, "where": where, "distinct": distinct}
+    return Filter(rule, _by_scorer(measures))
 
 
 def _recipe(name: str, **measures: Mapping[str, Any]) -> Filter:
-    by_scorer = {scorer.replace("_", "-"): settings for scorer, settings in measures.items()}
-    return Filter({"recipe": name, "budget": BUDGET}, by_scorer)
+    return Filter({"recipe": name, "budget": BUDGET}, _by_scorer(measures))
+
+
+def _by_scorer(measures: Mapping[str, Any]) -> dict[str, Any]:
+    return {scorer.replace("_", "-"): settings for scorer, settings in measures.items()}
 
 
 CLUSTERS = {"clusters": 100}
+# Rules of scorers, most of them published; settings fit 16,000 pairs.
+OTHERS: dict[str, Filter] = {
+    "negcliploss": _recipe("negcliploss"),
+    "normsim-dynamic of negcliploss": Filter(
+        {"by": "normsim_dynamic_rank", "bottom": BUDGET},
+        {"normsim-dynamic": {"start": 0.6, "by": "negcliploss", "keep": 0.1}},
+    ),
+    "dc": _recipe("dc"),
+    "union of log_ratio and kl_text": _recipe("union"),
+    "soft-cap": Filter({"recipe": "soft-cap", "budget": BUDGET, "settings": {"per_round": "500"}}),
+    "whitened": _best("likelihood_image + likelihood_text", whitened={}),
+    "clipcov": _best("clipcov + 2 * similarity", clipcov=CLUSTERS),
+    "log_ratio after semdedup": _best(
+        "log_ratio", where="duplicate_similarity <= 0.95", semantic_duplicates=CLUSTERS
+    ),
+    "log_ratio after density pruning": _best(
+        "log_ratio", where="dbp_rank <= dbp_quota", density_pruning={"keep": 0.6, **CLUSTERS}
+    ),
+    "dsir": _recipe("dsir", importance_resampling={"target": TARGET}),
+    "wfpp": _recipe("wfpp", word_frequency={}),
+    "metaclip": Filter(
+        {"by_log": "ln(metaclip_probability)", "sample": BUDGET}, {"metaclip": {"tail_share": 0.06}}
+    ),
+}
 FILTERS: dict[str, Filter] = {
     "similarity": _best("similarity"),
     "log_ratio": _best("log_ratio"),
@@ -84,4 +117,5 @@ FILTERS: dict[str, Filter] = {
     "lemon": _recipe("lemon", lemon={}),
     "kl_text": _best("kl_text"),
     "uniform-kl": _recipe("uniform-kl"),
+    **OTHERS,
 }

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from evidence import __main__ as command
@@ -38,6 +39,19 @@ def test_the_picture_is_that_of_the_stored_results(tmp_path):
     assert one == other
 
 
+def invoked(*options):
+    app = typer.Typer()
+    app.command()(command.main)
+    return CliRunner().invoke(app, options)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"), [("kl", "there is no rule 'kl'"), ("dsir", "rule dsir needs a target")]
+)
+def test_rules_that_cannot_be_compared(rule, message):
+    assert message in str(invoked("--pool", "nowhere", "--rule", rule).exception)
+
+
 @pytest.fixture
 def shards(tmp_path):
     members = [
@@ -52,13 +66,8 @@ def shards(tmp_path):
 def test_a_pool_of_ones_own(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "BUILD", tmp_path / "build")
     monkeypatch.setattr(command, "BUDGETS", (0.5,))
-    monkeypatch.setattr(command, "FILTERS", dict.fromkeys(["similarity", "log_ratio"]))
-    import typer
-
-    app = typer.Typer()
-    app.command()(command.main)
     options = ["--pool", str(shards), "--model", "clipdre-tiny", "--seeds", "1", "--steps", "20"]
-    done = CliRunner().invoke(app, options)
+    done = invoked(*options, "--rule", "similarity", "--rule", "log_ratio")
     assert done.exit_code == 0, done.output
     rows = read_rows(tmp_path / "build" / "results")
     assert [row["rule"] for row in rows] == ["everything", "random", "similarity", "log_ratio"]
