@@ -291,7 +291,7 @@ class MeasureConfig:
 
 @dataclass(frozen=True)
 class EmitConfig:
-    """How kept samples become shards. The number of writers does not change results.
+    """How kept samples become shards. Neither writers nor engine change results.
 
     Attributes
     ----------
@@ -309,6 +309,7 @@ class EmitConfig:
         Put the caption of the row into each sample, as its ``txt`` member.
     slice : Slice or None
         Write only the tars of this slice, and no summary.
+    engine : EngineConfig
     """
 
     shard_size: int = 10_000
@@ -318,6 +319,7 @@ class EmitConfig:
     card: bool = False
     write_caption: bool = False
     slice: Slice | None = None
+    engine: EngineConfig = EngineConfig()
 
 
 @dataclass(frozen=True)

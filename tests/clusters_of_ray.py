@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 
+from clipdre.config import EngineConfig, EngineName
+
 # A node that is gone is noticed after a second, not after half a minute.
 QUICK = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 300,
     "health_check_failure_threshold": 3,
 }
+# Marks of modules that use Ray: nothing may hang, and Ray opens sockets and files that it closes
+# when the process ends.
+RAY = [pytest.mark.timeout(180), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 MEMORY = 80 * 1024 * 1024
 
 
@@ -34,6 +39,11 @@ def cluster_of(nodes: int) -> Iterator[Any]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def on(cluster: Any) -> EngineConfig:
+    """The engine of a cluster."""
+    return EngineConfig(EngineName.RAY, cluster.address)
 
 
 def kill_raylet(node: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -10,6 +12,7 @@ from hypothesis import settings
 from clipdre.core.reliability import TRUSTED_POOL
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.truth.pool import write_pool
+from tests.clusters_of_ray import cluster_of
 from tests.helpers import tiny_score, unmeasured
 
 # Machines that run tests may be busy: speed is measured elsewhere.
@@ -34,6 +37,13 @@ def scored(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     manifest = tiny_score(pool, folder)
     assert 0.5 < manifest.pool_reliability["kl_text"] < TRUSTED_POOL
     return folder, unmeasured(folder)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of two nodes, for tests that lose none of them."""
+    with cluster_of(2) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clipdre.api.arguments import Places, chosen, listed
+from clipdre.api.arguments import Places, chosen, engine_config, listed
 from clipdre.api.scores import Scores
 from clipdre.config import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
     Architecture,
     EncodeConfig,
-    EngineConfig,
     EngineName,
     EstimateConfig,
     MeasureConfig,
@@ -25,7 +24,7 @@ from clipdre.doctor import diagnose as _diagnose
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.records import MeasureRecord
 from clipdre.formats.tars.places import expand_shards
-from clipdre.only_with import WITH_RAY, NotWith, check
+from clipdre.only_with import NotWith, check
 from clipdre.pipelines import measure as _measure
 from clipdre.pipelines import score as _score
 from clipdre.scorers.base import Scorer
@@ -92,7 +91,7 @@ def score(
     """
     given = {"model": model, "pretrained": pretrained, "device": device, "encode": encode}
     check(given, PAIRINGS)
-    where = _engine_config(engine, address, cpus_per_worker)
+    where = engine_config(engine, address, cpus_per_worker)
     encode = encode or _encode_config(model, pretrained, device)
     config = _score.ScoreConfig(read or ReadConfig(), encode, estimate or EstimateConfig())
     part = as_slice(slice)
@@ -199,19 +198,12 @@ def measure(
     """
     if isinstance(scorer, str):
         scorer = find_scorer(scorer)(**(settings or {}))
-    where = _engine_config(engine, address, cpus_per_worker)
+    where = engine_config(engine, address, cpus_per_worker)
     config = MeasureConfig(suffix, device, overwrite, engine=where)
     if (part := as_slice(slice)) is not None:
         _measure.measure_slice(scores.folder, scores.manifest, scorer, part, config)
         return None
     return _measure.measure(scores.folder, scores.manifest, scorer, config)
-
-
-def _engine_config(
-    engine: EngineName | str, address: str | None, cpus_per_worker: int | None
-) -> EngineConfig:
-    check({"engine": engine, "address": address, "cpus_per_worker": cpus_per_worker}, WITH_RAY)
-    return EngineConfig(chosen(EngineName, engine, "engine"), address, cpus_per_worker)
 
 
 def diagnose(
@@ -220,8 +212,16 @@ def diagnose(
     read: ReadConfig | None = None,
     decode: bool = False,
     workers: int = 1,
+    engine: EngineName | str = EngineName.LOCAL,
+    address: str | None = None,
+    cpus_per_worker: int | None = None,
 ) -> Diagnosis:
     """Check shards as `clipdre doctor` does; see `clipdre.doctor.diagnose`.
+
+    Parameters
+    ----------
+    engine, address, cpus_per_worker
+        As for `score`; by default each CPU of a Ray cluster is a worker.
 
     Examples
     --------
@@ -230,4 +230,5 @@ def diagnose(
     ['unreadable_image']
     """
     urls = expand_shards(listed(shards))
-    return _diagnose(urls, read or ReadConfig(), decode=decode, workers=workers)
+    where = engine_config(engine, address, cpus_per_worker)
+    return _diagnose(urls, read or ReadConfig(), decode=decode, workers=workers, engine=where)

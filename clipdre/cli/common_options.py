@@ -58,6 +58,17 @@ CpusPerWorker = Annotated[
         rich_help_panel="Run",
     ),
 ]
+OneCpu = Annotated[
+    int | None,
+    typer.Option(
+        "--cpus-per-worker",
+        min=1,
+        help="CPUs of each Ray worker.  (default: 1)",
+        metavar="N",
+        show_default=False,
+        rich_help_panel="Run",
+    ),
+]
 Scores = Annotated[
     Path, typer.Argument(help="Score folder, as 'clipdre score' printed it.", metavar="SCORES")
 ]

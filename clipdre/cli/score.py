@@ -37,7 +37,7 @@ from clipdre.config import (
 )
 from clipdre.cpus import usable_cpus
 from clipdre.errors import UsageError
-from clipdre.only_with import WITH_RAY, NotWith, OnlyWith, check
+from clipdre.only_with import WITH_RAY, NotWith, OnlyWith, check, without_ray
 from clipdre.slices import as_slice
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ RULES: tuple[OnlyWith | NotWith, ...] = (
     NotWith("slice", ("overwrite",), because="which drops what other slices wrote"),
     NotWith("engine", ("embeddings",), because="which are encoded already"),
     NotWith("engine", ("dry_run",), because="which tries this machine"),
-    NotWith("workers", ("engine",), EngineName.RAY.value, because="which has `cpus_per_worker`"),
+    without_ray("workers"),
     *WITH_RAY,
     OnlyWith("limit", ("dry_run",), because="which tries so many samples"),
     OnlyWith("json", ("dry_run",)),

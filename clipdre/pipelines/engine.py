@@ -1,19 +1,15 @@
-"""The engine that a run asks for, once all machines of it are known to fit together."""
+"""The engine that a run of a model asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from clipdre.config import EngineConfig, EngineName
 from clipdre.engines.base import Engine
 from clipdre.engines.local import local_engine
-from clipdre.errors import OutputError
-from clipdre.formats.files.storage import TEMPORARY_PREFIX, local_path
+from clipdre.engines.open import open_ray
 from clipdre.models.load import usable_devices
-from clipdre.words import one_line
 
 
 def open_engine(
@@ -24,36 +20,15 @@ def open_engine(
     Parameters
     ----------
     inputs : sequence of str
-        Paths or URLs that are read; of many, the first and the last are looked for on every node.
+        Paths or URLs that are read.
 
     Raises
     ------
     UsageError, ModelError, OutputError
-        With the node and what is wrong there, before anything is done.
+        As `clipdre.engines.open.open_ray`.
     """
     if config.name is EngineName.LOCAL:
         return local_engine(usable_devices(device)), None
-    from clipdre.engines.nodes import check_nodes  # noqa: PLC0415
-    from clipdre.engines.ray import connect  # noqa: PLC0415
-
     devices = usable_devices("cpu" if device == "cpu" else "auto")
-    engine = connect(config.address, config.cpus_per_worker, device, devices)
-    local = [path for url in inputs if (path := local_path(url)) is not None]
-    with _witness(output) as witness:
-        check_nodes(engine.gpus, engine.cpus, [witness, *local[:1], *local[-1:]])
+    engine = open_ray(config, device, devices, output=output, inputs=inputs)
     return engine, engine.cpus
-
-
-@contextmanager
-def _witness(output: Path) -> Iterator[Path]:
-    """Yield a new file at or above `output`, which nodes see only if they share its file system."""
-    nearest = next(
-        path for path in (output.absolute(), *output.absolute().parents) if path.is_dir()
-    )
-    try:
-        with NamedTemporaryFile(dir=nearest, prefix=f"{TEMPORARY_PREFIX}witness-") as file:
-            yield Path(file.name)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {nearest} ({one_line(error)})", "choose another `output`"
-        ) from error
