@@ -338,6 +338,8 @@ class LookConfig:
         Longest side of a thumbnail in pixels.
     blur_by : str or None
         SQL condition; thumbnails of pairs that fulfil it are blurred.
+    engine : EngineConfig
+        Where images are read and made small.
     """
 
     columns: tuple[str, ...] = ()
@@ -345,3 +347,4 @@ class LookConfig:
     thumbnails: int = 300
     side: int = 160
     blur_by: str | None = None
+    engine: EngineConfig = EngineConfig()

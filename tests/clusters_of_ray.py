@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,13 @@ QUICK = {
 # when the process ends.
 RAY = [pytest.mark.timeout(180), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 MEMORY = 80 * 1024 * 1024
+
+
+def with_ray(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that uses Ray, in a module of others."""
+    for mark in RAY:
+        test = mark(test)
+    return test
 
 
 @contextmanager

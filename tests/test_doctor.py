@@ -8,7 +8,7 @@ import pytest
 from clipdre.config import ReadConfig
 from clipdre.doctor import ADVICE, diagnose
 from clipdre.formats.tars.samples import NoteKind, Reason
-from tests.clusters_of_ray import on
+from tests.clusters_of_ray import on, with_ray
 from tests.corpus import GOOD, KINDS
 from tests.helpers import pair, png, write_tar
 
@@ -77,8 +77,7 @@ def test_processes_find_what_threads_find(places, monkeypatch):
     assert (found.samples, found.good) == (15, 10)
 
 
-@pytest.mark.timeout(180)
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@with_ray
 def test_a_cluster_finds_what_threads_find(cluster, places):
     found = diagnose(places, ReadConfig(), decode=True, engine=on(cluster))
     assert found == diagnose(places, ReadConfig(), decode=True)

@@ -11,6 +11,7 @@ from clipdre.formats.folders.embeddings import embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.kept import fields_without_values
 from clipdre.formats.folders.manifest import Manifest, read_manifest
+from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.tars.samples import Reason
 from clipdre.formats.tars.seen import members_seen
 from clipdre.pipelines.same_run import identity_of
@@ -120,15 +121,13 @@ def check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
         )
 
 
-def check_whole(folder: ScoreFolder, manifest: Manifest) -> None:
-    """Check that rows and failures, as the files hold them, are the samples of each shard."""
-    for shard in manifest.shards:
-        rows = count_rows(folder.scores(shard.name))
-        failures = count_rows(folder.failures(shard.name))
-        if (rows, failures) != (shard.rows, sum(shard.failures.values())):
-            raise ScoresError(
-                f"{shard.name}: its files hold {count(rows, 'row')} and "
-                f"{count(failures, 'failure')} of {count(shard.samples, 'sample')}, "
-                f"so something else wrote to {folder.path}",
-                "pass `overwrite`",
-            )
+def check_whole(folder: ScoreFolder, shard: ShardRecord, rows: int) -> None:
+    """Check that rows and failures, as the files hold them, are the samples of a shard."""
+    failures = count_rows(folder.failures(shard.name))
+    if (rows, failures) != (shard.rows, sum(shard.failures.values())):
+        raise ScoresError(
+            f"{shard.name}: its files hold {count(rows, 'row')} and "
+            f"{count(failures, 'failure')} of {count(shard.samples, 'sample')}, "
+            f"so something else wrote to {folder.path}",
+            "pass `overwrite`",
+        )

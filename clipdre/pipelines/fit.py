@@ -166,8 +166,7 @@ class FitPool:
 
     @cached_property
     def _digests(self) -> list[str]:
-        names = [shard.name for shard in self.reader.manifest.shards]
-        return row_digests(self.reader.folder, names)
+        return row_digests(self.reader.folder, self.reader.manifest.shards)
 
     @property
     def encoder(self) -> Encoder:

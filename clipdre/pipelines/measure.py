@@ -24,7 +24,6 @@ from clipdre.formats.folders.columns import (
     RESERVED,
     ColumnFolder,
     column_folders,
-    is_current,
     row_digests,
 )
 from clipdre.formats.folders.folder import ScoreFolder
@@ -155,7 +154,7 @@ def _current(
     if (
         record is None
         or record.stamp != _stamp(asking, columns)
-        or not is_current(written, record, reader.folder, reader.manifest)
+        or not reader.is_current(written, record)
     ):
         return None
     return record
@@ -274,7 +273,7 @@ def _measure_shards(
     work: MeasureWork, engine: Engine, stamp: str, part: Slice | None = None
 ) -> None:
     shards = work.manifest.shards
-    digests = row_digests(work.folder, [shard.name for shard in shards])
+    digests = row_digests(work.folder, shards)
     stamps = [work.written.stamp(stamp, rows) for rows in digests]
     left = [
         (index, own)

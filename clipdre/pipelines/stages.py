@@ -34,7 +34,6 @@ from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.pipelines.checks import (
     check_share,
     check_usable,
-    check_whole,
     is_failed_try,
     note_columns,
     warn_of_fields,
@@ -43,6 +42,7 @@ from clipdre.pipelines.checks import (
 from clipdre.pipelines.duplicates import Duplicates, own_pairs, write_duplicates
 from clipdre.pipelines.encoded import TRANSIENT, encoding_stamp, is_encoded, recounted, take_over
 from clipdre.pipelines.same_run import continued, difference, is_begun, is_same_run
+from clipdre.pipelines.scored import read_scored
 from clipdre.pipelines.slices import join
 from clipdre.progress import Progress
 from clipdre.slices import Slice
@@ -226,12 +226,12 @@ class Stages:
             for _ in self.engine.run(work, ranges, progress.advance):
                 pass
         record = usable_reference(reference, manifest.model)
-        check_whole(self.folder, manifest)
-        write_duplicates(self.folder, manifest, Duplicates(hashes, leaders, alike))
+        scored = read_scored(self.folder, manifest.shards)
+        write_duplicates(self.folder, manifest, Duplicates(hashes, leaders, alike), scored)
         return msgspec.structs.replace(
             manifest,
             reference=record,
-            pool_reliability=pool_reliability(self.folder, manifest.shards),
+            pool_reliability=pool_reliability(shard.halves for shard in scored),
             quantiles=pool_quantiles(self.folder, manifest),
             complete=True,
         )

@@ -12,7 +12,7 @@ import msgspec
 import pyarrow.compute as pc
 
 from clipdre.errors import OutputError, ScoresError
-from clipdre.formats.files.parquet import SCORE_AGAIN, count_rows, read_table
+from clipdre.formats.files.parquet import SCORE_AGAIN, Footer, read_footer, read_table
 from clipdre.formats.files.storage import REPLACEMENT, TEMPORARY_PREFIX
 from clipdre.formats.folders.manifest import MANIFEST, is_own_manifest, read_manifest
 from clipdre.formats.folders.records import ShardRecord
@@ -45,14 +45,19 @@ class ScoreFolder:
         """Return the path of a shard's scores: one row per scored sample, in shard order."""
         return self.path / "scores" / f"{shard}.parquet"
 
+    def checked(self, shard: ShardRecord) -> Footer:
+        """Return the footer of a shard's scores; `ScoresError` if its rows are not those stated."""
+        path = self.scores(shard.name)
+        found = read_footer(path)
+        if found.rows != shard.rows:
+            stated = f"{count(found.rows, 'row')}, but the manifest counts {shard.rows:,}"
+            raise ScoresError(f"{path} has {stated}", SCORE_AGAIN)
+        return found
+
     def checked_scores(self, shard: ShardRecord) -> Path:
         """Return the path of a shard's scores; `ScoresError` if they are not as many as stated."""
-        path = self.scores(shard.name)
-        rows = count_rows(path)
-        if rows != shard.rows:
-            problem = f"{path} has {count(rows, 'row')}, but the manifest counts {shard.rows:,}"
-            raise ScoresError(problem, SCORE_AGAIN)
-        return path
+        self.checked(shard)
+        return self.scores(shard.name)
 
     def failures(self, shard: str) -> Path:
         """Return the path of a shard's failures: one row per sample without scores."""
