@@ -23,6 +23,7 @@ from clipdre.doctor import Diagnosis
 from clipdre.doctor import diagnose as _diagnose
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.records import MeasureRecord
+from clipdre.formats.folders.working_copy import local_copy
 from clipdre.formats.tars.places import expand_shards
 from clipdre.only_with import NotWith, check
 from clipdre.pipelines import measure as _measure
@@ -56,12 +57,15 @@ def score(
     engine: EngineName | str = EngineName.LOCAL,
     address: str | None = None,
     cpus_per_worker: int | None = None,
+    scratch: str | Path | None = None,
 ) -> Scores:
     """Score folders, tars, globs, brace patterns or URLs; see `clipdre.pipelines.score.score`.
 
     Parameters
     ----------
     shards : path or sequence of paths
+    output : path or URL
+        Score folder, on a disk or in a store.
     model, pretrained, device : str, Path or None
         As on the command line; None for the defaults. Other settings of the encoder are fields of
         `encode`, which then has these too.
@@ -76,6 +80,8 @@ def score(
         else a new one on this machine.
     cpus_per_worker : int or None
         CPUs of each Ray worker; None shares those of the smallest node among its GPUs.
+    scratch : path or None
+        Local folder for the working copy of a score folder in a store; None for the user's cache.
 
     Raises
     ------
@@ -98,8 +104,9 @@ def score(
     run = RunConfig(
         overwrite, discard_embeddings, max_bad_fraction, keep_reference, prune, part, where
     )
-    manifest = _score.score(expand_shards(listed(shards)), Path(output), config, run)
-    return Scores(ScoreFolder(Path(output)), manifest)
+    path = local_copy(output, scratch)
+    manifest = _score.score(expand_shards(listed(shards)), path, config, run)
+    return Scores(ScoreFolder(path), manifest)
 
 
 def _encode_config(
@@ -127,11 +134,14 @@ def score_embeddings(
     overwrite: bool = False,
     discard_embeddings: bool = False,
     max_bad_fraction: float = 1.0,
+    scratch: str | Path | None = None,
 ) -> Scores:
     """Score a score folder, DataComp metadata or clip-retrieval output, without encoding.
 
     Parameters
     ----------
+    embeddings, output : path or URL
+        Score folders may be in stores; `scratch` is then as for `score`.
     architecture : {"l14", "b32"}
         Model of DataComp's metadata.
     logit_scale, logit_bias : float
@@ -149,9 +159,10 @@ def score_embeddings(
     >>> scores.manifest.model.logit_scale
     30.0
     """
+    path = local_copy(output, scratch)
     manifest = _score.score_stored(
-        Path(embeddings),
-        Path(output),
+        local_copy(embeddings, scratch),
+        path,
         estimate or EstimateConfig(),
         architecture=chosen(Architecture, architecture, "architecture").value,
         logit_scale=logit_scale,
@@ -160,7 +171,7 @@ def score_embeddings(
         device=device,
         run=RunConfig(overwrite, discard_embeddings, max_bad_fraction),
     )
-    return Scores(ScoreFolder(Path(output)), manifest)
+    return Scores(ScoreFolder(path), manifest)
 
 
 def measure(

@@ -13,8 +13,7 @@ from clipdre.errors import OutputError
 from clipdre.formats.files.outputs import OutputFolder, parent_folder, read_json
 from clipdre.formats.files.remote import redacted
 from clipdre.formats.files.storage import REPLACEMENT, local_path, real
-from clipdre.formats.folders.folder import PARTS
-from clipdre.formats.folders.manifest import MANIFEST
+from clipdre.formats.folders.layout import MANIFEST, PARTS
 from clipdre.words import changed
 
 SUMMARY = "summary.json"

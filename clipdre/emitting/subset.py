@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from clipdre.errors import OutputError
+from clipdre.errors import OutputError, named
 from clipdre.formats.files.remote import is_remote
 from clipdre.formats.files.storage import real
 from clipdre.formats.folders.records import builtins
@@ -172,7 +172,7 @@ class Subset:
             "steps": [asdict(step) for step in selection.steps],
             "pool": selection.pool,
             "kept": len(selection),
-            "scores": str(real(selection.query.folder.path)),
+            "scores": named(str(real(selection.query.folder.path))),
             "joined": [asdict(join) for join in selection.query.joins],
             "model": {"name": model.name, "pretrained": model.pretrained, "digest": model.digest},
             "reference": builtins(self.manifest.reference),

@@ -97,6 +97,7 @@ def check_reference(folder: ScoreFolder, manifest: Manifest) -> ReferenceCheck:
     record = manifest.reference
     if record is None:
         raise ScoresError(f"{folder.path} records no reference", SCORE_AGAIN)
+    folder.store.fetch(folder.reference, folder.embeddings)
     # A saved reference belongs to another pool, a kept one to the pool as it was.
     own = ReferenceFolder(folder.reference)
     same = own.record() == record and record.version == VERSION and not manifest.keeps_reference

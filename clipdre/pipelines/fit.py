@@ -232,6 +232,7 @@ class FitPool:
             training = concatenated([vectors.take(modality, rows) for modality in modalities])
             found = spherical_kmeans(training, count, seed).numpy()
             _write_part(path, {"centroids": found}, stamp, first=True)
+            self.reader.folder.store.publish(path)
         centroids: npt.NDArray[np.float32] = safetensors.numpy.load_file(path)["centroids"]
         return centroids
 
@@ -246,6 +247,7 @@ class FitPool:
             pool, scratch = self.reader.pool, self.parts
             leaders = find_leaders(pool, ranks, threshold, scratch, device, (modality,))
             _write_part(path, {"leaders": leaders}, stamp, first=True)
+            self.reader.folder.store.publish(path)
         found: npt.NDArray[np.int64] = safetensors.numpy.load_file(path)["leaders"]
         return found
 

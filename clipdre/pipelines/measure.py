@@ -29,7 +29,7 @@ from clipdre.formats.folders.columns import (
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
 from clipdre.formats.folders.records import ColumnRecord, MeasureRecord, builtins
-from clipdre.pipelines.engine import open_engine
+from clipdre.pipelines.engine import followed, open_engine
 from clipdre.pipelines.fit import FitPool, WaitingError, digest_of
 from clipdre.pipelines.rows import PoolReader
 from clipdre.progress import Progress
@@ -61,6 +61,7 @@ def measure(
         When the suffix is not a name, or a column would have the name of another one.
     """
     config = config or MeasureConfig()
+    _open_columns(folder)
     columns, final = _columns(folder, manifest, scorer, config)
     replacement = ColumnFolder(final.path.with_name(f".{final.name}"))
     replacing = _is_replaced(final, scorer, config.overwrite) or _is_finished(replacement)
@@ -75,6 +76,7 @@ def measure(
         (written.path / PLAN).unlink(missing_ok=True)
     if replacing:
         _swap(written.path, final.path)
+    folder.store.settle()
     return record
 
 
@@ -105,12 +107,13 @@ def measure_slice(
     config = config or MeasureConfig()
     if config.overwrite:
         raise UsageError("`slice` cannot be used with `overwrite`", "choose a `suffix`")
+    _open_columns(folder)
     columns, final = _columns(folder, manifest, scorer, config)
     _is_replaced(final, scorer, overwrite=False)  # refuses other settings
     with shared(folder.path), shared(final.path):
         remove_unfinished(final.path, "**")
         pool = replace(_pool(folder, manifest, scorer, config, final), slice=part)
-        _check_plan(final, pool)
+        _check_plan(folder, final, pool)
         if _current(pool, columns, final) is not None:
             return ""
         try:
@@ -119,6 +122,12 @@ def measure_slice(
             return f"{waiting.step}: {count(waiting.missing, 'part')}"
         _measure_shards(work, pool.engine, stamp, part)
     return ""
+
+
+def _open_columns(folder: ScoreFolder) -> None:
+    """Make what was measured there, finished or not, available here."""
+    folder.store.check_writable()
+    folder.store.fetch(folder.columns)
 
 
 def _columns(
@@ -139,6 +148,7 @@ def _pool(
     written: ColumnFolder,
 ) -> FitPool:
     engine, _ = open_engine(config.engine, config.device, folder.path)
+    engine = followed(engine, folder)
     identity = {"scorer": scorer.name, "version": scorer.version, "settings": builtins(scorer)}
     reader = PoolReader(folder, manifest, engine.devices[0], config.rows_at_once)
     return FitPool(reader, engine, identity, written.path / FIT)
@@ -160,13 +170,14 @@ def _current(
     return record
 
 
-def _check_plan(written: ColumnFolder, pool: FitPool) -> None:
+def _check_plan(folder: ScoreFolder, written: ColumnFolder, pool: FitPool) -> None:
     """Write what the slices measure, or refuse one that differs from what is written."""
     path = written.path / PLAN
     plan = msgspec.json.encode(pool.identity, order="deterministic")
     if not path.exists():
         with committed(path, first=True) as temporary:
             temporary.write_bytes(plan)
+        folder.store.publish(path)
     begun = path.read_bytes()
     if begun != plan:
         before, now = (_flat(msgspec.json.decode(each)) for each in (begun, plan))

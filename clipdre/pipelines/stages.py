@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import chain
 
 import msgspec
 import numpy as np
@@ -27,7 +27,7 @@ from clipdre.estimating.jobs import (
 from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.files.storage import exclusive, remove_unfinished, shared
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
-from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.folder import ScoreFolder, folder_at
 from clipdre.formats.folders.manifest import Manifest, read_complete_manifest, read_manifest
 from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.reference import ReferenceFolder
@@ -76,11 +76,18 @@ class Stages:
 
         A slice only encodes; the manifest that it returns has its shards only, and is unfinished.
         """
+        found = self._run(planned, run)
+        if run.slice is None:
+            self.folder.store.settle()
+        return found
+
+    def _run(self, planned: Manifest, run: RunConfig) -> Manifest:
         folder = self.folder
         _check_saved(planned)
         if run.slice is not None:
             return self._slice(planned, run, run.slice)
         with exclusive(folder.path):
+            folder.store.fetch(folder.replacement.path, folder.abandoned.path)
             folder.finish_replacement()  # of a run that was killed at that
             if run.overwrite:
                 return self._started_over(planned, run)
@@ -96,6 +103,7 @@ class Stages:
                 return self._finished(planned, run, None)
             if is_same_run(found, planned):
                 return self._finished(planned, run, found)
+            folder.store.fetch(folder.path)
             if not folder.embeddings.exists() and found.complete:
                 raise ScoresError(
                     f"{folder.path} keeps no embeddings, and other scores need them",
@@ -144,6 +152,8 @@ class Stages:
                 self._take_over(source, new, planned)
         folder.remove_abandoned()
         finished = replace(self, folder=new)._finished(planned, run, read_manifest(new.path))
+        folder.store.push()
+        folder.store.claim(folder.path)
         folder.finish_replacement()
         return finished
 
@@ -154,7 +164,9 @@ class Stages:
         if found is not None:  # files are stamped with the record that was written first
             planned = msgspec.structs.replace(planned, model=found.model)
         if found is None or not found.complete or (self.work is not None and _has_transient(found)):
+            folder.store.fetch(folder.path)
             planned.write(folder.path)  # first: if this run is killed, it is still this run
+            folder.store.push()
             if self.source is not None:
                 self._take_over(self.source, folder, planned)
             shards = self._encoded(planned)
@@ -172,6 +184,7 @@ class Stages:
                 found.write(folder.path)
             warn_of_shards(found)
         if run.discard_embeddings:
+            folder.store.claim(folder.embeddings)
             shutil.rmtree(folder.embeddings, ignore_errors=True)
         return found
 
@@ -186,6 +199,8 @@ class Stages:
         mine = list(zip(manifest.shards, files, strict=True))
         if part is not None:
             mine = [pair for position, pair in enumerate(mine) if part.takes(position)]
+            needed = [[self.folder.failures(shard.name), *own.paths] for shard, own in mine]
+            self.folder.store.fetch(*chain.from_iterable(needed))
         with Progress("encode", sum(shard.nbytes for shard, _ in mine)) as progress:
             for shard, own in mine:
                 stamp = encoding_stamp(manifest, shard)
@@ -214,7 +229,7 @@ class Stages:
         own = ReferenceFolder(self.folder.reference)
         reference, kept = own.path, manifest.keeps_reference
         if config.saved is not None:
-            reference, kept = ScoreFolder(Path(config.saved)).reference, True
+            reference, kept = folder_at(config.saved).reference, True
         alike = usable_reference(reference, manifest.model).alike if kept else config.alike
         leaders = leaders_of(pool, hashes, manifest.model, alike, own, device)
         if not kept:
@@ -254,8 +269,10 @@ def _check_saved(planned: Manifest) -> None:
     config, model = planned.estimating, planned.model
     if config.saved is None:
         return
-    saved = read_complete_manifest(Path(config.saved)).model
-    usable_reference(ScoreFolder(Path(config.saved)).reference, model)
+    folder = folder_at(config.saved)
+    saved = read_complete_manifest(folder.path).model
+    folder.store.fetch(folder.reference)
+    usable_reference(folder.reference, model)
     difference = saved.redefined(model)
     if difference is None and not saved.fingerprint and saved.name != model.name:
         difference = f"name ({changed(saved.name, model.name)})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -14,15 +14,14 @@ import pyarrow.compute as pc
 from clipdre.errors import OutputError, ScoresError
 from clipdre.formats.files.parquet import SCORE_AGAIN, Footer, read_footer, read_table
 from clipdre.formats.files.storage import REPLACEMENT, TEMPORARY_PREFIX
-from clipdre.formats.folders.manifest import MANIFEST, is_own_manifest, read_manifest
+from clipdre.formats.folders.layout import ABANDONED, MANIFEST, PARTS
+from clipdre.formats.folders.manifest import is_own_manifest, read_manifest
 from clipdre.formats.folders.records import ShardRecord
+from clipdre.formats.folders.store import Store
+from clipdre.formats.folders.working_copy import local_copy, refresh, store_of
 from clipdre.words import count
 
-# Everything that a run writes below its folder, besides the manifest.
-PARTS = ("scores", "failures", "embeddings", "reference", "columns")
 MOVING = "moving"
-# Subfolder for the replacement of an earlier plan until its embeddings have been taken over.
-ABANDONED = ".abandoned"
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,21 @@ class FailureExample:
 
 @dataclass(frozen=True)
 class ScoreFolder:
-    """A folder that `clipdre score` writes: manifest, scores, failures, embeddings."""
+    """A folder that `clipdre score` writes: manifest, scores, failures, embeddings.
+
+    Attributes
+    ----------
+    path : Path
+        Of the folder, or of its working copy if it is in a store.
+    store : Store
+        Where files come from and go to; workers on this machine are given it with the folder.
+    """
 
     path: Path
+    store: Store = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "store", store_of(self.path))
 
     def scores(self, shard: str) -> Path:
         """Return the path of a shard's scores: one row per scored sample, in shard order."""
@@ -104,6 +115,7 @@ class ScoreFolder:
 
         A run that was killed at its very start leaves nothing but a temporary file.
         """
+        refresh(self.path)
         if not self.path.is_dir():
             return not self.path.exists()
         return all(path.name.startswith(TEMPORARY_PREFIX) for path in self.path.iterdir())
@@ -185,6 +197,11 @@ class ScoreFolder:
                 f"cannot replace the scores in {self.path}: {error.strerror}",
                 "fix this and run the same command again to resume",
             ) from error
+
+
+def folder_at(place: str | Path) -> ScoreFolder:
+    """Return the score folder at a path or URL."""
+    return ScoreFolder(local_copy(place))
 
 
 def _is_complete(folder: Path) -> bool:
