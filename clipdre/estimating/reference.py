@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,20 +18,44 @@ from clipdre.config import EstimateConfig, Own, ReferenceMethod
 from clipdre.core.cells import Cells
 from clipdre.core.modality import Modality
 from clipdre.core.moments import Moments
-from clipdre.core.partition import QueryGroups, leave_out
 from clipdre.core.stratified import HALVES
-from clipdre.core.tiles import logits_of
+from clipdre.engines.base import Engine
+from clipdre.engines.local import InProcess
 from clipdre.errors import InputError, ScoresError
-from clipdre.estimating.alike import Rows, find_leaders, inverse
+from clipdre.estimating.alike import Rows, find_leaders
 from clipdre.estimating.groups import Groups, half_of
-from clipdre.formats.folders.embeddings import StoredPool, float_rows, release, stored_type
+from clipdre.estimating.passes import (
+    CENTROIDS,
+    GROUPED,
+    GROUPS,
+    HASHES,
+    Block,
+    BlockWork,
+    CellRange,
+    CellWork,
+    GroupRange,
+    GroupWork,
+    Queries,
+    block_name,
+)
+from clipdre.estimating.runs import (
+    Runs,
+    blocks_of,
+    engine_for,
+    identity_of,
+    ranges_of,
+    run_missing,
+)
+from clipdre.formats.folders.embeddings import StoredPool, stored_type
+from clipdre.formats.folders.parts import Arrays, Parts, digest_of
 from clipdre.formats.folders.records import VERSION, ModelRecord, NearRecord, ReferenceRecord
-from clipdre.formats.folders.reference import Hashes, ReferenceFolder
+from clipdre.formats.folders.reference import SEGMENT_BYTES, Hashes, ReferenceFolder, segment
 from clipdre.progress import Progress
 from clipdre.words import count as counted
 
+# Subfolders for what is not complete yet.
+FINDING, BUILDING = ".finding", ".building"
 EXACT_UP_TO = 32_768
-TILE_ROWS = 2048
 FOLDS = 16
 # More, smaller cells miss less at equal cost, until the centroids themselves cost as much.
 CELLS_PER_ROOT = 3
@@ -52,7 +77,7 @@ def leaders_of(  # noqa: PLR0913 (a pool, how to read it, and where to)
     model: ModelRecord,
     alike: float,
     folder: ReferenceFolder,
-    device: torch.device,
+    engine: Engine,
 ) -> Rows:
     """Return the row that leads each row's group of alike pairs, found once and kept in `folder`.
 
@@ -60,14 +85,13 @@ def leaders_of(  # noqa: PLR0913 (a pool, how to read it, and where to)
     """
     if len(pool) < 2:
         return np.arange(len(pool))
-    settings = f"{alike} {model.identity}"
-    digest = hashlib.sha256(settings.encode() + hashes.tobytes()).hexdigest()
+    digest = _digest(f"{alike} {model.identity}", hashes)
     leaders = folder.leaders(digest, len(pool))
     if leaders is None:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        ranks = inverse(np.argsort(hashes, kind="stable"))
-        leaders = find_leaders(pool, ranks, alike, folder.path, device)
+        parts = Parts(folder.path / FINDING, digest)
+        leaders = find_leaders(pool, np.argsort(hashes, kind="stable"), alike, parts, engine)
         folder.write_leaders(leaders, digest)
+        parts.remove()
     return leaders
 
 
@@ -78,6 +102,7 @@ def build_reference(  # noqa: PLR0913 (a pool, how to read it, and where to)
     model: ModelRecord,
     config: EstimateConfig,
     folder: ReferenceFolder,
+    engine: Engine | None = None,
 ) -> ReferenceRecord:
     """Write the reference of a pool, or keep the one that is there if it is the same.
 
@@ -88,6 +113,9 @@ def build_reference(  # noqa: PLR0913 (a pool, how to read it, and where to)
         queries.
     leaders : int64 array of shape (n,)
         See `leaders_of`.
+    engine : Engine, optional
+        Where the passes over the pool run; in this process by default. The files do not depend on
+        it. What it has done is kept beside them until they are complete, so a killed run resumes.
 
     Raises
     ------
@@ -100,9 +128,9 @@ def build_reference(  # noqa: PLR0913 (a pool, how to read it, and where to)
         found = folder.record()
         if found is not None and found.digest == record.digest:
             return found
-    order = np.argsort(hashes, kind="stable")
+    engine = engine_for(engine or InProcess("cpu"), len(pool))
     groups = Groups.led_by(leaders, half_of(hashes))
-    near = _Builder(pool, hashes, order, groups, record, folder).build()
+    near = _Builder(pool, hashes, groups, record, folder, engine).build()
     share = float(np.mean([n.share for n in near.values()])) if near else 0.0
     if share > BREAK_EVEN and config.method is ReferenceMethod.AUTO:
         warnings.warn(
@@ -113,9 +141,10 @@ def build_reference(  # noqa: PLR0913 (a pool, how to read it, and where to)
         record = msgspec.structs.replace(
             record, method=ReferenceMethod.EXACT.value, bulk=0, folds=0, neighbors=0
         )
-        near = _Builder(pool, hashes, order, groups, record, folder).build()
+        near = _Builder(pool, hashes, groups, record, folder, engine).build()
     finished = msgspec.structs.replace(record, near=near)
     folder.write_record(finished)
+    Parts(folder.path / BUILDING, "").remove()
     return finished
 
 
@@ -149,7 +178,7 @@ def _planned(
         f"{VERSION} {method.value} {neighbors} {bulk} {folds} {MISSED} {SAFETY} {config.alike} "
         f"{config.own.value} {model.identity}"
     )
-    digest = hashlib.sha256(settings.encode() + hashes.tobytes()).hexdigest()
+    digest = _digest(settings, hashes)
     return ReferenceRecord(
         method=method.value,
         pairs=pairs,
@@ -169,11 +198,28 @@ def _planned(
     )
 
 
-def _moments(pool: StoredPool, modality: Modality) -> Moments:
-    moments = Moments.empty(pool.dim)
-    for _, tile in pool.tiles(modality, TILE_ROWS):
-        moments = moments.merge(Moments.of(tile))
-    return moments
+def _digest(settings: str, values: npt.NDArray[np.integer]) -> str:
+    digest = hashlib.sha256(settings.encode())
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def smallest(hashes: Hashes, n: int) -> Rows:
+    """Return the `n` rows of smallest hash, ascending; without sorting, or copying, all rows.
+
+    The order is stable, so that repeated hashes give the same draw.
+    """
+    if n >= len(hashes):
+        return np.argsort(hashes, kind="stable")
+    rows = np.flatnonzero(hashes <= np.partition(hashes, n)[n])
+    return rows[np.argsort(hashes[rows], kind="stable")][:n]
+
+
+def largest(hashes: Hashes, n: int) -> Rows:
+    """Return the `n` rows of largest hash, or all, in the order of `smallest`."""
+    least = max(0, len(hashes) - n)
+    rows = np.flatnonzero(hashes >= np.partition(hashes, least)[least])
+    return rows[np.argsort(hashes[rows], kind="stable")][-n:]
 
 
 def bulk_rows(order: Rows, halves: Rows, bulk: int, folds: int) -> Rows:
@@ -199,8 +245,6 @@ class _Builder:
 
     Attributes
     ----------
-    order : int64 array of shape (n,)
-        The pool's rows by key hash; a stable order, so that repeated hashes give the same draw.
     groups : Groups
     record : ReferenceRecord
         Everything but how near counterparts are chosen.
@@ -208,115 +252,190 @@ class _Builder:
 
     pool: StoredPool
     hashes: Hashes
-    order: Rows
     groups: Groups
     record: ReferenceRecord
     folder: ReferenceFolder
+    engine: Engine
 
     @property
     def _kind(self) -> type[np.floating]:
         return stored_type(self.record.inner_product)
 
+    @property
+    def _cells(self) -> int | None:
+        """Number of cells; None if the reference holds no pool."""
+        if self.record.method == ReferenceMethod.SAMPLE:
+            return None
+        if self.record.method == ReferenceMethod.EXACT:
+            return 1
+        pairs = len(self.pool)
+        return max(1, min(pairs // 8, round(CELLS_PER_ROOT * float(np.sqrt(pairs)))))
+
     def build(self) -> dict[Modality, NearRecord]:
         """Write all files but the record; return how near counterparts are chosen."""
-        self.folder.write_moments({m: _moments(self.pool, m) for m in Modality})
-        self._write_groups()
+        digest = _digest(f"{self.record.digest} {self.record.method}", self.groups.of_rows)
+        parts = Parts(self.folder.path / BUILDING, digest)
+        parts.share(HASHES, self.hashes)
+        parts.share(GROUPS, self.groups.of_rows)
+        self._write_groups(parts)
         if self.record.bulk:
             self._write_bulk()
-        if self.record.method == ReferenceMethod.SAMPLE:
-            for modality in Modality:
-                self._write_places(modality, np.arange(len(self.pool)))
-            return {}
-        near: dict[Modality, NearRecord] = {}
-        with Progress("reference", 4 * len(self.pool)) as progress:
-            for modality in Modality:
-                cells, rows = self._sorted_into_cells(modality, progress)
-                self._write_pool(modality, rows, progress)
-                if cells is not None:
-                    self.folder.write_cells(modality, cells)
-                    near[modality] = self._calibrated(modality, cells, rows)
-        return near
-
-    def _write_groups(self) -> None:
-        """Write the sizes of groups and the sums of their vectors."""
-        counts, of_rows = self.groups.counts, torch.from_numpy(self.groups.of_rows)
-        self.folder.write("group_count", counts)
+        stratified = self.record.method == ReferenceMethod.STRATIFIED
+        if stratified:
+            self._train_centroids(parts)
+        passes = 2 if self._cells is None else 4
+        with Progress("reference", passes * len(self.pool)) as progress:
+            blocks = self._blocks(parts)
+            work = BlockWork(self.pool, parts, self._cells)
+            run_missing(self.engine, work, blocks, parts, progress)
+            self._write_moments(parts, blocks)
+            if self._cells is None:
+                for modality in Modality:
+                    whole = {HASHES: self.hashes, GROUPS: self.groups.of_rows}
+                    self._write_places(modality, [whole])
+                return {}
+            ranges = self._merge(parts, blocks, progress)
         for modality in Modality:
-            name, shape = f"group_sum_{modality}", (len(counts), self.pool.dim)
-            if not len(counts):  # numpy maps no array without elements
-                self.folder.write(name, np.zeros(shape, np.float32))
-                continue
-            with self.folder.writing(name, shape, np.float32) as sums:
-                for start, tile in self.pool.tiles(modality, TILE_ROWS):
-                    of_tile = of_rows[start : start + len(tile)]
-                    grouped = of_tile < len(counts)
-                    torch.from_numpy(sums).index_add_(0, of_tile[grouped], tile[grouped])
+            own = (cells.part for cells in ranges if cells.modality is modality)
+            self._write_places(modality, map(parts.read, own))
+        return {m: self._calibrated(m, parts, ranges) for m in Modality} if stratified else {}
 
-    def _write_places(self, modality: Modality, rows: Rows) -> None:
-        """Write key hashes and groups in the order of `rows`."""
-        self.folder.write(f"pool_hash_{modality}", self.hashes[rows])
-        self.folder.write(f"pool_group_{modality}", self.groups.of_rows[rows])
+    def _blocks(self, parts: Parts) -> list[Block]:
+        """Return all blocks, those of images first."""
+        rows = blocks_of(len(self.pool))
+        made_of = [identity_of(self.pool, block) for block in rows]
+        blocks = []
+        for m in Modality:
+            # Training may end with other last bits on another machine.
+            trained = parts.digest(f"{CENTROIDS}-{m}")
+            blocks += [
+                Block(block_name("moments", m, n), f"{made_of[n]} {trained}", len(own), m, n, own)
+                for n, own in enumerate(rows)
+            ]
+        return blocks
+
+    def _write_moments(self, parts: Parts, blocks: list[Block]) -> None:
+        """Merge the moments of blocks in their order, so that they are the same to the last bit."""
+        moments = {m: Moments.empty(self.pool.dim) for m in Modality}
+        for block in blocks:
+            arrays = parts.read(block.part)
+            mean, covariance = (torch.from_numpy(arrays[n]) for n in ("mean", "covariance"))
+            part = Moments(int(arrays["count"]), mean, covariance)
+            moments[block.modality] = moments[block.modality].merge(part)
+        self.folder.write_moments(moments)
+
+    def _write_groups(self, parts: Parts) -> None:
+        """Write the sizes of groups and the sums of their vectors."""
+        counts, of_rows = self.groups.counts, self.groups.of_rows
+        self.folder.write("group_count", counts)
+        if not len(counts):  # numpy maps no array without elements
+            for modality in Modality:
+                self.folder.keep_segments(f"group_sum_{modality}", 1)
+                self.folder.write(f"group_sum_{modality}", np.zeros((0, self.pool.dim), np.float32))
+            return
+        grouped = np.flatnonzero(of_rows < len(counts))
+        parts.share(GROUPED, grouped[np.argsort(of_rows[grouped], kind="stable")])
+        ends = np.concatenate([[0], np.cumsum(counts.sum(axis=1))]).tolist()
+        most = max(1, SEGMENT_BYTES // (4 * self.pool.dim))
+        lows = range(0, len(counts), most)
+        ranges = []
+        for modality in Modality:
+            self.folder.keep_segments(f"group_sum_{modality}", len(lows))
+            for n, low in enumerate(lows):
+                file = segment(f"group_sum_{modality}", n, len(lows))
+                high = min(low + most, len(counts))
+                start, stop = ends[low], ends[high]
+                place = low, high, start, stop
+                ranges.append(GroupRange(file, "", stop - start, modality, file, *place))
+        work = GroupWork(self.pool, self.folder, parts)
+        with Progress("groups", HALVES * len(grouped)) as progress:
+            run_missing(engine_for(self.engine, len(grouped)), work, ranges, parts, progress)
+
+    def _write_places(self, modality: Modality, pieces: Iterable[Arrays]) -> None:
+        """Write key hashes and groups, which are in pieces."""
+        length, start = (len(self.pool),), 0
+        with (
+            self.folder.writing(f"pool_hash_{modality}", length, np.uint64) as hashes,
+            self.folder.writing(f"pool_group_{modality}", length, np.int64) as groups,
+        ):
+            for piece in pieces:
+                stop = start + len(piece[HASHES])
+                hashes[start:stop], groups[start:stop] = piece[HASHES], piece[GROUPS]
+                start = stop
 
     def _write_bulk(self) -> None:
-        halves = half_of(self.hashes)
-        rows = bulk_rows(self.order, halves, self.record.bulk, self.record.folds)
+        halves, bulk = half_of(self.hashes), self.record.bulk
+        of_halves = (np.flatnonzero(halves == half) for half in range(HALVES))
+        order = [own[smallest(self.hashes[own], bulk // HALVES)] for own in of_halves]
+        rows = bulk_rows(np.concatenate(order), halves, bulk, self.record.folds)
         self.folder.write("bulk_hash", self.hashes[rows])
         for modality in Modality:
             vectors = self.pool.take(modality, rows).numpy().astype(self._kind)
             self.folder.write(f"bulk_{modality}", vectors)
 
-    def _sorted_into_cells(
-        self, modality: Modality, progress: Progress
-    ) -> tuple[Cells | None, Rows]:
-        """Return the cells, None if exact, and the pool's rows by cell and half."""
-        pairs, halves = len(self.pool), half_of(self.hashes)
-        if self.record.method == ReferenceMethod.EXACT:
-            progress.advance(pairs)
-            return None, np.argsort(halves, kind="stable")
+    def _train_centroids(self, parts: Parts) -> None:
+        """Train the centroids of both modalities on a sample, and keep them."""
         # faiss takes long to load, and exact runs do not need it
-        from clipdre.clusters.kmeans import TRAINING_PER_CELL, cluster  # noqa: PLC0415
+        from clipdre.clusters.kmeans import TRAINING_PER_CELL, trained_centroids  # noqa: PLC0415
 
-        count = max(1, min(pairs // 8, round(CELLS_PER_ROOT * pairs**0.5)))
+        count = self._cells
+        assert count is not None
+        rows = smallest(self.hashes, TRAINING_PER_CELL * count)
+        made_of = identity_of(self.pool, range(len(self.pool)))
+        for modality in Modality:
+            name = f"{CENTROIDS}-{modality}"
+            if not parts.has(name, made_of):
+                found = trained_centroids(self.pool.take(modality, rows), count)
+                parts.write(name, {CENTROIDS: found.numpy()}, made_of)
 
-        def tiles() -> Iterator[tuple[int, Tensor]]:
-            for start, tile in self.pool.tiles(modality, TILE_ROWS):
-                yield start, tile
-                progress.advance(len(tile))
+    def _merge(self, parts: Parts, blocks: list[Block], progress: Progress) -> list[CellRange]:
+        """Write the vectors of both modalities by cell and half; return what was written."""
+        most = len(blocks[0].rows)
+        runs = {
+            m: Runs(
+                [parts.file(block_name("run", m, b.number)) for b in blocks if b.modality is m],
+                most,
+            )
+            for m in Modality
+        }
+        counts = {m: own.counts() for m, own in runs.items()}
+        made_of = digest_of([block.made_of for block in blocks])
+        ranges = []
+        for m, own in counts.items():
+            of_cells = own.reshape(-1, HALVES).sum(axis=1)
+            row_bytes = self.pool.dim * np.dtype(self._kind).itemsize
+            found = list(ranges_of(of_cells, max(1, SEGMENT_BYTES // row_bytes)))
+            self.folder.keep_segments(f"pool_{m}", len(found))
+            for n, (low, high) in enumerate(found):
+                file = segment(f"pool_{m}", n, len(found))
+                size = int(of_cells[low:high].sum())
+                ranges.append(CellRange(file, made_of, size, m, file, low, high))
+        shape = self.pool.dim, self._kind
+        work = CellWork(self.folder, parts, shape, runs, counts, self._queries())
+        run_missing(self.engine, work, ranges, parts, progress)
+        return ranges
 
-        training = self.pool.take(modality, self.order[: TRAINING_PER_CELL * count])
-        cells, assigned = cluster(training, count, pairs, tiles)
-        return cells, np.lexsort((halves, assigned))
+    def _queries(self) -> dict[Modality, Queries]:
+        """Return the queries that measure the cells of each modality, if there are several."""
+        if self.record.method != ReferenceMethod.STRATIFIED:
+            return {}
+        rows = largest(self.hashes, HELD_OUT)
+        own = self.record.own == Own.LEFT_OUT
+        groups = torch.from_numpy(self.groups.of_rows[rows]) if own else None
+        logits = self.record.logit_scale, self.record.logit_bias
+        return {m: Queries(self.pool.take(m.other, rows), groups, *logits) for m in Modality}
 
-    def _write_pool(self, modality: Modality, rows: Rows, progress: Progress) -> None:
-        """Write all vectors in the order of `rows`."""
-        place = inverse(rows)
-        self._write_places(modality, rows)
-        shape = len(self.pool), self.pool.dim
-        with self.folder.writing(f"pool_{modality}", shape, self._kind) as vectors:
-            for start, tile in self.pool.tiles(modality, TILE_ROWS):
-                vectors[place[start : start + len(tile)]] = tile.numpy().astype(self._kind)
-                progress.advance(len(tile))
-
-    def _calibrated(self, modality: Modality, cells: Cells, rows: Rows) -> NearRecord:
-        """Return the smallest margin at which held-out queries have enough near."""
-        record, held_out = self.record, self.order[-HELD_OUT:]
-        queries = self.pool.take(modality.other, held_out)
-        groups = torch.from_numpy(self.groups.of_rows)
-        own = QueryGroups.of(groups[held_out])
-        masses = torch.full((len(queries), len(cells)), float("-inf"), dtype=torch.float64)
-        shape = len(self.pool), self.pool.dim
-        vectors, start = self.folder.array(f"pool_{modality}", self._kind, *shape), 0
-        for mass, count in zip(masses.T, cells.counts.tolist(), strict=True):
-            for low in range(start, start + count, TILE_ROWS):
-                members = float_rows(vectors[low : min(low + TILE_ROWS, start + count)])
-                logits = logits_of(queries * record.logit_scale, members, record.logit_bias)
-                if record.own == Own.LEFT_OUT:
-                    of_members = groups[rows[low : low + len(members)]]
-                    leave_out(logits, own.left_out(of_members))
-                mass.copy_(torch.logaddexp(mass, logits.double().logsumexp(dim=1)))
-            start += count
-        release(vectors)
-        return _smallest_margin(queries, cells, torch.softmax(masses, dim=1), record)
+    def _calibrated(
+        self, modality: Modality, parts: Parts, ranges: Sequence[CellRange]
+    ) -> NearRecord:
+        """Write the cells; return the smallest margin at which queries have enough near."""
+        found = [parts.read(cells.part) for cells in ranges if cells.modality is modality]
+        names = (field.name for field in fields(Cells))
+        cells = Cells(*(torch.from_numpy(np.concatenate([p[n] for p in found])) for n in names))
+        self.folder.write_cells(modality, cells)
+        masses = torch.from_numpy(np.concatenate([part["masses"] for part in found])).T
+        queries = self._queries()[modality].vectors
+        return _smallest_margin(queries, cells, torch.softmax(masses, dim=1), self.record)
 
 
 def _smallest_margin(

@@ -28,9 +28,10 @@ from clipdre.formats.folders.columns import (
 )
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.parts import digest_of
 from clipdre.formats.folders.records import ColumnRecord, MeasureRecord, builtins
 from clipdre.pipelines.engine import followed, open_engine
-from clipdre.pipelines.fit import FitPool, WaitingError, digest_of
+from clipdre.pipelines.fit import FitPool, WaitingError
 from clipdre.pipelines.rows import PoolReader
 from clipdre.progress import Progress
 from clipdre.scorers.base import Arrays, Scorer

@@ -10,7 +10,6 @@ from itertools import chain
 
 import msgspec
 import numpy as np
-import torch
 
 from clipdre.config import RunConfig
 from clipdre.encoding.jobs import ShardJob, together
@@ -51,7 +50,7 @@ from clipdre.words import changed, count
 # Python users see these lines where they configure logging at the level INFO.
 LOG = logging.getLogger("clipdre")
 # Subfolders that a run writes into.
-WRITTEN = ("scores/**", "failures/**", "reference", "embeddings/*")
+WRITTEN = ("scores/**", "failures/**", "reference", "reference/*", "embeddings/*")
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ class Stages:
 
     def _estimated(self, manifest: Manifest) -> Manifest:
         """Score all shards that are not scored yet; return the finished manifest."""
-        config, device = manifest.estimating, torch.device(self.engine.devices[0])
+        config = manifest.estimating
         files = embedding_files(self.folder.embeddings, len(manifest.shards))
         pool, hashes = StoredPool(files), np.concatenate([file.hashes() for file in files])
         own = ReferenceFolder(self.folder.reference)
@@ -231,10 +230,10 @@ class Stages:
         if config.saved is not None:
             reference, kept = folder_at(config.saved).reference, True
         alike = usable_reference(reference, manifest.model).alike if kept else config.alike
-        leaders = leaders_of(pool, hashes, manifest.model, alike, own, device)
+        leaders = leaders_of(pool, hashes, manifest.model, alike, own, self.engine)
         if not kept:
             together = own_pairs(manifest, files, leaders)
-            build_reference(pool, hashes, together, manifest.model, config, own)
+            build_reference(pool, hashes, together, manifest.model, config, own, self.engine)
         work = EstimateWork(self.folder, manifest, reference, config.tau)
         ranges = shard_ranges(manifest.shards, reference, manifest, self.engine.devices[0])
         with Progress("estimate", manifest.rows) as progress:

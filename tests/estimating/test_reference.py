@@ -7,6 +7,7 @@ import torch
 
 from clipdre.config import EstimateConfig, Own, ReferenceMethod
 from clipdre.core.modality import Modality
+from clipdre.engines.local import InProcess
 from clipdre.errors import InputError
 from clipdre.estimating import reference as module
 from clipdre.estimating.estimate import Estimator
@@ -337,7 +338,7 @@ class TestGroups:
         images[30], texts[30] = images[4], texts[4]
         stored, folder = store(tmp_path, images, texts, (50,)), ReferenceFolder(tmp_path / "r")
         inputs = stored.pool, stored.hashes, stored.model
-        cpu = torch.device("cpu")
+        cpu = InProcess("cpu")
         found = leaders_of(*inputs, 0.95, folder, cpu)
         assert len(set(found.tolist())) == 49
         assert found[30] == found[4]

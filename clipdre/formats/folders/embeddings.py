@@ -308,7 +308,7 @@ def map_array(path: Path) -> npt.NDArray[Any]:
         raise ValueError(one_line(error)) from error
 
 
-def release(array: npt.NDArray[Any]) -> None:
+def release(array: object) -> None:
     """Give back the memory of a mapped array's pages; they are read again when needed."""
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
