@@ -1,6 +1,6 @@
 """What Ray costs: memory of the driver over the number of shards, and time against processes.
 
-python scripts/bench_ray.py                                  # 10,000 shards, half an hour
+python scripts/bench_ray.py                                  # 10,000 shards, twenty minutes
 python scripts/bench_ray.py --shards 1000 --only doctor --pairs 1000 --repeats 3
 
 The cluster is two nodes of one CPU each on this machine; the other side is `--device cpu,cpu`, or
@@ -116,8 +116,8 @@ def compare_time(folder: Path, ray: list[str], pairs: int, repeats: int) -> None
 
 def main(
     shards: Annotated[int, typer.Option(help="Shards of one pair each; 0 skips memory.")] = 10_000,
-    pairs: Annotated[int, typer.Option(help="Pairs that are scored for time.")] = 16_000,
-    repeats: Annotated[int, typer.Option(help="Runs of each engine; 0 skips time.")] = 5,
+    pairs: Annotated[int, typer.Option(help="Pairs that are scored for time.")] = 8_000,
+    repeats: Annotated[int, typer.Option(help="Runs of each engine; 0 skips time.")] = 3,
     only: Annotated[list[str] | None, typer.Option(help="Command to measure; repeat it.")] = None,
 ) -> None:
     """Print both tables."""
