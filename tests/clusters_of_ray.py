@@ -41,11 +41,16 @@ def cluster_of(nodes: int) -> Iterator[Any]:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(nodes):
-            cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+            add_node(cluster)
         yield cluster
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def add_node(cluster: Any) -> None:
+    """Let a node with one CPU join."""
+    cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
 
 
 def on(cluster: Any) -> EngineConfig:
