@@ -16,6 +16,7 @@ from clipdre.errors import OutputError
 from clipdre.formats.files.storage import TEMPORARY_PREFIX, local_path
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.store import NoStore, Store
+from clipdre.formats.folders.working_copy import store_of
 from clipdre.models.load import usable_devices
 from clipdre.words import one_line
 
@@ -46,7 +47,7 @@ def open_engine(
     devices = usable_devices("cpu" if device == "cpu" else "auto")
     engine = connect(config.address, config.cpus_per_worker, device, devices)
     local = [path for url in inputs if (path := local_path(url)) is not None]
-    with _witness(output) as witness:
+    with _witness(store_of(output).shared or output) as witness:
         check_nodes(engine.gpus, engine.cpus, [witness, *local[:1], *local[-1:]])
     return engine, engine.cpus
 

@@ -125,6 +125,16 @@ def test_unusable_places_are_one_line(files, pool, tmp_path, monkeypatch):
             assert "SECRET" not in done.output
 
 
+def test_scores_are_never_overwritten_by_subsets(stored, files, tmp_path):
+    for name in ("scores/00000.parquet", "manifest.json"):
+        place = f"{stored}/{name}"
+        given = ("--all", "--format", "parquet", "-o", place, "--overwrite", "--scratch", tmp_path)
+        refused = clipdre("filter", stored, *given)
+        assert f"{place} is part of a score folder" in refused.stderr
+    refused = clipdre("filter", stored, "--all", "-o", stored, "--overwrite", "--scratch", tmp_path)
+    assert f"{stored} is a score folder" in refused.stderr
+
+
 def test_files_of_others_are_refused(files, pool, tmp_path):
     files.pipe_file("kept/theirs/notes.txt", b"mine")
     files.pipe_file("kept/parts/embeddings/img_emb/img_emb_0.npy", b"mine")
