@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import clipdre
+from clipdre import training
 from clipdre.config import EstimateConfig, RunConfig
 from clipdre.errors import OutputError, ScoresError
 from clipdre.formats.folders.folder import ScoreFolder
@@ -232,3 +233,13 @@ def test_saved_reference_in_a_store(store, part, pool, tmp_path):
     again = score(shards, local_copy("memory://bucket/new", tmp_path / "c"), config, RunConfig())
     assert there == again
     assert there.reference.pairs == 20
+
+
+def test_python_reads_without_the_vectors(store, pool, tmp_path):
+    run(pool, URL, tmp_path / "a")
+    scores = clipdre.open_scores(URL, scratch=tmp_path / "b")
+    assert repr(scores) == f"Scores('{URL}': 30 pairs of 3 shards, clipdre-tiny)"
+    data = training.dataset(scores, columns="log_ratio", shuffle=0)
+    assert [sample["log_ratio"] for sample in data] == scores.to_arrow()["log_ratio"].to_pylist()
+    assert not list(tmp_path.glob("b/**/*.npy"))
+    assert clipdre.look(scores, thumbnails=0).title == f"clipdre look: {URL}"
