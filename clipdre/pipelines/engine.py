@@ -13,6 +13,7 @@ from clipdre.engines.local import local_engine
 from clipdre.engines.open import open_ray
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.store import NoStore, Store
+from clipdre.formats.folders.working_copy import store_of
 from clipdre.models.load import usable_devices
 
 # Seconds between two looks for results to put into a store, and that many times what a look took.
@@ -37,7 +38,8 @@ def open_engine(
     if config.name is EngineName.LOCAL:
         return local_engine(usable_devices(device)), None
     devices = usable_devices("cpu" if device == "cpu" else "auto")
-    engine = open_ray(config, device, devices, output=output, inputs=inputs)
+    shared = store_of(output).shared or output
+    engine = open_ray(config, device, devices, output=shared, inputs=inputs)
     return engine, engine.cpus
 
 

@@ -51,6 +51,15 @@ class Store(Protocol):
         """Return the bytes of each file in the store; None if there is no store."""
         ...
 
+    def holds(self, url: str) -> bool:
+        """Whether a URL is that of a file which a run over the score folder may replace."""
+        ...
+
+    @property
+    def shared(self) -> Path | None:
+        """The scratch folder that workers have to see; None if there is no store."""
+        ...
+
 
 @dataclass(frozen=True)
 class NoStore:
@@ -78,4 +87,13 @@ class NoStore:
 
     def sizes(self) -> dict[str, int] | None:
         """Return None."""
+        return None
+
+    def holds(self, url: str) -> bool:  # noqa: ARG002
+        """Return False."""
+        return False
+
+    @property
+    def shared(self) -> Path | None:
+        """None."""
         return None

@@ -235,6 +235,16 @@ class WorkingCopy:
         """See `Store`."""
         return {name: stored.nbytes for name, stored in self._listed()[0].items()}
 
+    def holds(self, url: str) -> bool:
+        """See `Store`."""
+        inside = f"{self.url}/"
+        return url.startswith(inside) and is_ours(url.removeprefix(inside))
+
+    @property
+    def shared(self) -> Path | None:
+        """See `Store`."""
+        return self.path.parent
+
     def _name(self, path: Path) -> str:
         return path.relative_to(self.path).as_posix()
 
@@ -262,7 +272,7 @@ class WorkingCopy:
                 yield index
             finally:
                 if index != before:
-                    with committed(holder / INDEX, durable=False) as temporary:
+                    with committed(holder / INDEX) as temporary:
                         temporary.write_bytes(msgspec.json.encode(index))
         finally:
             os.close(handle)
@@ -338,7 +348,7 @@ class WorkingCopy:
             if temporary.stat().st_size != nbytes:
                 raise EOFError("its size has changed")
 
-        with committed(self.path / name, durable=False) as temporary:
+        with committed(self.path / name) as temporary:
             self._ask(get, f"cannot read {self.name}/{name}")
 
     def _push(self, index: Index) -> None:
