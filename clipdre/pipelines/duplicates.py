@@ -66,6 +66,14 @@ def write_duplicates(folder: ScoreFolder, manifest: Manifest, found: Duplicates)
         _write(written, folder, manifest, found)
 
 
+def _ranks(found: Duplicates, scores: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int32]:
+    """Return the place of each row in its group; most are alone, and need not be sorted."""
+    ranks = np.ones(len(found.leaders), np.int32)
+    grouped = np.flatnonzero(np.bincount(found.leaders)[found.leaders] > 1)
+    ranks[grouped] = ranks_in_groups(found.leaders[grouped], scores[grouped], found.hashes[grouped])
+    return ranks
+
+
 def _write(
     written: ColumnFolder, folder: ScoreFolder, manifest: Manifest, found: Duplicates
 ) -> None:
@@ -75,7 +83,7 @@ def _write(
     ]
     columns: dict[str, npt.NDArray[Any]] = {
         GROUP.name: found.hashes[found.leaders],
-        RANK.name: ranks_in_groups(found.leaders, np.concatenate(scores), found.hashes),
+        RANK.name: _ranks(found, np.concatenate(scores)),
     }
     stamp = f"{DUPLICATES} {VERSION} {found.alike}"
     start = 0
