@@ -30,17 +30,18 @@ HASHES, GROUPS, GROUPED = "hashes", "groups", "grouped"
 VECTORS = "vectors"
 
 
-def block_name(kind: str, modality: Modality, number: int) -> str:
-    """Return the name of a part that belongs to a block."""
-    return f"{kind}-{modality}-{number}"
-
-
 @dataclass(frozen=True)
 class Block(Item):
-    """Consecutive rows of a pool."""
+    """Consecutive rows of a pool; the part is their moments.
+
+    Attributes
+    ----------
+    run : str
+        Name of another part: their run.
+    """
 
     modality: Modality
-    number: int
+    run: str
     rows: range
 
 
@@ -88,8 +89,7 @@ class BlockWork:
         hashes, groups = (self.parts.shared(name)[rows] for name in (HASHES, GROUPS))
         order, starts = sorted_by(HALVES * cells + half_of(hashes), HALVES * count)
         records = {HASHES: hashes[order], GROUPS: groups[order], VECTORS: stored[order]}
-        name = block_name("run", block.modality, block.number)
-        self.parts.write(name, starts | records, block.made_of)
+        self.parts.write(block.run, starts | records, block.made_of)
 
 
 @dataclass(frozen=True)

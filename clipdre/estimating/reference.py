@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -36,7 +37,6 @@ from clipdre.estimating.passes import (
     GroupRange,
     GroupWork,
     Queries,
-    block_name,
 )
 from clipdre.estimating.runs import (
     Runs,
@@ -261,6 +261,11 @@ class _Builder:
     def _kind(self) -> type[np.floating]:
         return stored_type(self.record.inner_product)
 
+    @cached_property
+    def _files(self) -> str:
+        """Which files the pool is in, so that a shard that has changed is read again."""
+        return identity_of(self.pool, range(len(self.pool)))
+
     @property
     def _cells(self) -> int | None:
         """Number of cells; None if the reference holds no pool."""
@@ -309,7 +314,9 @@ class _Builder:
             # Training may end with other last bits on another machine.
             trained = parts.digest(f"{CENTROIDS}-{m}")
             blocks += [
-                Block(block_name("moments", m, n), f"{made_of[n]} {trained}", len(own), m, n, own)
+                Block(
+                    f"moments-{m}-{n}", f"{made_of[n]} {trained}", len(own), m, f"run-{m}-{n}", own
+                )
                 for n, own in enumerate(rows)
             ]
         return blocks
@@ -335,21 +342,25 @@ class _Builder:
             return
         grouped = np.flatnonzero(of_rows < len(counts))
         parts.share(GROUPED, grouped[np.argsort(of_rows[grouped], kind="stable")])
-        ends = np.concatenate([[0], np.cumsum(counts.sum(axis=1))]).tolist()
+        work, ranges = GroupWork(self.pool, self.folder, parts), self._group_ranges()
+        with Progress("groups", HALVES * len(grouped)) as progress:
+            run_missing(engine_for(self.engine, len(grouped)), work, ranges, parts, progress)
+
+    def _group_ranges(self) -> list[GroupRange]:
+        """Divide the groups into files."""
+        sizes = self.groups.counts.sum(axis=1)
+        ends = np.concatenate([[0], np.cumsum(sizes)]).tolist()
         most = max(1, SEGMENT_BYTES // (4 * self.pool.dim))
-        lows = range(0, len(counts), most)
+        lows = range(0, len(sizes), most)
         ranges = []
         for modality in Modality:
             self.folder.keep_segments(f"group_sum_{modality}", len(lows))
             for n, low in enumerate(lows):
                 file = segment(f"group_sum_{modality}", n, len(lows))
-                high = min(low + most, len(counts))
-                start, stop = ends[low], ends[high]
-                place = low, high, start, stop
-                ranges.append(GroupRange(file, "", stop - start, modality, file, *place))
-        work = GroupWork(self.pool, self.folder, parts)
-        with Progress("groups", HALVES * len(grouped)) as progress:
-            run_missing(engine_for(self.engine, len(grouped)), work, ranges, parts, progress)
+                high = min(low + most, len(sizes))
+                own = modality, file, low, high, ends[low], ends[high]
+                ranges.append(GroupRange(file, self._files, ends[high] - ends[low], *own))
+        return ranges
 
     def _write_places(self, modality: Modality, pieces: Iterable[Arrays]) -> None:
         """Write key hashes and groups, which are in pieces."""
@@ -381,39 +392,35 @@ class _Builder:
         count = self._cells
         assert count is not None
         rows = smallest(self.hashes, TRAINING_PER_CELL * count)
-        made_of = identity_of(self.pool, range(len(self.pool)))
         for modality in Modality:
             name = f"{CENTROIDS}-{modality}"
-            if not parts.has(name, made_of):
+            if not parts.has(name, self._files):
                 found = trained_centroids(self.pool.take(modality, rows), count)
-                parts.write(name, {CENTROIDS: found.numpy()}, made_of)
+                parts.write(name, {CENTROIDS: found.numpy()}, self._files)
 
     def _merge(self, parts: Parts, blocks: list[Block], progress: Progress) -> list[CellRange]:
         """Write the vectors of both modalities by cell and half; return what was written."""
         most = len(blocks[0].rows)
-        runs = {
-            m: Runs(
-                [parts.file(block_name("run", m, b.number)) for b in blocks if b.modality is m],
-                most,
-            )
-            for m in Modality
-        }
+        paths = {m: [parts.file(b.run) for b in blocks if b.modality is m] for m in Modality}
+        runs = {m: Runs(own, most) for m, own in paths.items()}
         counts = {m: own.counts() for m, own in runs.items()}
         made_of = digest_of([block.made_of for block in blocks])
-        ranges = []
-        for m, own in counts.items():
-            of_cells = own.reshape(-1, HALVES).sum(axis=1)
-            row_bytes = self.pool.dim * np.dtype(self._kind).itemsize
-            found = list(ranges_of(of_cells, max(1, SEGMENT_BYTES // row_bytes)))
-            self.folder.keep_segments(f"pool_{m}", len(found))
-            for n, (low, high) in enumerate(found):
-                file = segment(f"pool_{m}", n, len(found))
-                size = int(of_cells[low:high].sum())
-                ranges.append(CellRange(file, made_of, size, m, file, low, high))
+        ranges = [r for m in Modality for r in self._cell_ranges(m, counts[m], made_of)]
         shape = self.pool.dim, self._kind
         work = CellWork(self.folder, parts, shape, runs, counts, self._queries())
         run_missing(self.engine, work, ranges, parts, progress)
         return ranges
+
+    def _cell_ranges(self, modality: Modality, counts: Rows, made_of: str) -> Iterator[CellRange]:
+        """Divide the cells of a modality into files."""
+        of_cells = counts.reshape(-1, HALVES).sum(axis=1)
+        row_bytes = self.pool.dim * np.dtype(self._kind).itemsize
+        found = list(ranges_of(of_cells, max(1, SEGMENT_BYTES // row_bytes)))
+        self.folder.keep_segments(f"pool_{modality}", len(found))
+        for n, (low, high) in enumerate(found):
+            file = segment(f"pool_{modality}", n, len(found))
+            size = int(of_cells[low:high].sum())
+            yield CellRange(file, made_of, size, modality, file, low, high)
 
     def _queries(self) -> dict[Modality, Queries]:
         """Return the queries that measure the cells of each modality, if there are several."""

@@ -20,7 +20,7 @@ from clipdre.core.modality import Modality
 from clipdre.engines.base import Engine, Work
 from clipdre.engines.local import InProcess
 from clipdre.formats.folders.embeddings import StoredPool
-from clipdre.formats.folders.parts import Arrays, Parts
+from clipdre.formats.folders.parts import Arrays, Parts, digest_of
 from clipdre.progress import Progress
 
 TILE_ROWS = 2048
@@ -80,10 +80,10 @@ def run_missing(
 
 
 def identity_of(pool: StoredPool, rows: range) -> str:
-    """Return size and time of change of the files that some rows of a pool are in."""
+    """Return a digest of size and time of change of the files that some rows are in."""
     first, last = np.searchsorted(pool.starts, (rows.start, rows.stop - 1), side="right") - 1
     paths = [s.array(m) for s in pool.shards[int(first) : int(last) + 1] for m in Modality]
-    return str([(found.st_size, found.st_mtime_ns) for found in (path.stat() for path in paths)])
+    return digest_of([(f.st_size, f.st_mtime_ns) for f in (path.stat() for path in paths)])
 
 
 def sorted_by(keys: Ints, count: int) -> tuple[Ints, Arrays]:

@@ -69,13 +69,21 @@ def write_duplicates(
         _write(written, manifest, found, scored)
 
 
+def _ranks(found: Duplicates, ratios: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int32]:
+    """Return the place of each row in its group; most are alone, and need not be sorted."""
+    ranks = np.ones(len(found.leaders), np.int32)
+    grouped = np.flatnonzero(np.bincount(found.leaders)[found.leaders] > 1)
+    ranks[grouped] = ranks_in_groups(found.leaders[grouped], ratios[grouped], found.hashes[grouped])
+    return ranks
+
+
 def _write(
     written: ColumnFolder, manifest: Manifest, found: Duplicates, scored: Sequence[Scored]
 ) -> None:
     ratios = np.concatenate([shard.ratios for shard in scored])
     columns: dict[str, npt.NDArray[Any]] = {
         GROUP.name: found.hashes[found.leaders],
-        RANK.name: ranks_in_groups(found.leaders, ratios, found.hashes),
+        RANK.name: _ranks(found, ratios),
     }
     stamp = f"{DUPLICATES} {VERSION} {found.alike}"
 

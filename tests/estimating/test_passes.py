@@ -170,7 +170,7 @@ do = BlockWork(stored.pool, parts, cells).start("cpu", silent)
 
 
 def peak(rows):
-    do(Block(f"{rows}", "", rows, Modality.IMAGE, 0, range(rows)))
+    do(Block(f"{rows}", "", rows, Modality.IMAGE, "run", range(rows)))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -14,6 +14,7 @@ from clipdre.encoding import jobs as encoding_jobs
 from clipdre.encoding.jobs import EncodeWork
 from clipdre.engines.local import InProcess
 from clipdre.errors import ModelError
+from clipdre.estimating import reference
 from clipdre.formats.folders.columns import ColumnFolder
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import read_manifest
@@ -40,12 +41,28 @@ def encoded(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("embeddings/metadata/m*")}
 
 
-def test_a_cluster_gives_what_one_machine_gives(cluster, many, unbroken, tmp_path, each_alone):
+@pytest.fixture
+def built_on(monkeypatch):
+    """Hand out the passes that build a reference, however small the pool; say to which engine."""
+    engines = []
+
+    def recorded(engine, pairs):
+        engines.append(type(engine).__name__)
+        return engine
+
+    monkeypatch.setattr(reference, "engine_for", recorded)
+    return engines
+
+
+def test_a_cluster_gives_what_one_machine_gives(
+    cluster, many, unbroken, tmp_path, each_alone, built_on
+):
     tiny_score(many, tmp_path / "s", slice=Slice(1, 3))  # slices and engines mix
     before = encoded(tmp_path / "s")
     tiny_score(many, tmp_path / "s", engine=on(cluster))
     assert before.items() <= encoded(tmp_path / "s").items()
     assert_same_folder(tmp_path / "s", unbroken)
+    assert "RayEngine" in built_on
     values = []
     for config in (
         MeasureConfig(device="cpu"),
