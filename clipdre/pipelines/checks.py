@@ -105,9 +105,12 @@ def check_usable(folder: ScoreFolder, manifest: Manifest) -> None:
 
 def is_failed_try(folder: ScoreFolder, manifest: Manifest) -> bool:
     """Whether an unfinished run encoded so few pairs that nothing is lost with them."""
+    if manifest.complete:
+        return False
+    folder.store.fetch(folder.embeddings / "metadata")
     files = embedding_files(folder.embeddings, len(manifest.shards))
     metadata = (own.metadata for own in files if own.metadata.exists())
-    return not manifest.complete and sum(map(count_rows, metadata)) < FEWEST
+    return sum(map(count_rows, metadata)) < FEWEST
 
 
 def check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import clipdre
 from clipdre import training
-from clipdre.config import EstimateConfig, RunConfig
+from clipdre.config import EstimateConfig, ReadConfig, RunConfig
 from clipdre.errors import OutputError, ScoresError
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import read_complete_manifest, read_manifest
@@ -193,6 +193,15 @@ def test_slices_with_scratches_of_their_own_end_like_local_ones(store, pool, tmp
     for part in (Slice(1, 3), Slice(2, 3), Slice(3, 3), None):
         run(pool, tmp_path / "local", slice=part)
     assert store.content() == all_files(tmp_path / "local")
+
+
+def test_unfinished_run_of_other_options_is_not_taken_for_a_failed_try(store, pool, tmp_path):
+    run(pool, URL, tmp_path / "1", slice=Slice(1, 2))
+    begun = store.content()
+    config = replace(TINY, read=ReadConfig(max_pixels=10**6))
+    with pytest.raises(ScoresError, match=f"{URL} holds a run that differs in read max_pixels"):
+        score(expand_shards([str(pool)]), local_copy(URL, tmp_path / "2"), config, RunConfig())
+    assert store.content() == begun
 
 
 def test_slices_of_another_plan_are_refused(store, pool, part, tmp_path):

@@ -122,6 +122,7 @@ class ScoreFolder:
 
     def clear(self) -> None:
         """Remove a run, its manifest last; other files in the folder stay."""
+        self.store.claim(self.path)
         for part in PARTS:
             shutil.rmtree(self.path / part, ignore_errors=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
