@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the cluster of the tes
 from clipdre.truth.pool import write_pool
 from tests.clusters_of_ray import cluster_of
 
-FEW = 100
+FEW, SHARDS = 100, 40
 MODEL = ["--model", "clipdre-tiny", "--batch-size", "64"]
 COMMANDS = ("score", "doctor", "filter")
 # Small shards are encoded together; here each is an item, as large ones are.
@@ -91,27 +91,33 @@ def compare_memory(folder: Path, ray: list[str], shards: int, commands: Sequence
 
 
 def compare_time(folder: Path, ray: list[str], pairs: int, repeats: int) -> None:
-    """Print the seconds of scoring with two workers of Ray, and with two processes."""
-    pool = folder / "pool"
-    write_pool(pool, pairs, seed=2, noise={}, shard_size=max(1, pairs // 40))
-    sides = {
+    """Print the seconds of scoring with two workers of Ray, and with two processes.
+
+    A run of few pairs in as many shards tells what starting costs.
+    """
+    sizes = {"start": SHARDS, "all": pairs}
+    for name, size in sizes.items():
+        write_pool(folder / name, size, seed=2, noise={}, shard_size=-(-size // SHARDS))
+    sides: dict[str, list[object]] = {
         "processes": ["--device", "cpu,cpu", "--workers", 2],
         "Ray": ["--device", "cpu", *ray],
     }
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    seconds: dict[tuple[str, str], list[float]] = {(n, s): [] for n in sides for s in sizes}
     for _ in range(repeats):
-        for name, options in sides.items():
+        for (name, size), own in seconds.items():
             out = folder / "scores"
-            found = run(folder / "alone.py", "score", pool, "-o", out, *MODEL, *options)
-            seconds[name].append(found[0])
+            command = ["score", folder / size, "-o", out, *MODEL, *sides[name]]
+            own.append(run(folder / "alone.py", *command)[0])
             shutil.rmtree(out)
-    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
-    print(f"\n`score`, {pairs:,} pairs in 40 shards, two workers, {repeats} interleaved runs:\n")
-    print("| engine | seconds | times processes |")
-    print("|---|---|---|")
-    for name, own in seconds.items():
-        ratio = 1 if name == "processes" else statistics.median(ratios)
-        print(f"| {name} | {statistics.median(own):.1f} | {ratio:.2f} |")
+    medians = {which: statistics.median(own) for which, own in seconds.items()}
+    print(f"\n`score`, {pairs:,} pairs in {SHARDS} shards, two workers, {repeats} runs each:\n")
+    print("| engine | seconds | times processes | seconds without starting | times processes |")
+    print("|---|---|---|---|---|")
+    whole, start = medians["processes", "all"], medians["processes", "start"]
+    for name in sides:
+        own, begin = medians[name, "all"], medians[name, "start"]
+        ratios = own / whole, (own - begin) / (whole - start)
+        print(f"| {name} | {own:.1f} | {ratios[0]:.2f} | {own - begin:.1f} | {ratios[1]:.2f} |")
 
 
 def main(
