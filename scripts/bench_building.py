@@ -5,8 +5,7 @@ python scripts/bench_building.py --d 512 --pairs 100000000
 
 Products with centroids, comparisons within a cell and the files of a block are timed as large as
 they are in a pool of that size, on one core and this disk; the number of times that each is done
-follows from the size. Memory of the command's own process is that of two small pools: what it grows
-by for each pair.
+follows from the size. Memory of the command's own process is that of its steps on ten million rows.
 """
 
 from __future__ import annotations
@@ -14,34 +13,31 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 import typer
-from bench_accuracy import stored_pool
-from made_up import model_record
 
 from clipdre.clusters.kmeans import ITERATIONS, TRAINING_PER_CELL
-from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.cells import nearest
 from clipdre.core.density_ratio import unit
-from clipdre.engines.local import ProcessPerDevice
+from clipdre.engines.local import InProcess
 from clipdre.estimating import alike, reference
-from clipdre.estimating.alike import PROBES, Cell, first_alike
-from clipdre.estimating.reference import HELD_OUT, build_reference, leaders_of
+from clipdre.estimating.alike import PROBES, Cell, find_leaders, first_alike
+from clipdre.estimating.groups import Groups, half_of
+from clipdre.estimating.reference import HELD_OUT, smallest
 from clipdre.estimating.runs import blocks_of
 from clipdre.formats.folders.parts import Parts
-from clipdre.formats.folders.reference import ReferenceFolder
-from clipdre.truth.embeddings import EmbeddingWorld
 
 HOUR, GB = 3600.0, 1e9
 # Rows that rates are measured with.
 ROWS = 1024
-SMALL, LESS_SMALL, SMALL_DIM = 140_000, 420_000, 8
+ROWS_IN_MEMORY = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -135,29 +131,56 @@ def peak_of(work: Callable[[], object]) -> int:
 
     thread = threading.Thread(target=watch)
     thread.start()
-    work()
-    running = False
-    thread.join()
+    try:
+        work()
+    finally:
+        running = False
+        thread.join()
     return peak - before
 
 
+class Blank:
+    """A pool of which nobody reads a vector."""
+
+    @property
+    def directions(self) -> Blank:
+        """See `StoredPool`."""
+        return self
+
+    def __len__(self) -> int:
+        return ROWS_IN_MEMORY
+
+
 def own_bytes(folder: Path) -> float:
-    """Return the bytes for each pair that the command's own process takes at most."""
-    engine, model = ProcessPerDevice(("cpu",)), model_record(SMALL_DIM)
-    config = EstimateConfig(ReferenceMethod.STRATIFIED)
-    peaks = []
-    for pairs in (SMALL, LESS_SMALL):
-        pool = stored_pool(EmbeddingWorld(SMALL_DIM, 0.4), pairs, folder / f"{pairs}")
-        hashes = np.concatenate([file.hashes() for file in pool.shards])
-        target = ReferenceFolder(folder / f"reference-{pairs}")
+    """Return the bytes for each pair that the command's own process takes at most.
 
-        def build() -> None:
-            leaders = leaders_of(pool, hashes, model, config.alike, target, engine)  # noqa: B023
-            build_reference(pool, hashes, leaders, model, config, target, engine)  # noqa: B023
+    Only what it does itself is done; workers are said to find that a tenth of the pairs are copies.
+    """
+    hashes = np.random.default_rng(0).integers(2**64, size=ROWS_IN_MEMORY, dtype=np.uint64)
+    found: list[np.ndarray] = []
 
-        peaks.append(peak_of(build))
-        print(f"{pairs:,} pairs: {peaks[-1] / 1e6:.0f} MB more in this process", flush=True)
-    return (peaks[1] - peaks[0]) / (LESS_SMALL - SMALL)
+    def in_cells(search: Any, parts: Parts, *_: object) -> Iterator[tuple[np.ndarray, ...]]:
+        parts.share("ranks", alike.inverse(search.by_rank))
+        copies = np.arange(ROWS_IN_MEMORY // 10, ROWS_IN_MEMORY // 5)
+        yield copies, copies - 1000
+
+    def lead() -> None:
+        order = np.argsort(hashes, kind="stable")
+        found.append(find_leaders(Blank(), order, 0.95, Parts(folder, ""), InProcess("cpu")))  # type: ignore[arg-type]
+
+    def divide() -> None:
+        halves = half_of(hashes)
+        own = [np.flatnonzero(halves == half) for half in range(2)]
+        found.append(np.concatenate([rows[smallest(hashes[rows], 1024)] for rows in own]))
+
+    with patch.object(alike._Search, "in_cells", in_cells):
+        peaks = {"leaders": 8 + peak_of(lead) / ROWS_IN_MEMORY}
+    group = peak_of(lambda: found.append(Groups.led_by(found[0], half_of(hashes)).of_rows))
+    peaks["groups"] = 16 + group / ROWS_IN_MEMORY
+    peaks["bulk"] = 24 + peak_of(divide) / ROWS_IN_MEMORY
+    shown = ", ".join(f"{name} {value:.0f}" for name, value in peaks.items())
+    print(f"bytes of the command's process for each pair, at most: {shown}", flush=True)
+    return max(peaks.values())
 
 
 def table(size: Size, own: float, folder: Path) -> None:

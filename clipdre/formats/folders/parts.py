@@ -17,6 +17,7 @@ import safetensors.numpy
 
 from clipdre.formats.files.storage import committed
 from clipdre.formats.folders.embeddings import map_array
+from clipdre.words import one_line
 
 STAMP = "stamp"
 Arrays = dict[str, npt.NDArray[Any]]
@@ -31,12 +32,12 @@ def write_part(
     path: Path, arrays: Mapping[str, npt.NDArray[Any]], stamp: str, *, first: bool = False
 ) -> None:
     """Write a part with what it was made from; with `first`, another writer's comes first."""
+    whole = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     with committed(path, durable=False, first=first) as temporary:
-        safetensors.numpy.save_file(
-            {name: np.asarray(value, order="C") for name, value in arrays.items()},
-            temporary,
-            {STAMP: stamp},
-        )
+        try:
+            safetensors.numpy.save_file(whole, temporary, {STAMP: stamp})
+        except safetensors.SafetensorError as error:  # such as a full disk
+            raise OSError(one_line(error)) from error
 
 
 def read_part(path: Path) -> Arrays:
