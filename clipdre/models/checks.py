@@ -6,11 +6,11 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import open_clip
 import torch
 from safetensors import safe_open
 
 from clipdre.errors import ModelError
-from clipdre.models.libraries import open_clip
 
 QUICK = "quick_gelu"
 SUFFIX = "-quickgelu"

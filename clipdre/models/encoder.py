@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import Compose, Normalize
 
 from clipdre.core.density_ratio import unit
 from clipdre.formats.folders.records import ModelRecord
-from clipdre.models.libraries import Compose, Normalize
 from clipdre.models.text_tower import TextTower
 
 # Most images and tokens per forward pass: on a CPU, sizes that suit its caches. Other devices take

@@ -14,6 +14,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import open_clip
 import torch
 from torch import Tensor
 
@@ -24,7 +25,6 @@ from clipdre.formats.folders.records import ModelRecord
 from clipdre.models.checks import QUICK, check_checkpoint, needs_quick_gelu
 from clipdre.models.encoder import OpenClipEncoder, split_transform
 from clipdre.models.fingerprint import fingerprint
-from clipdre.models.libraries import load_timm, open_clip
 from clipdre.models.names import SCHEMAS, check_name
 from clipdre.models.point_set import PointSetHead, check_features, find_head
 from clipdre.models.text_tower import TextTower
@@ -58,8 +58,6 @@ def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
     precision = _resolved_precision(config.precision, device)
     name, pretrained = _open_clip_names(config)
     quick = needs_quick_gelu(name, pretrained)
-    if _may_need_timm(config.model):
-        load_timm()
     model, transform, tokenizer = _load(name, pretrained, quick)
     head = _head(name)
     scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
@@ -87,15 +85,6 @@ def load_encoder(config: EncodeConfig) -> OpenClipEncoder:
     model = model.to(device, dtype)
     return OpenClipEncoder(
         model, geometry, scaling, text, tokenizer, device, dtype, record, head or unit
-    )
-
-
-def _may_need_timm(name: str) -> bool:
-    """Whether a model may be made from timm's; the contents of folders and hubs are not known."""
-    if name == TINY_MODEL:
-        return False
-    return name.startswith(SCHEMAS) or (
-        "timm_model_name" in open_clip.get_model_config(name)["vision_cfg"]
     )
 
 

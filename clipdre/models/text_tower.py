@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import open_clip
 import torch
+from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
-
-from clipdre.models.libraries import TextTransformer, open_clip
 
 # Largest error of a cut caption's vector, relative to its length; float32 reaches 1e-6.
 CLOSE = 1e-4

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from clipdre.models.libraries import SimpleTokenizer
+from open_clip.tokenizer import SimpleTokenizer
 
 # Longer words, in bytes, are merged by `merged` instead of by open_clip.
 SHORT = 64

@@ -15,26 +15,19 @@ import hashlib
 import json
 import os
 import re
-import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypeVar
+from pathlib import Path
 
-import fsspec
 import msgspec
 
-from clipdre.errors import NAMES, InputError, OutputError, ScoresError
-from clipdre.formats.files.remote import CHECK_URL, is_remote, redacted, stamp_of, with_retries
+from clipdre.errors import NAMES, OutputError, ScoresError
+from clipdre.formats.files.remote import is_remote, redacted
 from clipdre.formats.files.storage import (
-    HOST,
     NO_LOCKS,
-    TEMPORARY_PREFIX,
     committed,
-    is_unfinished,
     real,
 )
 from clipdre.formats.folders.layout import (
@@ -47,6 +40,7 @@ from clipdre.formats.folders.layout import (
     is_plan,
     leftovers,
 )
+from clipdre.formats.folders.objects import RESUME, Objects, Stored
 from clipdre.formats.folders.store import NoStore, Store
 from clipdre.progress import Progress
 
@@ -55,22 +49,12 @@ COPY, INDEX = "copy", "index.json"
 OTHERS = "files-of-others"
 # Files that travel at the same time.
 THREADS = 16
-RESUME = "run the same command again to resume"
-USERINFO = re.compile(r"(?<=://)[^/@]*@")
-T = TypeVar("T")
 # Size, time of change and inode of a local file: a renamed or linked one is still the same.
 Identity = tuple[int, int, int]
 # Working copies of this process by path, those that have been refreshed, and where new ones go.
 _opened: dict[Path, WorkingCopy] = {}
 _fresh: set[Path] = set()
 _scratch: list[Path] = []
-
-
-class Stored(NamedTuple):
-    """An object of the store: its size, and what changes when it is replaced."""
-
-    nbytes: int
-    stamp: str
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -148,7 +132,7 @@ class WorkingCopy:
     @property
     def name(self) -> str:
         """The URL without user names, passwords and query strings."""
-        return redacted(self.url)
+        return self._objects.name
 
     def refresh(self) -> None:
         """Fetch what every reader needs, and drop what the store has replaced or removed.
@@ -160,7 +144,7 @@ class WorkingCopy:
             self.path.mkdir(exist_ok=True)
             for name in [name for name in index if not (self.path / name).exists()]:
                 del index[name]
-            listed, others = self._listed()
+            listed, others = self._objects.listed()
             self._drop(index, listed, everything=not _same_run(index, listed))
             foreign = others and MANIFEST not in listed
             (self.path / OTHERS).touch() if foreign else (self.path / OTHERS).unlink(True)
@@ -171,7 +155,7 @@ class WorkingCopy:
         """See `Store`."""
         asked = {self._name(path) for path in paths}
         with self._index() as index:
-            listed, _ = self._listed()
+            listed, _ = self._objects.listed()
             if not _same_run(index, listed):
                 raise ScoresError(
                     f"another run has replaced the scores in {self.name} meanwhile",
@@ -190,18 +174,18 @@ class WorkingCopy:
         """See `Store`."""
         name = self._name(path)
         with self._index() as index:
-            if not self._put_first(name):
-                listed, _ = self._listed()
+            if not self._objects.put_first(name, path):
+                listed, _ = self._objects.listed()
                 path.unlink(missing_ok=True)
                 self._get([name], listed, index)
             else:
-                index[name] = Known(self._stamp(name) or "", _identity(path))
+                index[name] = Known(self._objects.stamp(name) or "", _identity(path))
 
     def claim(self, path: Path) -> None:
         """See `Store`."""
         asked = {self._name(path)}
         with self._index() as index:
-            for name, stored in self._listed()[0].items():
+            for name, stored in self._objects.listed()[0].items():
                 if is_below(name, asked) and name not in index:
                     index[name] = Known(stored.stamp, None)
 
@@ -210,30 +194,23 @@ class WorkingCopy:
         with self._index() as index:
             self._push(index)
             local = self._local()
-            listed, _ = self._listed()
+            listed, _ = self._objects.listed()
             gone = [name for name in index if name not in local]
             # What somebody else has put there since is not ours to remove.
             ours = {n for n in gone if _stamp(listed, n) == _stamp(index, n)} | leftovers(listed)
             plans = [name for name in ours if is_plan(name)]
             for names in (plans, [name for name in ours if not is_plan(name)]):
-                self._each(names, self._remove)
+                self._each(names, self._objects.remove)
             for name in gone:
                 del index[name]
 
     def check_writable(self) -> None:
         """See `Store`."""
-        probe = f"{TEMPORARY_PREFIX}{HOST}-{os.getpid()}-{secrets.token_hex(4)}-probe"
-
-        def put() -> None:
-            files, root = self._open()
-            files.pipe_file(f"{root}/{probe}", b"clipdre")
-            files.rm_file(f"{root}/{probe}")
-
-        self._change(put, f"cannot write to {self.name}", CHECK_URL)
+        self._objects.check_writable()
 
     def sizes(self) -> dict[str, int] | None:
         """See `Store`."""
-        return {name: stored.nbytes for name, stored in self._listed()[0].items()}
+        return {name: stored.nbytes for name, stored in self._objects.listed()[0].items()}
 
     def holds(self, url: str) -> bool:
         """See `Store`."""
@@ -248,9 +225,9 @@ class WorkingCopy:
     def _name(self, path: Path) -> str:
         return path.relative_to(self.path).as_posix()
 
-    def _open(self) -> tuple[Any, str]:
-        files, root = fsspec.core.url_to_fs(self.url)
-        return files, str(root).rstrip("/")
+    @property
+    def _objects(self) -> Objects:
+        return Objects(self.url)
 
     @contextmanager
     def _index(self) -> Iterator[Index]:
@@ -276,27 +253,6 @@ class WorkingCopy:
                         temporary.write_bytes(msgspec.json.encode(index))
         finally:
             os.close(handle)
-
-    def _listed(self) -> tuple[dict[str, Stored], bool]:
-        """Return the score folder's objects by name, and whether there are any objects at all."""
-
-        def ask() -> tuple[str, dict[str, Any]]:
-            files, root = self._open()
-            files.invalidate_cache()
-            return root, files.find(root, detail=True)
-
-        root, found = self._ask(ask, f"cannot list {self.name}")
-        names = {
-            path[len(root) :].lstrip("/"): info
-            for path, info in found.items()
-            if not path.endswith("/")  # what some tools put in the place of a folder
-        }
-        ours = {
-            name: Stored(int(info["size"]), _stamp_in(info))
-            for name, info in names.items()
-            if is_ours(name)
-        }
-        return ours, not all(is_unfinished(PurePosixPath(name).name) for name in names)
 
     def _local(self) -> dict[str, Identity]:
         """Return the files of the copy that are complete, by name."""
@@ -331,25 +287,16 @@ class WorkingCopy:
         with Progress("fetch", sum(listed[name].nbytes for name in missing)) as progress:
 
             def get(name: str) -> None:
-                self._download(name, listed[name].nbytes)
+                with committed(self.path / name, durable=False) as temporary:
+                    self._objects.get(name, temporary, listed[name].nbytes)
                 index[name] = Known(listed[name].stamp, _identity(self.path / name))
                 progress.advance(listed[name].nbytes)
 
             self._each(missing, get)
-        if any(self._stamp(plan) != _stamp(listed, plan) for plan in PLANS):
+        if any(self._objects.stamp(plan) != _stamp(listed, plan) for plan in PLANS):
             raise ScoresError(
                 f"a run is replacing the scores in {self.name} right now", "wait for it"
             )
-
-    def _download(self, name: str, nbytes: int) -> None:
-        def get() -> None:
-            files, root = self._open()
-            files.get_file(f"{root}/{name}", str(temporary))
-            if temporary.stat().st_size != nbytes:
-                raise EOFError("its size has changed")
-
-        with committed(self.path / name) as temporary:
-            self._ask(get, f"cannot read {self.name}/{name}")
 
     def _push(self, index: Index) -> None:
         # What a mark stands for is there once the mark is, so it is looked for afterwards.
@@ -362,16 +309,21 @@ class WorkingCopy:
         }
         if not new:
             return
-        if any(self._stamp(plan) != _stamp(index, plan) for plan in PLANS):
+        if any(self._objects.stamp(plan) != _stamp(index, plan) for plan in PLANS):
             raise OutputError(
                 f"another run has replaced the scores in {self.name} meanwhile", RESUME
             )
         here = {(known.file): name for name, known in index.items() if known.file is not None}
 
         def put(name: str) -> None:
-            same = here.get(local[name])
-            if self._upload(name, same if same != name else None):
-                index[name] = Known(self._stamp(name) or "", local[name])
+            same, path = here.get(local[name]), self.path / name
+            try:
+                self._objects.put(name, path, same if same != name else None)
+            except OutputError:
+                if path.exists():  # or else it was removed meanwhile
+                    raise
+                return
+            index[name] = Known(self._objects.stamp(name) or "", local[name])
 
         finished = [name for name in new if is_plan(name) and _is_complete(self.path / name)]
         begun = [name for name in new if is_plan(name) and name not in finished]
@@ -384,89 +336,13 @@ class WorkingCopy:
 
     def _put_unfinished(self, index: Index) -> None:
         raw = json.loads((self.path / MANIFEST).read_bytes())
-        content = json.dumps({**raw, "complete": False}).encode()
-
-        def put() -> None:
-            files, root = self._open()
-            files.pipe_file(f"{root}/{MANIFEST}", content)
-
-        self._change(put, f"cannot write {self.name}/{MANIFEST}")
-        index[MANIFEST] = Known(self._stamp(MANIFEST) or "", None)
-
-    def _upload(self, name: str, same: str | None) -> bool:
-        """Put a file whole, or copy the object that equals it; return False if it is gone."""
-        path = self.path / name
-
-        def put() -> None:
-            files, root = self._open()
-            if same is not None:
-                with suppress(Exception):  # not all stores can copy
-                    files.cp_file(f"{root}/{same}", f"{root}/{name}")
-                    return
-            files.put_file(str(path), f"{root}/{name}")
-
-        try:
-            self._change(put, f"cannot write {self.name}/{name}")
-        except OutputError:
-            if path.exists():
-                raise
-            return False
-        return True
-
-    def _put_first(self, name: str) -> bool:
-        """Put a file unless there is one; return whether there was none."""
-
-        def put() -> bool:
-            files, root = self._open()
-            try:
-                files.put_file(str(self.path / name), f"{root}/{name}", mode="create")
-            except FileExistsError:
-                return False
-            return True
-
-        if self._stamp(name) is not None:
-            return False
-        return self._change(put, f"cannot write {self.name}/{name}")
-
-    def _stamp(self, name: str) -> str | None:
-        """Return the stamp of an object, None if it is missing."""
-
-        def ask() -> str | None:
-            files, root = self._open()
-            files.invalidate_cache(f"{root}/{name}")
-            try:
-                return _stamp_in(files.info(f"{root}/{name}"))
-            except FileNotFoundError:
-                return None
-
-        return self._ask(ask, f"cannot find {self.name}/{name}")
-
-    def _remove(self, name: str) -> None:
-        def remove() -> None:
-            files, root = self._open()
-            with suppress(FileNotFoundError):
-                files.rm_file(f"{root}/{name}")
-
-        self._change(remove, f"cannot remove {self.name}/{name}")
+        self._objects.write(MANIFEST, json.dumps({**raw, "complete": False}).encode())
+        index[MANIFEST] = Known(self._objects.stamp(MANIFEST) or "", None)
 
     def _each(self, names: Collection[str], work: Callable[[str], None]) -> None:
         with ThreadPoolExecutor(THREADS) as threads:
             for _ in threads.map(work, names):
                 pass
-
-    def _ask(self, work: Callable[[], T], problem: str) -> T:
-        try:
-            return with_retries(work, problem)
-        except InputError as error:
-            secret = USERINFO.search(self.url)
-            hidden = error.problem.replace(secret[0], "") if secret else error.problem
-            raise InputError(hidden, error.cure) from None
-
-    def _change(self, work: Callable[[], T], problem: str, cure: str = RESUME) -> T:
-        try:
-            return self._ask(work, problem)
-        except InputError as error:
-            raise OutputError(error.problem, cure) from None
 
 
 def _wait_for(handle: int) -> None:
@@ -491,11 +367,6 @@ def _read_index(path: Path) -> Index:
 def _identity(path: Path) -> Identity:
     found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
-
-
-def _stamp_in(info: Mapping[str, Any]) -> str:
-    stamp = stamp_of(info)  # a listing may give the number of seconds where `info` gives a time
-    return str(stamp.timestamp() if isinstance(stamp, datetime) else stamp)
 
 
 def _stamp(found: dict[str, Stored] | Index, name: str) -> str | None:
