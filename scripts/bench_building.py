@@ -29,8 +29,9 @@ from clipdre.core.density_ratio import unit
 from clipdre.engines.local import InProcess
 from clipdre.estimating import alike, reference
 from clipdre.estimating.alike import PROBES, Cell, find_leaders, first_alike
+from clipdre.estimating.draws import smallest
 from clipdre.estimating.groups import Groups, half_of
-from clipdre.estimating.reference import HELD_OUT, smallest
+from clipdre.estimating.reference import HELD_OUT
 from clipdre.estimating.runs import blocks_of
 from clipdre.formats.folders.parts import Parts
 

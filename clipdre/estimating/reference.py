@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -11,9 +10,7 @@ from functools import cached_property
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from clipdre.config import EstimateConfig, Own, ReferenceMethod
 from clipdre.core.cells import Cells
@@ -24,7 +21,9 @@ from clipdre.engines.base import Engine
 from clipdre.engines.local import InProcess
 from clipdre.errors import InputError, ScoresError
 from clipdre.estimating.alike import Rows, find_leaders
+from clipdre.estimating.draws import bulk_rows, largest, smallest
 from clipdre.estimating.groups import Groups, half_of
+from clipdre.estimating.margins import MISSED, SAFETY, smallest_margin
 from clipdre.estimating.passes import (
     CENTROIDS,
     GROUPED,
@@ -47,7 +46,7 @@ from clipdre.estimating.runs import (
     run_missing,
 )
 from clipdre.formats.folders.embeddings import StoredPool, stored_type
-from clipdre.formats.folders.parts import Arrays, Parts, digest_of
+from clipdre.formats.folders.parts import Arrays, Parts, digest_of, digest_of_numbers
 from clipdre.formats.folders.records import VERSION, ModelRecord, NearRecord, ReferenceRecord
 from clipdre.formats.folders.reference import SEGMENT_BYTES, Hashes, ReferenceFolder, segment
 from clipdre.progress import Progress
@@ -60,15 +59,9 @@ FOLDS = 16
 # More, smaller cells miss less at equal cost, until the centroids themselves cost as much.
 CELLS_PER_ROOT = 3
 HELD_OUT = 256
-# Largest root mean square share of a query's mass outside its near cells; the bulk stands for it,
-# with an error.
-MISSED = 0.002
-MARGINS = tuple(float(margin) for margin in range(2, 61))
 # Near share of the pool from which on exact is about as fast as stratified, whose tiles are small;
 # scripts/bench_estimate.py prints near shares and both times.
 BREAK_EVEN = 0.3
-# Extra nats: held-out queries are too few to show rare misses.
-SAFETY = 2.0
 
 
 def leaders_of(  # noqa: PLR0913 (a pool, how to read it, and where to)
@@ -85,7 +78,7 @@ def leaders_of(  # noqa: PLR0913 (a pool, how to read it, and where to)
     """
     if len(pool) < 2:
         return np.arange(len(pool))
-    digest = _digest(f"{alike} {model.identity}", hashes)
+    digest = digest_of_numbers(f"{alike} {model.identity}", hashes)
     leaders = folder.leaders(digest, len(pool))
     if leaders is None:
         parts = Parts(folder.path / FINDING, digest)
@@ -178,7 +171,7 @@ def _planned(
         f"{VERSION} {method.value} {neighbors} {bulk} {folds} {MISSED} {SAFETY} {config.alike} "
         f"{config.own.value} {model.identity}"
     )
-    digest = _digest(settings, hashes)
+    digest = digest_of_numbers(settings, hashes)
     return ReferenceRecord(
         method=method.value,
         pairs=pairs,
@@ -196,47 +189,6 @@ def _planned(
         own=config.own.value,
         inner_product=model.inner_product,
     )
-
-
-def _digest(settings: str, values: npt.NDArray[np.integer]) -> str:
-    digest = hashlib.sha256(settings.encode())
-    digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()
-
-
-def smallest(hashes: Hashes, n: int) -> Rows:
-    """Return the `n` rows of smallest hash, ascending; without sorting, or copying, all rows.
-
-    The order is stable, so that repeated hashes give the same draw.
-    """
-    if n >= len(hashes):
-        return np.argsort(hashes, kind="stable")
-    rows = np.flatnonzero(hashes <= np.partition(hashes, n)[n])
-    return rows[np.argsort(hashes[rows], kind="stable")][:n]
-
-
-def largest(hashes: Hashes, n: int) -> Rows:
-    """Return the `n` rows of largest hash, or all, in the order of `smallest`."""
-    least = max(0, len(hashes) - n)
-    rows = np.flatnonzero(hashes >= np.partition(hashes, least)[least])
-    return rows[np.argsort(hashes[rows], kind="stable")][-n:]
-
-
-def bulk_rows(order: Rows, halves: Rows, bulk: int, folds: int) -> Rows:
-    """Return the `bulk` rows of smallest hash, as many of each half, fold by fold.
-
-    The first half of the folds are of the first half of the pool; each is a uniform sample of it.
-
-    Parameters
-    ----------
-    order : int64 array of shape (n,)
-        The pool's rows by key hash.
-    halves : int64 array of shape (n,)
-        The half of each row.
-    """
-    ordered = halves[order]
-    drawn = (order[ordered == half][: bulk // HALVES] for half in range(HALVES))
-    return np.concatenate([rows.reshape(-1, folds // HALVES).T.ravel() for rows in drawn])
 
 
 @dataclass(frozen=True)
@@ -278,7 +230,9 @@ class _Builder:
 
     def build(self) -> dict[Modality, NearRecord]:
         """Write all files but the record; return how near counterparts are chosen."""
-        digest = _digest(f"{self.record.digest} {self.record.method}", self.groups.of_rows)
+        digest = digest_of_numbers(
+            f"{self.record.digest} {self.record.method}", self.groups.of_rows
+        )
         parts = Parts(self.folder.path / BUILDING, digest)
         parts.share(HASHES, self.hashes)
         parts.share(GROUPS, self.groups.of_rows)
@@ -442,24 +396,4 @@ class _Builder:
         self.folder.write_cells(modality, cells)
         masses = torch.from_numpy(np.concatenate([part["masses"] for part in found])).T
         queries = self._queries()[modality].vectors
-        return _smallest_margin(queries, cells, torch.softmax(masses, dim=1), self.record)
-
-
-def _smallest_margin(
-    queries: Tensor, cells: Cells, mass: Tensor, record: ReferenceRecord
-) -> NearRecord:
-    """Choose the margin from the exact share of each query's mass in each cell, shape (n, c)."""
-
-    def measured(margin: float) -> tuple[NearRecord, float]:
-        near = cells.near(queries, record.logit_scale, margin)
-        share = float((near.double() @ cells.counts.double()).mean()) / record.pairs
-        missed = torch.where(near, 0.0, mass).sum(dim=1)
-        found = NearRecord(
-            cells=len(cells), margin=margin, mass=1 - float(missed.mean()), share=share
-        )
-        return found, float((missed**2).mean()) ** 0.5
-
-    found = [measured(margin) for margin in MARGINS]
-    enough = next((n for n, missed in found if missed <= MISSED), found[-1][0])
-    asked = next((n for n, _ in found if n.share * record.pairs >= record.neighbors), found[-1][0])
-    return measured(max(enough.margin + SAFETY, asked.margin))[0]
+        return smallest_margin(queries, cells, torch.softmax(masses, dim=1), self.record)

@@ -195,11 +195,3 @@ def test_blocks_grow_with_the_root_of_the_pool():
     for pairs in (0, 1, 16_384, 16_385):
         blocks = runs.blocks_of(pairs)
         assert [row for block in blocks for row in block] == list(range(pairs))
-
-
-@pytest.mark.parametrize("n", [0, 1, 2, 7, 50])
-def test_smallest_and_largest_match_a_stable_sort(n):
-    hashes = np.random.default_rng(0).integers(20, size=50).astype(np.uint64)
-    order = np.argsort(hashes, kind="stable")
-    assert reference.smallest(hashes, n).tolist() == order[:n].tolist()
-    assert n == 0 or reference.largest(hashes, n).tolist() == order[-n:].tolist()

@@ -28,6 +28,13 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
 
 
+def digest_of_numbers(settings: str, values: npt.NDArray[np.integer]) -> str:
+    """Return a digest of settings and an array."""
+    digest = hashlib.sha256(settings.encode())
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
 def write_part(
     path: Path, arrays: Mapping[str, npt.NDArray[Any]], stamp: str, *, first: bool = False
 ) -> None:
