@@ -47,8 +47,8 @@ bench: $(READY) ## Measure speed against baselines in the same run
 evidence: $(READY) ## Train small models on what rules keep, and compare them (writes build/evidence)
 	@$(BIN)/python -m evidence
 
-torture: $(READY) ## Kill score, filter and emit hundreds of times; compare with unbroken runs
-	@$(BIN)/python scripts/torture.py --kills 200
+torture: $(READY) ## Kill score, filter and emit hundreds of times, and 100 Ray nodes; compare with unbroken runs
+	@$(BIN)/python scripts/torture.py --kills 200 --nodes 100
 
 fuzz: $(READY) ## Fuzz the tar reader and the caption path for five minutes
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris

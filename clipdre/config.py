@@ -291,7 +291,7 @@ class MeasureConfig:
 
 @dataclass(frozen=True)
 class EmitConfig:
-    """How kept samples become shards. The number of writers does not change results.
+    """How kept samples become shards. Neither writers nor engine change results.
 
     Attributes
     ----------
@@ -309,6 +309,7 @@ class EmitConfig:
         Put the caption of the row into each sample, as its ``txt`` member.
     slice : Slice or None
         Write only the tars of this slice, and no summary.
+    engine : EngineConfig
     """
 
     shard_size: int = 10_000
@@ -318,6 +319,7 @@ class EmitConfig:
     card: bool = False
     write_caption: bool = False
     slice: Slice | None = None
+    engine: EngineConfig = EngineConfig()
 
 
 @dataclass(frozen=True)
@@ -336,6 +338,8 @@ class LookConfig:
         Longest side of a thumbnail in pixels.
     blur_by : str or None
         SQL condition; thumbnails of pairs that fulfil it are blurred.
+    engine : EngineConfig
+        Where images are read and made small.
     """
 
     columns: tuple[str, ...] = ()
@@ -343,3 +347,4 @@ class LookConfig:
     thumbnails: int = 300
     side: int = 160
     blur_by: str | None = None
+    engine: EngineConfig = EngineConfig()

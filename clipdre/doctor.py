@@ -11,9 +11,10 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from clipdre.config import ReadConfig
+from clipdre.config import EngineConfig, ReadConfig
 from clipdre.engines.base import Advance, Engine
 from clipdre.engines.local import ProcessPerDevice, Threads
+from clipdre.engines.open import open_cpus
 from clipdre.errors import InputError
 from clipdre.formats.files.storage import identify
 from clipdre.formats.folders.tables import key_hash
@@ -171,13 +172,14 @@ class _Read:
     keys: npt.NDArray[np.uint64]
 
 
-def diagnose(
+def diagnose(  # noqa: PLR0913 (how to read, and where)
     urls: Sequence[str],
     config: ReadConfig,
     *,
     decode: bool = False,
     workers: int = 1,
     processes: bool = False,
+    engine: EngineConfig | None = None,
 ) -> Diagnosis:
     """Read all shards and report their problems.
 
@@ -194,16 +196,19 @@ def diagnose(
     processes : bool
         Read many bytes in processes, which are faster than threads and take a second to start. A
         script that sets it needs ``if __name__ == "__main__":``.
+    engine : EngineConfig or None
+        None is this machine. A Ray cluster has workers of its own.
     """
     sizes, names = [_size(url) for url in urls], shard_names(urls)
     work, items = _ReadWork(config, decode), list(zip(urls, names, sizes, strict=True))
     workers = min(workers, len(items))
-    engine: Engine = Threads(workers)
+    here: Engine = Threads(workers)
     if processes and workers > 1 and sum(sizes) >= WORTH_PROCESSES:
-        engine = ProcessPerDevice(("cpu",) * workers)
+        here = ProcessPerDevice(("cpu",) * workers)
+    readers = open_cpus(engine or EngineConfig(), here, inputs=urls)
     reports: dict[int, _Read] = {}
     with Progress("read", sum(sizes)) as progress:
-        reports.update(engine.run(work, items, progress.advance))
+        reports.update(readers.run(work, items, progress.advance))
     findings: dict[str, Finding] = {}
     in_order = [reports[n] for n in range(len(items))]
     for report in in_order:

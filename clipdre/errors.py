@@ -14,6 +14,16 @@ users give them (`max_bytes`); the command line shows them as its options (--max
 
 from __future__ import annotations
 
+# Paths in messages to what users call them: working copies of folders in stores.
+NAMES: dict[str, str] = {}
+
+
+def named(text: str) -> str:
+    """Return a message in which folders in stores have the names that users gave them."""
+    for path, name in NAMES.items():
+        text = text.replace(path, name)
+    return text
+
 
 class ClipdreError(Exception):
     """Base of all errors that a user can cause and mend.
@@ -27,6 +37,7 @@ class ClipdreError(Exception):
     """
 
     def __init__(self, problem: str, cure: str = "") -> None:
+        problem, cure = named(problem), named(cure)
         super().__init__(problem, cure)  # both, so that it survives pickling between processes
         self.problem = problem
         self.cure = cure

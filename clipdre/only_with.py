@@ -83,6 +83,11 @@ Pairing = OnlyWith | NotWith
 WITH_RAY = tuple(OnlyWith(name, ("engine",), "ray") for name in ("address", "cpus_per_worker"))
 
 
+def without_ray(option: str) -> NotWith:
+    """Return the row of an option that says how many workers this machine has."""
+    return NotWith(option, ("engine",), "ray", because="which has `cpus_per_worker`")
+
+
 def check(given: Mapping[str, object], table: Sequence[Pairing]) -> None:
     """Refuse the first option that breaks a row of `table`.
 

@@ -75,16 +75,19 @@ def _of_environment(variables: Mapping[str, str]) -> Slice:
     if VARIABLE in variables:
         value = variables[VARIABLE]
         return parse_slice(value if WRITTEN.fullmatch(value.strip()) else f"{VARIABLE}={value}")
-    try:
-        task, first, tasks = (int(variables[name]) for name in (TASK, FIRST, TASKS))
-        step = int(variables.get(STEP, "1"))
-    except KeyError as error:
-        raise UsageError(
-            f"`slice` {AUTO} finds neither {VARIABLE} nor a SLURM job array ({error.args[0]})",
-            f"set {VARIABLE} to 1/8, or submit with sbatch --array=1-8",
-        ) from None
-    except ValueError as error:
-        raise UsageError(f"the variables of the job array are damaged ({error})", "") from None
+    task, first, tasks, step = (_number(name, variables) for name in (TASK, FIRST, TASKS, STEP))
     if step < 1 or (task - first) % step:
         raise UsageError(f"{TASK} {task} is not a step of {step} from {first}", f"set {VARIABLE}")
     return Slice((task - first) // step + 1, tasks)
+
+
+def _number(name: str, variables: Mapping[str, str]) -> int:
+    text = variables.get(name, "1" if name == STEP else None)
+    if text is None:
+        raise UsageError(
+            f"`slice` {AUTO} finds neither {VARIABLE} nor a SLURM job array ({name})",
+            f"set {VARIABLE} to 1/8, or submit with sbatch --array=1-8",
+        )
+    if not text.isascii() or not text.isdecimal():
+        raise UsageError(f"{name} is {text!r}, not a number", f"set {VARIABLE} to 1/8")
+    return int(text)

@@ -23,6 +23,7 @@ from scipy.stats import spearmanr
 
 from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.modality import Modality
+from clipdre.engines.local import InProcess
 from clipdre.estimating.estimate import Columns, Estimator
 from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.folders.embeddings import EmbeddingFiles, StoredPool
@@ -66,7 +67,7 @@ def run(
     """Return columns of the first rows, seconds to build and to estimate, and share of products."""
     started = time.perf_counter()
     reference = ReferenceFolder(folder)
-    leaders = leaders_of(pool, hashes, MODEL, config.alike, reference, torch.device("cpu"))
+    leaders = leaders_of(pool, hashes, MODEL, config.alike, reference, InProcess("cpu"))
     record = build_reference(pool, hashes, leaders, MODEL, config, reference)
     built = time.perf_counter() - started
     started = time.perf_counter()

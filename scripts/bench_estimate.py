@@ -25,6 +25,7 @@ from torch import Tensor
 from clipdre.config import EstimateConfig, ReferenceMethod
 from clipdre.core.modality import Modality
 from clipdre.core.reliability import reliability
+from clipdre.engines.local import InProcess
 from clipdre.estimating.estimate import Columns, Estimator, estimate_rows
 from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.folders.embeddings import StoredPool
@@ -122,7 +123,7 @@ def parts_of(profile: cProfile.Profile) -> dict[str, float]:
     """Return the seconds spent in each part of the stratified method, from a profile."""
     named = {
         "find_leaders": "copies",
-        "cluster": "build cells",
+        "build_reference": "build cells",
         "near": "choose cells",
         "_near": "near",
         "_folds": "bulk",
@@ -151,7 +152,7 @@ def stratified_table(sizes: list[int], d: int, exact_rows: int) -> None:
             with profile:
                 config, model = EstimateConfig(ReferenceMethod.STRATIFIED), model_record(d, SCALE)
                 leaders = leaders_of(
-                    pool, hashes, model, config.alike, stratified, torch.device("cpu")
+                    pool, hashes, model, config.alike, stratified, InProcess("cpu")
                 )
                 record = build_reference(pool, hashes, leaders, model, config, stratified)
                 scored(pool, hashes, Estimator(stratified, model_record(d, SCALE)), pairs)

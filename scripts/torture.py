@@ -1,12 +1,16 @@
 """Kill `score`, `filter` and `emit` at random moments, resume, and compare with unbroken runs.
 
-python scripts/torture.py --kills 200
+Then kill nodes of a Ray cluster while they score, measure and emit.
+
+python scripts/torture.py --kills 200 --nodes 100
 python scripts/torture.py --kills 5 --pairs 60 --seed 3
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import random
@@ -15,23 +19,33 @@ import signal
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import typer
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the cluster of the tests
+
 from clipdre.cli.main import app
+from clipdre.encoding import jobs as encoding_jobs
 from clipdre.truth.pool import write_pool
+from tests.clusters_of_ray import add_node, cluster_of, kill_raylet
 
 # Commands import these when they run; importing them here spares every forked process.
 LOADED = ("clipdre.pipelines.score", "clipdre.emitting.export", "clipdre.cli.preview")
 # Suffixes of files that hold floats: which pairs are encoded together changes their last bits.
 NUMBERS = (".parquet", ".npy", ".npz", ".json")
-TINY = ["--model", "clipdre-tiny", "--device", "cpu", "--workers", "2", "--batch-size", "16"]
+TINY = ["--model", "clipdre-tiny", "--device", "cpu", "--batch-size", "16"]
+MEASURE = ["conformity", "--device", "cpu"]
+# Seconds after which a run that lost a node does not end by itself.
+ENDLESS = 300
 
 
 def started(arguments: list[str]) -> int:
@@ -186,9 +200,109 @@ def torture(
     )
 
 
+@dataclass(frozen=True)
+class OnCluster:
+    """A command for a cluster, where it writes, what that is in the end, and what it is before."""
+
+    arguments: list[str]
+    out: Path
+    whole: Path
+    before: Path | None = None
+
+
+def torture_nodes(folder: Path, rule: list[str], kills: int, dice: random.Random) -> Iterator[str]:
+    """Kill nodes while they score, measure and emit; yield a line about each command."""
+    encoding_jobs.TOGETHER = 0  # hand out shards one by one, however small
+    scored, measured = folder / "score-whole", folder / "measure-whole"
+    shutil.copytree(scored, measured)
+    run(["measure", str(measured), *MEASURE])
+    score, measure, emit = (folder / f"{name}-ray" for name in ("score", "measure", "emit"))
+    commands = (
+        OnCluster(["score", str(folder / "pool"), *TINY, "-o", str(score)], score, scored),
+        OnCluster(["measure", str(measure), *MEASURE], measure, measured, scored),
+        OnCluster(["filter", str(scored), *rule, "-o", str(emit)], emit, folder / "filter-whole"),
+    )
+    with cluster_of(2) as cluster:
+        for n, command in enumerate(commands):
+            yield torture_cluster(command, cluster, (kills + n) // len(commands), dice)
+
+
+def torture_cluster(command: OnCluster, cluster: Any, kills: int, dice: random.Random) -> str:
+    """Run a command until it has lost a node `kills` times; return a line about the outcome."""
+    arguments = [*command.arguments, "--engine", "ray", "--address", cluster.address]
+    begin = time.monotonic()
+    begun = len(files_of(command.before)) if command.before else 0
+    files = len(files_of(command.whole)) - begun
+    done = runs = 0
+    while done < kills:
+        if command.before:
+            shutil.copytree(command.before, command.out)
+        victim = dice.choice(list(cluster.worker_nodes))
+        if loses(victim, arguments, command.out, begun + dice.randrange(1, files)):
+            cluster.remove_node(victim, allow_graceful=False)
+            add_node(cluster)
+            done += 1
+        runs += 1
+        check_same(command.out, command.whole, exactly=arguments[0] == "filter")
+        shutil.rmtree(command.out)
+    seconds = (time.monotonic() - begin) / max(1, runs)
+    return (
+        f"{command.out.name}: {done} nodes killed in {runs} runs, all as the unbroken one "
+        f"({seconds:.1f} s each)"
+    )
+
+
+def loses(victim: Any, arguments: list[str], out: Path, files: int) -> bool:
+    """Run a command, and kill a node when `out` has so many files; return whether it came to it."""
+    over, lost = threading.Event(), threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.002):
+            if len(files_of(out)) >= files:
+                kill_raylet(victim)
+                lost.set()
+                return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        run(arguments)
+    finally:
+        over.set()
+        killer.join()
+    return lost.is_set()
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the finished files of a folder, which others may change meanwhile."""
+    found = []
+    for place, _, names in os.walk(folder):
+        found += [Path(place, name) for name in names if not name.startswith(".unfinished-")]
+    return found
+
+
+def run(arguments: list[str]) -> None:
+    """Run a command in this process, which has joined the cluster."""
+
+    def give_up(*_: object) -> None:
+        raise SystemExit(f"clipdre {' '.join(arguments)} does not end")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(ENDLESS)
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        app(arguments, standalone_mode=False)
+    signal.alarm(0)
+
+
 def main(
     kills: Annotated[int, typer.Option(help="Kills of each command.")] = 200,
     pairs: Annotated[int, typer.Option(help="Pairs in the pool.")] = 400,
+    nodes: Annotated[int, typer.Option(help="Kills of nodes of a Ray cluster, in all.")] = 100,
     seed: Annotated[int, typer.Option(help="Random seed of the moments.")] = 0,
 ) -> None:
     """Print a line for each command; exit with 1 at the first difference."""
@@ -203,7 +317,7 @@ def main(
         )
         data = (folder / "pool" / "00001.tar").read_bytes()
         (folder / "pool" / "00001.tar").write_bytes(data[: len(data) // 2])
-        score = ["score", str(folder / "pool"), *TINY]
+        score = ["score", str(folder / "pool"), *TINY, "--workers", "2"]
         print(torture(score, folder / "score", kills, dice))
         scores = str(folder / "score-whole")
         size = ["--shard-size", str(max(1, pairs // 20))]
@@ -218,10 +332,13 @@ def main(
         finished([*score, *exact, "-o", str(old)])
         print(torture(score, folder / "score-overwrite", kills, dice, old))
         old, half = folder / "half-scores", sorted((folder / "pool").glob("*.tar"))[::2]
-        finished(["score", *map(str, half), *TINY, "-o", str(old)])
+        finished(["score", *map(str, half), *TINY, "--workers", "2", "-o", str(old)])
         print(torture(score, folder / "score-growth", kills, dice, old, replacing=()))
         old = folder / "emit-whole"
         print(torture(["filter", scores, *rule], folder / "filter-overwrite", kills, dice, old))
+        if nodes:  # last, because a process with threads of Ray must not fork
+            for line in torture_nodes(folder, [*rule[:-2]], nodes, dice):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
+from clipdre.config import EngineConfig, EngineName
 
 # A node that is gone is noticed after a second, not after half a minute.
 QUICK = {
@@ -14,7 +16,17 @@ QUICK = {
     "health_check_period_ms": 300,
     "health_check_failure_threshold": 3,
 }
+# Marks of modules that use Ray: nothing may hang, and Ray opens sockets and files that it closes
+# when the process ends.
+RAY = [pytest.mark.timeout(180), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 MEMORY = 80 * 1024 * 1024
+
+
+def with_ray(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that uses Ray, in a module of others."""
+    for mark in RAY:
+        test = mark(test)
+    return test
 
 
 @contextmanager
@@ -29,11 +41,21 @@ def cluster_of(nodes: int) -> Iterator[Any]:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(nodes):
-            cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+            add_node(cluster)
         yield cluster
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def add_node(cluster: Any) -> None:
+    """Let a node with one CPU join."""
+    cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+
+
+def on(cluster: Any) -> EngineConfig:
+    """The engine of a cluster."""
+    return EngineConfig(EngineName.RAY, cluster.address)
 
 
 def kill_raylet(node: Any) -> None:

@@ -94,6 +94,8 @@ def test_the_examples_run(tmp_path, monkeypatch):
 
 
 MESSAGES = ("quiet", "log_file")
+# Options of commands that are parameters of `open_scores`.
+OPENING = ("scratch",)
 
 
 class TestCommandLine:
@@ -102,7 +104,7 @@ class TestCommandLine:
     def test_select_and_emit_are_filter(self):
         selecting = {parameter.name for parameter in parameters("select")[1:]}
         writing = {parameter.name for parameter in parameters("emit")[1:]}
-        only_shell = {"scores", "help", "dry_run", "json", "shuffle", "every", *MESSAGES}
+        only_shell = {"scores", "help", "dry_run", "json", "shuffle", "every", *MESSAGES, *OPENING}
         assert options("filter") - only_shell == (selecting | writing) - {"shuffle_seed"}
         assert options("emit") - {"keys", *only_shell} == writing - {"shuffle_seed"} | {"seed"}
 
@@ -124,6 +126,7 @@ class TestCommandLine:
         command = GROUP.commands["measure"].get_command(None, "prompt-weight")
         settings = {field.name for field in fields(PromptWeight)}
         common = {parameter.name for parameter in command.params} - settings - {"help", *MESSAGES}
+        common -= {*OPENING}
         assert common == {p.name for p in parameters("measure")} - {"scores", "scorer", "settings"}
 
     def test_diagnose_is_doctor(self):

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,5 +85,5 @@ def test_the_command_prints(scored):
     assert found.output == "300\n"
 
 
-USED = (Annotated, BinaryIO, Iterator, Sequence, ThreadPoolExecutor, dataclass, pytest)
+USED = (Annotated, BinaryIO, Iterable, Iterator, ThreadPoolExecutor, dataclass, pytest)
 USED += (Advance, Item, Result, Work)

@@ -8,6 +8,7 @@ import pytest
 from clipdre.config import ReadConfig
 from clipdre.doctor import ADVICE, diagnose
 from clipdre.formats.tars.samples import NoteKind, Reason
+from tests.clusters_of_ray import on, with_ray
 from tests.corpus import GOOD, KINDS
 from tests.helpers import pair, png, write_tar
 
@@ -54,15 +55,32 @@ def test_repeated_shared_and_scattered_keys_are_distinguished(tmp_path):
     assert (found.samples, found.good) == (7, 5)
 
 
-def test_processes_find_what_threads_find(tmp_path, monkeypatch):
+@pytest.fixture
+def places(tmp_path):
+    """Five shards with a bad image each, and a key that they share."""
+    return [
+        str(
+            write_tar(
+                tmp_path / f"{n}.tar",
+                [*pair(f"a{n}"), ("b.png", b"<html>"), ("b.txt", b"b"), *pair("c")],
+            )
+        )
+        for n in range(5)
+    ]
+
+
+def test_processes_find_what_threads_find(places, monkeypatch):
     monkeypatch.setattr("clipdre.doctor.WORTH_PROCESSES", 0)
-    places = []
-    for n in range(5):
-        members = [*pair(f"a{n}"), ("b.png", b"<html>"), ("b.txt", b"b"), *pair("c")]
-        places.append(str(write_tar(tmp_path / f"{n}.tar", members)))
     config = ReadConfig()
     found = diagnose(places, config, workers=2, processes=True)
     assert found == diagnose(places, config, workers=2) == diagnose(places, config)
+    assert (found.samples, found.good) == (15, 10)
+
+
+@with_ray
+def test_a_cluster_finds_what_threads_find(cluster, places):
+    found = diagnose(places, ReadConfig(), decode=True, engine=on(cluster))
+    assert found == diagnose(places, ReadConfig(), decode=True)
     assert (found.samples, found.good) == (15, 10)
 
 

@@ -49,7 +49,7 @@ def test_auto_is_what_the_environment_says(variables, found):
         ("auto", {"CLIPDRE_SLICE": "auto"}, "`slice` 'CLIPDRE_SLICE=auto' is not a slice"),
         ("auto", {"CLIPDRE_SLICE": "abc"}, "`slice` 'CLIPDRE_SLICE=abc' is not a slice"),
         ("auto", {"CLIPDRE_SLICE": "4/3"}, "`slice` 4/3 does not exist"),
-        ("auto", of_array("four"), "the variables of the job array are damaged"),
+        ("auto", of_array("four"), "SLURM_ARRAY_TASK_ID is 'four', not a number"),
         ("auto", of_array(7, first=1, tasks=3), "`slice` 7/3 does not exist"),
         ("auto", of_array(7, first=0, tasks=3, STEP=2), "7 is not a step of 2 from 0"),
     ],

@@ -7,7 +7,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
+from clipdre.config import EngineConfig, EngineName
 from clipdre.errors import UsageError
+from clipdre.only_with import WITH_RAY, check
 
 Choice = TypeVar("Choice", bound=Enum)
 Places = str | Path | Sequence[str | Path]
@@ -25,3 +27,11 @@ def chosen(choices: type[Choice], value: str, name: str) -> Choice:
     except ValueError:
         known = ", ".join(choice.value for choice in choices)
         raise UsageError(f"invalid `{name}` {value!r}", f"choose from {known}") from None
+
+
+def engine_config(
+    engine: EngineName | str, address: str | None, cpus_per_worker: int | None
+) -> EngineConfig:
+    """Return where to run; `UsageError` if there is no such engine, or it has no such settings."""
+    check({"engine": engine, "address": address, "cpus_per_worker": cpus_per_worker}, WITH_RAY)
+    return EngineConfig(chosen(EngineName, engine, "engine"), address, cpus_per_worker)

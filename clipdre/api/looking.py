@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clipdre.api.arguments import Places, listed
+from clipdre.api.arguments import Places, engine_config, listed
 from clipdre.api.scores import Scores
-from clipdre.config import LookConfig
+from clipdre.config import EngineName, LookConfig
 from clipdre.formats.tars.places import expand_shards
 from clipdre.looking.look import collect
 from clipdre.looking.page import Page, render
@@ -26,6 +26,9 @@ def look(
     blur_by: str | None = None,
     shards: Places | None = None,
     overwrite: bool = False,
+    engine: EngineName | str = EngineName.LOCAL,
+    address: str | None = None,
+    cpus_per_worker: int | None = None,
 ) -> Page:
     """Return a page that shows what a pool holds and what selections keep; notebooks show it.
 
@@ -46,6 +49,9 @@ def look(
         Tars to take images from, if they have moved.
     overwrite : bool
         Replace `output` even if it is not such a page.
+    engine, address, cpus_per_worker
+        As for `clipdre.score`, for reading images; by default each CPU of a Ray cluster is a
+        worker.
 
     Raises
     ------
@@ -66,7 +72,13 @@ def look(
         collect(
             scores.query(),
             by_name([selections] if isinstance(selections, Selection) else selections),
-            LookConfig(tuple(columns), points, thumbnails, blur_by=blur_by),
+            LookConfig(
+                tuple(columns),
+                points,
+                thumbnails,
+                blur_by=blur_by,
+                engine=engine_config(engine, address, cpus_per_worker),
+            ),
             None if shards is None else expand_shards(listed(shards)),
         )
     )

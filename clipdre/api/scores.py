@@ -17,6 +17,7 @@ from clipdre.errors import ClipdreError
 from clipdre.estimating import check as _check
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest, read_complete_manifest
+from clipdre.formats.folders.working_copy import local_copy
 from clipdre.reporting import summary as _summary
 from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet
@@ -59,7 +60,7 @@ class Scores:
     def __repr__(self) -> str:
         shards = count(len(self.manifest.shards), "shard")
         name = self.manifest.model.name
-        return f"Scores({str(self.folder.path)!r}: {count(len(self), 'pair')} of {shards}, {name})"
+        return f"Scores({self.folder.store.name!r}: {count(len(self), 'pair')} of {shards}, {name})"
 
     def _repr_html_(self) -> str:
         rows = [(column.name, column.unit, column.meaning) for column in self.query().described()]
@@ -133,8 +134,15 @@ class Scores:
         return ScoreQuery(self.folder, self.manifest, listed(joined), time_limit, key)
 
 
-def open_scores(folder: str | Path) -> Scores:
+def open_scores(folder: str | Path, *, scratch: str | Path | None = None) -> Scores:
     """Open a score folder; `ScoresError` if it is missing or unfinished.
+
+    Parameters
+    ----------
+    folder : path or URL
+        Of a folder in a store, files are fetched to a working copy; embeddings only when needed.
+    scratch : path or None
+        Local folder for the working copy; None for the user's cache.
 
     Examples
     --------
@@ -144,7 +152,8 @@ def open_scores(folder: str | Path) -> Scores:
     >>> table.num_rows == scores.manifest.rows
     True
     """
-    return Scores(ScoreFolder(Path(folder)), read_complete_manifest(Path(folder)))
+    path = local_copy(folder, scratch)
+    return Scores(ScoreFolder(path), read_complete_manifest(path))
 
 
 def summarize(scores: Scores) -> _summary.Summary:

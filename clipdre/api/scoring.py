@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clipdre.api.arguments import Places, chosen, listed
+from clipdre.api.arguments import Places, chosen, engine_config, listed
 from clipdre.api.scores import Scores
 from clipdre.config import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
     Architecture,
     EncodeConfig,
-    EngineConfig,
     EngineName,
     EstimateConfig,
     MeasureConfig,
@@ -24,8 +23,9 @@ from clipdre.doctor import Diagnosis
 from clipdre.doctor import diagnose as _diagnose
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.records import MeasureRecord
+from clipdre.formats.folders.working_copy import local_copy
 from clipdre.formats.tars.places import expand_shards
-from clipdre.only_with import WITH_RAY, NotWith, check
+from clipdre.only_with import NotWith, check
 from clipdre.pipelines import measure as _measure
 from clipdre.pipelines import score as _score
 from clipdre.scorers.base import Scorer
@@ -57,12 +57,15 @@ def score(
     engine: EngineName | str = EngineName.LOCAL,
     address: str | None = None,
     cpus_per_worker: int | None = None,
+    scratch: str | Path | None = None,
 ) -> Scores:
     """Score folders, tars, globs, brace patterns or URLs; see `clipdre.pipelines.score.score`.
 
     Parameters
     ----------
     shards : path or sequence of paths
+    output : path or URL
+        Score folder, on a disk or in a store.
     model, pretrained, device : str, Path or None
         As on the command line; None for the defaults. Other settings of the encoder are fields of
         `encode`, which then has these too.
@@ -77,6 +80,8 @@ def score(
         else a new one on this machine.
     cpus_per_worker : int or None
         CPUs of each Ray worker; None shares those of the smallest node among its GPUs.
+    scratch : path or None
+        Local folder for the working copy of a score folder in a store; None for the user's cache.
 
     Raises
     ------
@@ -92,15 +97,16 @@ def score(
     """
     given = {"model": model, "pretrained": pretrained, "device": device, "encode": encode}
     check(given, PAIRINGS)
-    where = _engine_config(engine, address, cpus_per_worker)
+    where = engine_config(engine, address, cpus_per_worker)
     encode = encode or _encode_config(model, pretrained, device)
     config = _score.ScoreConfig(read or ReadConfig(), encode, estimate or EstimateConfig())
     part = as_slice(slice)
     run = RunConfig(
         overwrite, discard_embeddings, max_bad_fraction, keep_reference, prune, part, where
     )
-    manifest = _score.score(expand_shards(listed(shards)), Path(output), config, run)
-    return Scores(ScoreFolder(Path(output)), manifest)
+    path = local_copy(output, scratch)
+    manifest = _score.score(expand_shards(listed(shards)), path, config, run)
+    return Scores(ScoreFolder(path), manifest)
 
 
 def _encode_config(
@@ -128,11 +134,14 @@ def score_embeddings(
     overwrite: bool = False,
     discard_embeddings: bool = False,
     max_bad_fraction: float = 1.0,
+    scratch: str | Path | None = None,
 ) -> Scores:
     """Score a score folder, DataComp metadata or clip-retrieval output, without encoding.
 
     Parameters
     ----------
+    embeddings, output : path or URL
+        Score folders may be in stores; `scratch` is then as for `score`.
     architecture : {"l14", "b32"}
         Model of DataComp's metadata.
     logit_scale, logit_bias : float
@@ -150,9 +159,10 @@ def score_embeddings(
     >>> scores.manifest.model.logit_scale
     30.0
     """
+    path = local_copy(output, scratch)
     manifest = _score.score_stored(
-        Path(embeddings),
-        Path(output),
+        local_copy(embeddings, scratch),
+        path,
         estimate or EstimateConfig(),
         architecture=chosen(Architecture, architecture, "architecture").value,
         logit_scale=logit_scale,
@@ -161,7 +171,7 @@ def score_embeddings(
         device=device,
         run=RunConfig(overwrite, discard_embeddings, max_bad_fraction),
     )
-    return Scores(ScoreFolder(Path(output)), manifest)
+    return Scores(ScoreFolder(path), manifest)
 
 
 def measure(
@@ -199,19 +209,12 @@ def measure(
     """
     if isinstance(scorer, str):
         scorer = find_scorer(scorer)(**(settings or {}))
-    where = _engine_config(engine, address, cpus_per_worker)
+    where = engine_config(engine, address, cpus_per_worker)
     config = MeasureConfig(suffix, device, overwrite, engine=where)
     if (part := as_slice(slice)) is not None:
         _measure.measure_slice(scores.folder, scores.manifest, scorer, part, config)
         return None
     return _measure.measure(scores.folder, scores.manifest, scorer, config)
-
-
-def _engine_config(
-    engine: EngineName | str, address: str | None, cpus_per_worker: int | None
-) -> EngineConfig:
-    check({"engine": engine, "address": address, "cpus_per_worker": cpus_per_worker}, WITH_RAY)
-    return EngineConfig(chosen(EngineName, engine, "engine"), address, cpus_per_worker)
 
 
 def diagnose(
@@ -220,8 +223,16 @@ def diagnose(
     read: ReadConfig | None = None,
     decode: bool = False,
     workers: int = 1,
+    engine: EngineName | str = EngineName.LOCAL,
+    address: str | None = None,
+    cpus_per_worker: int | None = None,
 ) -> Diagnosis:
     """Check shards as `clipdre doctor` does; see `clipdre.doctor.diagnose`.
+
+    Parameters
+    ----------
+    engine, address, cpus_per_worker
+        As for `score`; by default each CPU of a Ray cluster is a worker.
 
     Examples
     --------
@@ -230,4 +241,5 @@ def diagnose(
     ['unreadable_image']
     """
     urls = expand_shards(listed(shards))
-    return _diagnose(urls, read or ReadConfig(), decode=decode, workers=workers)
+    where = engine_config(engine, address, cpus_per_worker)
+    return _diagnose(urls, read or ReadConfig(), decode=decode, workers=workers, engine=where)

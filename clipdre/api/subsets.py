@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from clipdre.api.arguments import Places, chosen, listed
+from clipdre.api.arguments import Places, chosen, engine_config, listed
 from clipdre.api.scores import Scores
-from clipdre.config import TIME_LIMIT, Best, EmitConfig, ExportFormat, JoinKey, SubsetFormat
+from clipdre.config import (
+    TIME_LIMIT,
+    Best,
+    EmitConfig,
+    EngineName,
+    ExportFormat,
+    JoinKey,
+    SubsetFormat,
+)
 from clipdre.emitting.lance_table import write_lance
 from clipdre.emitting.write import Written, write_subset
 from clipdre.formats.name_lists import read_name_file
@@ -132,8 +140,16 @@ def emit(
     shards: Places | None = None,
     overwrite: bool = False,
     slice: str | None = None,
+    engine: EngineName | str = EngineName.LOCAL,
+    address: str | None = None,
+    cpus_per_worker: int | None = None,
 ) -> Written:
     """Write the selected samples; see `clipdre.emitting.write.write_subset`.
+
+    Parameters
+    ----------
+    engine, address, cpus_per_worker
+        As for `clipdre.score`; by default each CPU of a Ray cluster is a worker.
 
     Examples
     --------
@@ -155,6 +171,7 @@ def emit(
             card,
             write_caption,
             as_slice(slice),
+            engine_config(engine, address, cpus_per_worker),
         ),
         shards=None if shards is None else expand_shards(listed(shards)),
         overwrite=overwrite,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from clipdre.cli.messages import with_options
 from clipdre.config import EngineName
 
 
@@ -58,7 +60,52 @@ CpusPerWorker = Annotated[
         rich_help_panel="Run",
     ),
 ]
-Scores = Annotated[
-    Path, typer.Argument(help="Score folder, as 'clipdre score' printed it.", metavar="SCORES")
+OneCpu = Annotated[
+    int | None,
+    typer.Option(
+        "--cpus-per-worker",
+        min=1,
+        help="CPUs of each Ray worker.  (default: 1)",
+        metavar="N",
+        show_default=False,
+        rich_help_panel="Run",
+    ),
 ]
+
+
+def score_folder(place: str) -> Path:
+    """Return the local path of a score folder: of its working copy if it is in a store."""
+    from clipdre.formats.folders.working_copy import local_copy
+
+    return local_copy(place)
+
+
+def _use_scratch(folder: Path | None) -> Path | None:
+    from clipdre.formats.folders.working_copy import use_scratch
+
+    use_scratch(folder)
+    return folder
+
+
+SCORES_HELP = "Score folder, as 'clipdre score' printed it: a path, or the URL of one in a store."
+Scores = Annotated[Path, typer.Argument(help=SCORES_HELP, metavar="SCORES", parser=score_folder)]
+Scratch = Annotated[
+    Path | None,
+    typer.Option(
+        callback=_use_scratch,
+        is_eager=True,  # before score folders are looked for
+        help="Local folder for working copies of score folders in stores.  (default: in the user's "
+        "cache)",
+        metavar="FOLDER",
+        show_default=False,
+        rich_help_panel="Stores",
+    ),
+]
+
+
+def with_scratch(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that takes score folders with the option --scratch."""
+    return with_options(command, {"scratch": (Scratch, None)})
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

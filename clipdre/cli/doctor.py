@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipdre.cli import score_options as take
-from clipdre.cli.common_options import Json
+from clipdre.cli.common_options import Address, Engines, Json, OneCpu
 from clipdre.cli.read_options import IMAGE_KEY, read_config
-from clipdre.cli.terminal import echo_json
-from clipdre.config import ReadConfig
+from clipdre.cli.terminal import echo_json, given_options
+from clipdre.config import EngineConfig, EngineName, ReadConfig
 from clipdre.cpus import usable_cpus
+from clipdre.only_with import WITH_RAY, Pairing, check, without_ray
 from clipdre.words import count
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example:  clipdre doctor pool && clipdre score pool -o scores"
 SHOWN = 200
+PAIRINGS: tuple[Pairing, ...] = (*WITH_RAY, without_ray("workers"))
 
 
 def doctor(
+    context: typer.Context,
     shards: Annotated[
         list[str],
         typer.Argument(
@@ -45,6 +48,9 @@ def doctor(
         ),
     ] = False,
     workers: take.Workers = None,
+    engine: Engines = EngineName.LOCAL,
+    address: Address = None,
+    cpus_per_worker: OneCpu = None,
     json: Json = False,
 ) -> None:
     """Check shards before you pay for a GPU.
@@ -54,6 +60,7 @@ def doctor(
     from clipdre.doctor import diagnose
     from clipdre.formats.tars.places import expand_shards
 
+    check(given_options(context), PAIRINGS)
     config = read_config(
         image_key,
         text_key or ReadConfig.caption_suffix,
@@ -64,7 +71,8 @@ def doctor(
     )
     urls = expand_shards(shards, sys.stdin)
     parallel = workers or usable_cpus()
-    found = diagnose(urls, config, decode=decode, workers=parallel, processes=True)
+    machines = EngineConfig(engine, address, cpus_per_worker)
+    found = diagnose(urls, config, decode=decode, workers=parallel, processes=True, engine=machines)
     if json:
         echo_json(_machine(found))
     else:

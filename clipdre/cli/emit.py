@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdre.cli import emit_options as write
-from clipdre.cli.common_options import Scores, SliceOption
+from clipdre.cli.common_options import Address, Engines, OneCpu, Scores, SliceOption
 from clipdre.cli.terminal import given_options
-from clipdre.config import EmitConfig
+from clipdre.config import EmitConfig, EngineConfig, EngineName
 from clipdre.only_with import OnlyWith, check
 from clipdre.slices import as_slice
 from clipdre.words import count
@@ -46,6 +46,9 @@ def emit(
     write_caption: write.WriteCaption = False,
     overwrite: write.Overwrite = False,
     slice: SliceOption = None,
+    engine: Engines = EngineName.LOCAL,
+    address: Address = None,
+    cpus_per_worker: OneCpu = None,
 ) -> None:
     """Write the samples named in a list, from any tool.
 
@@ -76,7 +79,10 @@ def emit(
             f"such as {found.first_missing!r}"
         )
     shuffle_seed, part = seed if shuffle else None, as_slice(slice)
-    config = EmitConfig(shard_size, max_bytes, shuffle_seed, writers, card, write_caption, part)
+    machines = EngineConfig(engine, address, cpus_per_worker)
+    config = EmitConfig(
+        shard_size, max_bytes, shuffle_seed, writers, card, write_caption, part, machines
+    )
     write.write_and_print(found.selection, place, format, config, shards, overwrite)
 
 

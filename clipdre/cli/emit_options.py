@@ -11,7 +11,7 @@ import typer
 from clipdre.cli.numbers import Count, parse_bytes
 from clipdre.config import EmitConfig, SubsetFormat
 from clipdre.errors import UsageError
-from clipdre.only_with import NotWith, OnlyWith, Pairing, check
+from clipdre.only_with import WITH_RAY, NotWith, OnlyWith, Pairing, check, without_ray
 from clipdre.words import count
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ PAIRINGS: tuple[Pairing, ...] = (
     OnlyWith("writers", ("format",), SubsetFormat.TAR.value),
     NotWith("overwrite", ("output",), STDOUT),
     NotWith("slice", ("overwrite",), because="which drops what other slices wrote"),
+    *WITH_RAY,
+    without_ray("writers"),
 )
 
 Output = Annotated[

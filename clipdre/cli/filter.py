@@ -9,10 +9,10 @@ import typer
 
 from clipdre.cli import emit_options as write
 from clipdre.cli import select_options as keep
-from clipdre.cli.common_options import Scores, SliceOption
+from clipdre.cli.common_options import Address, Engines, OneCpu, Scores, SliceOption
 from clipdre.cli.selections import RULES, open_query, pairings, requested, selected
 from clipdre.cli.terminal import given_options
-from clipdre.config import TIME_LIMIT, EmitConfig
+from clipdre.config import TIME_LIMIT, EmitConfig, EngineConfig, EngineName
 from clipdre.errors import UsageError
 from clipdre.only_with import NotWith, OnlyWith, check
 from clipdre.slices import as_slice
@@ -25,6 +25,7 @@ EXAMPLE = "Example:  clipdre filter scores --where 'width >= 200' --by log_ratio
 PAIRINGS = (
     NotWith("every", RULES, because="which keeps only some pairs"),
     OnlyWith("json", ("dry_run",)),
+    NotWith("engine", ("dry_run",), because="which writes nothing"),
 )
 
 
@@ -67,6 +68,9 @@ def filter_scores(
     write_caption: write.WriteCaption = False,
     overwrite: write.Overwrite = False,
     slice: SliceOption = None,
+    engine: Engines = EngineName.LOCAL,
+    address: Address = None,
+    cpus_per_worker: OneCpu = None,
 ) -> None:
     """Keep the best pairs: by a condition, by rank, at random, or by a published recipe.
 
@@ -89,7 +93,10 @@ def filter_scores(
         return
     _note_selection(selections[0])
     shuffle_seed, part = seed if shuffle else None, as_slice(slice)
-    config = EmitConfig(shard_size, max_bytes, shuffle_seed, writers, card, write_caption, part)
+    machines = EngineConfig(engine, address, cpus_per_worker)
+    config = EmitConfig(
+        shard_size, max_bytes, shuffle_seed, writers, card, write_caption, part, machines
+    )
     write.write_and_print(selections[0], place, format, config, shards, overwrite)
 
 

@@ -11,12 +11,12 @@ import typer
 from clipdre.cli import emit_options as write
 from clipdre.cli import look_options as show
 from clipdre.cli import select_options as keep
-from clipdre.cli.common_options import Scores
+from clipdre.cli.common_options import Address, Engines, OneCpu, Scores
 from clipdre.cli.selections import RULES, open_query, pairings, requested, selected
 from clipdre.cli.terminal import given_options
-from clipdre.config import TIME_LIMIT, LookConfig
+from clipdre.config import TIME_LIMIT, EngineConfig, EngineName, LookConfig
 from clipdre.errors import UsageError
-from clipdre.only_with import NotWith, check
+from clipdre.only_with import WITH_RAY, NotWith, Pairing, check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from clipdre.sql.query import ScoreQuery
 
 EXAMPLE = "Example:  clipdre look scores --by log_ratio --top 30% -o page.html"
-PAIRINGS = (NotWith("kept", RULES, because="which say themselves what is kept"),)
+PAIRINGS: tuple[Pairing, ...] = (
+    NotWith("kept", RULES, because="which say themselves what is kept"),
+    *WITH_RAY,
+)
 
 
 def look(
@@ -60,6 +63,9 @@ def look(
     blur_by: show.BlurBy = None,
     shards: show.Shards = None,
     overwrite: show.Overwrite = False,
+    engine: Engines = EngineName.LOCAL,
+    address: Address = None,
+    cpus_per_worker: OneCpu = None,
 ) -> None:
     """Write one HTML page: what a pool holds, what a rule keeps, and what lies at the cut.
 
@@ -78,7 +84,12 @@ def look(
     if kept is not None:
         selections = [_kept(query, kept)]
     tars = expand_shards(shards, sys.stdin) if shards else None
-    config = LookConfig(tuple(columns or ()), thumbnails=thumbnails, blur_by=blur_by)
+    config = LookConfig(
+        tuple(columns or ()),
+        thumbnails=thumbnails,
+        blur_by=blur_by,
+        engine=EngineConfig(engine, address, cpus_per_worker),
+    )
     _write(query, by_name(selections), config, tars, place, overwrite)
 
 

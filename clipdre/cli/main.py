@@ -33,10 +33,11 @@ from clipdre.cli import (
     signals,
 )
 from clipdre.cli import filter as filter_command
+from clipdre.cli.common_options import with_scratch
 from clipdre.cli.messages import with_messages
 from clipdre.cli.usage import ParserError, help_text, paragraphs, parser_message
 from clipdre.cpus import limit_threads
-from clipdre.errors import ClipdreError, UsageError
+from clipdre.errors import ClipdreError, UsageError, named
 from clipdre.words import one_line, strip_controls
 
 USAGE = 2
@@ -84,7 +85,7 @@ class Commands(settings.PlainHelp, TyperGroup):
             return self.commands.get(ctx.invoked_subcommand or "")
 
         def shown(message: object) -> str:
-            return strip_controls(as_options(str(message), command())).replace("\n", " ")
+            return strip_controls(as_options(named(str(message)), command())).replace("\n", " ")
 
         warnings.showwarning = lambda message, *_, **__: messages.LOG.warning(shown(message))
         settings.warn_of_variables(self)
@@ -126,19 +127,19 @@ def _add(name: str, command: Callable[..., None], example: str) -> None:
     ORDER.append(name)
 
 
-_add("score", with_messages(score.score), score.EXAMPLE)
-_add("info", info.info, info.EXAMPLE)
-_add("look", with_messages(look.look), look.EXAMPLE)
-_add("compare", compare.compare, compare.EXAMPLE)
-_add("filter", with_messages(filter_command.filter_scores), filter_command.EXAMPLE)
+_add("score", with_messages(with_scratch(score.score)), score.EXAMPLE)
+_add("info", with_scratch(info.info), info.EXAMPLE)
+_add("look", with_messages(with_scratch(look.look)), look.EXAMPLE)
+_add("compare", with_scratch(compare.compare), compare.EXAMPLE)
+_add("filter", with_messages(with_scratch(filter_command.filter_scores)), filter_command.EXAMPLE)
 _add("recipes", recipes.recipes, recipes.EXAMPLE)
-_add("emit", with_messages(emit.emit), emit.EXAMPLE)
-_add("export", export.export, export.EXAMPLE)
+_add("emit", with_messages(with_scratch(emit.emit)), emit.EXAMPLE)
+_add("export", with_scratch(export.export), export.EXAMPLE)
 app.add_typer(measure.app)
 ORDER.append("measure")
 _add("scorers", scorers.scorers, scorers.EXAMPLE)
 _add("doctor", with_messages(doctor.doctor), doctor.EXAMPLE)
-_add("reference", reference.reference, reference.EXAMPLE)
+_add("reference", with_scratch(reference.reference), reference.EXAMPLE)
 _add("demo", demo.demo, demo.EXAMPLE)
 
 

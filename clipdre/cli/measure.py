@@ -7,24 +7,26 @@ import inspect
 import shlex
 import typing
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from clipdre.cli.common_options import (
+    SCORES_HELP,
     Address,
     CpusPerWorker,
     Engines,
-    Scores,
     SliceOption,
+    score_folder,
+    with_scratch,
 )
 from clipdre.cli.messages import with_messages
 from clipdre.cli.settings import Command, PlainHelp
 from clipdre.cli.terminal import given_options
 from clipdre.cli.usage import help_text
 from clipdre.config import EngineConfig, EngineName, MeasureConfig
+from clipdre.errors import named
 from clipdre.only_with import WITH_RAY, check
 from clipdre.slices import Slice, as_slice
 from clipdre.words import count
@@ -36,6 +38,8 @@ EXAMPLE = "Example:  clipdre measure scores prompt-weight --prompt 'a photo of f
 PANEL = "Scorers"
 # What stands for a score folder in a scorer's example, and in that of its command.
 SCORES, TARGET = "SCORES", "target-scores"
+# A path only once the options of the scorer's own command, such as --scratch, are known.
+Place = Annotated[str, typer.Argument(help=SCORES_HELP, metavar="SCORES")]
 Suffix = Annotated[
     str, typer.Option(help="Suffix of the column names, to keep several settings side by side.")
 ]
@@ -75,7 +79,7 @@ app = typer.Typer(
 )
 
 
-def measure(context: typer.Context, scores: Scores) -> None:
+def measure(context: typer.Context, scores: Place) -> None:
     """Add columns to a score folder: a scorer over its captions, embeddings or samples.
 
     The columns can be used wherever those of 'clipdre score' can. A stopped run resumes when the
@@ -117,7 +121,7 @@ def scorer_command(scorer: type[Scorer]) -> Any:
     function.__doc__ = f"{scorer.title}.\n\nSource: {scorer.source}."
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     make = single.command(scorer.name, cls=Command, epilog=_example(scorer), rich_help_panel=PANEL)
-    make(with_messages(function))
+    make(with_messages(with_scratch(function)))
     return typer.main.get_command(single)
 
 
@@ -147,13 +151,14 @@ def _settings(scorer: type[Scorer]) -> list[inspect.Parameter]:
     return found
 
 
-def _measure(folder: Path, scorer: Scorer, config: MeasureConfig, part: Slice | None) -> None:
+def _measure(place: str, scorer: Scorer, config: MeasureConfig, part: Slice | None) -> None:
     from clipdre.cli.terminal import note
     from clipdre.formats.folders.folder import ScoreFolder
     from clipdre.formats.folders.manifest import read_complete_manifest
     from clipdre.pipelines.measure import measure as run
     from clipdre.pipelines.measure import measure_slice
 
+    folder = score_folder(place)
     scores = ScoreFolder(folder)
     if part is not None:
         waiting = measure_slice(scores, read_complete_manifest(folder), scorer, part, config)
@@ -165,7 +170,7 @@ def _measure(folder: Path, scorer: Scorer, config: MeasureConfig, part: Slice | 
     for name, value in record.figures.items():
         note(f"{name}: {value:,.6g}")
     suffix = f"-{config.suffix}" if config.suffix else ""
-    typer.echo(str(scores.columns / f"{scorer.name}{suffix}"))
+    typer.echo(named(str(scores.columns / f"{scorer.name}{suffix}")))
 
 
 def _note_slice(part: Slice, waiting: str) -> None:

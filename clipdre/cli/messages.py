@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,10 +98,17 @@ LogFile = Annotated[
 
 def with_messages(command: Callable[..., None]) -> Callable[..., None]:
     """Return a long-running command with the options --quiet and --log-file."""
+    return with_options(command, {"quiet": (Quiet, False), "log_file": (LogFile, None)})
+
+
+def with_options(
+    command: Callable[..., None], added: Mapping[str, tuple[Any, Any]]
+) -> Callable[..., None]:
+    """Return a command with more options, each a type with a default, whose callbacks do it all."""
 
     @functools.wraps(command)
     def run(*args: Any, **given: Any) -> None:
-        for name in ADDED:  # their callbacks did it all
+        for name in added:
             del given[name]
         command(*args, **given)
 
@@ -112,13 +119,10 @@ def with_messages(command: Callable[..., None]) -> Callable[..., None]:
             inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
             )
-            for name, (kind, default) in ADDED.items()
+            for name, (kind, default) in added.items()
         ),
     ]
     wrapped: Any = run
     wrapped.__signature__ = signature.replace(parameters=parameters)
     wrapped.__annotations__ = {each.name: each.annotation for each in parameters}
     return run
-
-
-ADDED: dict[str, tuple[Any, Any]] = {"quiet": (Quiet, False), "log_file": (LogFile, None)}

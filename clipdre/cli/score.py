@@ -36,8 +36,9 @@ from clipdre.config import (
     RunConfig,
 )
 from clipdre.cpus import usable_cpus
-from clipdre.errors import UsageError
-from clipdre.only_with import WITH_RAY, NotWith, OnlyWith, check
+from clipdre.errors import UsageError, named
+from clipdre.formats.files.remote import is_remote
+from clipdre.only_with import WITH_RAY, NotWith, OnlyWith, check, without_ray
 from clipdre.slices import as_slice
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ RULES: tuple[OnlyWith | NotWith, ...] = (
     NotWith("slice", ("overwrite",), because="which drops what other slices wrote"),
     NotWith("engine", ("embeddings",), because="which are encoded already"),
     NotWith("engine", ("dry_run",), because="which tries this machine"),
-    NotWith("workers", ("engine",), EngineName.RAY.value, because="which has `cpus_per_worker`"),
+    without_ray("workers"),
     *WITH_RAY,
     OnlyWith("limit", ("dry_run",), because="which tries so many samples"),
     OnlyWith("json", ("dry_run",)),
@@ -177,7 +178,7 @@ def score(
         manifest = _score_embeddings(embeddings, output, estimate, run_config, theirs, device)
     if manifest.complete:
         _show(manifest, output)
-        typer.echo(str(output))
+        typer.echo(named(str(output)))
     else:
         _show_slice(manifest, str(part))
 
@@ -294,7 +295,7 @@ def _estimate_config(reference: str, neighbors: int, bulk: int, tau: int | None)
     methods = [method.value for method in ReferenceMethod]
     if reference in methods:
         return EstimateConfig(ReferenceMethod(reference), neighbors, bulk, tau=tau)
-    if not Path(reference).exists():
+    if not is_remote(reference) and not Path(reference).exists():
         raise UsageError(
             f"`reference` {reference} is neither a method nor a folder",
             f"use {', '.join(methods)}, or the path of a score folder",
@@ -320,5 +321,5 @@ def _show(manifest: Manifest, output: Path) -> None:
     from clipdre.words import operand
 
     show_summary(summarize(ScoreFolder(output), manifest), output)
-    place = shlex.quote(operand(output))
+    place = shlex.quote(operand(named(str(output))))
     note(f"look at the pairs in a browser: clipdre look {place} -o page.html")

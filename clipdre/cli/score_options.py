@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipdre.cli.common_options import no_stream
+from clipdre.cli.common_options import no_stream, score_folder
 from clipdre.cli.numbers import Count, parse_bytes
 from clipdre.config import (
     DEFAULT_MODEL,
@@ -29,8 +29,9 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="Score folder to write; needed unless --dry-run.",
+        help="Score folder to write, a path or a URL in a store; needed unless --dry-run.",
         metavar="SCORES",
+        parser=score_folder,
         callback=no_stream,
         rich_help_panel=RUN,
     ),
@@ -51,6 +52,7 @@ Embeddings = Annotated[
         "without encoding; instead of SHARDS. A row without a key (uid, image_path) is named by "
         "its number.",
         metavar="FOLDER",
+        parser=score_folder,
         rich_help_panel=MODEL,
     ),
 ]

@@ -34,7 +34,7 @@ class PlainHelp:
                 parameter.metavar = ""
             # CLIPDRE_CONFIG names a file; CLIPDRE_VERSION may be anyone's.
             if parameter.is_eager or not parameter.expose_value:
-                parameter.allow_from_autoenv = parameter.name == "config"
+                parameter.allow_from_autoenv = parameter.name in ("config", "scratch")
         return parameters
 
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipdre.cli.messages import LOG, shows_notes
+from clipdre.errors import named
 from clipdre.words import strip_controls
 
 # Width of tables in a file or a pipe.
@@ -29,7 +30,7 @@ PARAMETER = re.compile(r"`([a-z_]+)`")
 
 def note(message: str, *, stdout: bool = False) -> None:
     """Print one line: of a report on stdout, or about the run on stderr."""
-    text = strip_controls(message)
+    text = strip_controls(named(message))
     if stdout:
         _console(stderr=False).print(Text(text), soft_wrap=True)
     else:

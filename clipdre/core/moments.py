@@ -39,6 +39,23 @@ class Moments:
         centred = vectors - mean.to(vectors.dtype)
         return cls(len(vectors), mean, (centred.T @ centred).double() / len(vectors))
 
+    @classmethod
+    def union(cls, counts: Tensor, means: Tensor, covariances: Tensor) -> Moments:
+        """Return the moments of the union of m sets.
+
+        Parameters
+        ----------
+        counts : float64 Tensor of shape (m,)
+        means : float64 Tensor of shape (m, d)
+        covariances : float64 Tensor of shape (m, d, d)
+        """
+        total = counts.sum()
+        shares = counts / total.clamp(min=1)
+        mean = shares @ means
+        apart = means - mean
+        spread = covariances + apart[:, :, None] * apart[:, None, :]
+        return cls(int(total), mean, torch.einsum("m,mij->ij", shares, spread))
+
     def to(self, device: torch.device) -> Moments:
         """Return the moments on a device."""
         return Moments(self.count, self.mean.to(device), self.covariance.to(device))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,21 @@ from clipdre.emitting.place import (
     finish_replacement,
     writing_folder,
 )
-from clipdre.emitting.read_back import read_back
+from clipdre.emitting.shard import IMAGES, SOURCE_KEY, Shard, ShardWork
 from clipdre.emitting.subset import Subset
-from clipdre.emitting.tars import sample_bytes, shuffled_bytes, unique_keys, write_tar
+from clipdre.emitting.tars import unique_keys
+from clipdre.engines.base import Engine
+from clipdre.engines.local import Threads
+from clipdre.engines.open import open_cpus
 from clipdre.errors import UsageError
 from clipdre.formats.files.outputs import OutputFolder, output_folder, read_json, write_json
 from clipdre.formats.files.parquet import save_table
+from clipdre.formats.files.storage import local_path
 from clipdre.progress import Progress
 from clipdre.slices import OVERWRITES, Slice
-from clipdre.sql.expressions import FILE, ROW
 
-SOURCE_KEY = "source_key"
 # Version of these files: a subset begun by an older clipdre is not resumed.
 SCHEMA = 2
-TAR_BYTES, PLAN, IMAGES = "clipdre.tar_bytes", "clipdre.plan", "clipdre.image_suffixes"
 
 
 def write_tar_folder(
@@ -73,9 +74,10 @@ def write_tar_folder(
         target, finished = writing_folder(folder, plan, overwrite)
         if not finished:
             subset.check()  # refuse before anything is written
+            engine = _engine(subset, output, config)
             target.remove_leftovers()
             write_json(target, UNFINISHED, plan)  # durable: without it, this is no subset
-            _write(subset, target, config, plan)
+            _write(subset, _work(subset, target, config, plan), config, plan, engine)
             finish_replacement(folder)
         elif UNFINISHED in folder.names():  # a run was killed between its last two steps
             folder.remove(UNFINISHED)
@@ -104,12 +106,14 @@ def write_tar_slice(
     folder, plan = _checked(subset, output, config)
     with folder.held(together=True):
         _, finished = writing_folder(folder, plan, overwrite=False)
+        engine = _engine(subset, output, config)
         if not finished:
             subset.check()
             folder.remove_leftovers()
             if UNFINISHED not in folder.names():
                 write_json(folder, UNFINISHED, plan)
-        return sum(shard["samples"] for shard in _write_tars(subset, folder, config, plan, part))
+        shards = _write_tars(subset, _work(subset, folder, config, plan), config, engine, part)
+    return sum(shard["samples"] for shard in shards)
 
 
 def _checked(
@@ -122,8 +126,25 @@ def _checked(
     return folder, plan
 
 
-def _write(subset: Subset, folder: OutputFolder, config: EmitConfig, plan: dict[str, Any]) -> None:
-    shards = _write_tars(subset, folder, config, plan)
+def _engine(subset: Subset, output: Path | str, config: EmitConfig) -> Engine:
+    """Return what writes the tars: threads, or workers that see the output and the sources."""
+    path, urls = local_path(str(output)), [source.url for source in subset.tars]
+    return open_cpus(config.engine, Threads(config.writers), output=path, inputs=urls)
+
+
+def _work(
+    subset: Subset, folder: OutputFolder, config: EmitConfig, plan: dict[str, Any]
+) -> ShardWork:
+    images = subset.manifest.settings["read"].get("image_suffixes", ())
+    shuffled = config.shuffle_seed is not None
+    return ShardWork(folder, _digest(plan), frozenset(images), shuffled, config.write_caption)
+
+
+def _write(
+    subset: Subset, work: ShardWork, config: EmitConfig, plan: dict[str, Any], engine: Engine
+) -> None:
+    folder, shards = work.folder, _write_tars(subset, work, config, engine)
+    folder.remove_leftovers()  # of workers that were lost
     summary = {
         **subset.summary(),
         "emitted": plan,
@@ -141,42 +162,22 @@ def _write(subset: Subset, folder: OutputFolder, config: EmitConfig, plan: dict[
 
 def _write_tars(
     subset: Subset,
-    folder: OutputFolder,
+    work: ShardWork,
     config: EmitConfig,
-    plan: dict[str, Any],
+    engine: Engine,
     part: Slice | None = None,
 ) -> list[dict[str, Any]]:
     """Write the tars that are missing, or those of a slice; return their entries in the summary."""
-    writer = _ShardWriter(subset, folder, config, subset.collisions, _digest(plan))
-    shards: list[dict[str, Any]] = []
     total = len(subset.selection) // (1 if part is None else part.count)
-    with (
-        Progress("emit", total) as progress,
-        ThreadPoolExecutor(config.writers) as pool,
-    ):
-        running: list[Future[dict[str, Any]]] = []
-
-        def finish(most: int) -> None:
-            while len(running) > most:
-                shards.append(running.pop(0).result())
-                progress.advance(shards[-1]["samples"], shards[-1]["samples"])
-
-        try:
-            for index, table in enumerate(_shards(subset, config)):
-                if part is not None and not part.takes(index):
-                    continue
-                running.append(pool.submit(writer.write, index, table))
-                finish(2 * config.writers)
-            finish(0)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return shards
+    # Closed in any case: an open query blocks the next one.
+    with Progress("emit", total) as progress, closing(_shards(subset, config, part)) as shards:
+        written = dict(engine.run(work, shards, progress.advance))
+    return [written[index] for index in sorted(written)]
 
 
 def _decisive(config: EmitConfig) -> dict[str, Any]:
     """Return the settings that affect what is written."""
-    unused = {"writers", "slice", *([] if config.write_caption else ["write_caption"])}
+    unused = {"writers", "slice", "engine", *([] if config.write_caption else ["write_caption"])}
     return {name: value for name, value in asdict(config).items() if name not in unused}
 
 
@@ -184,7 +185,16 @@ def _digest(plan: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
 
-def _shards(subset: Subset, config: EmitConfig) -> Iterator[pa.Table]:
+def _shards(subset: Subset, config: EmitConfig, part: Slice | None) -> Generator[Shard, None, None]:
+    """Yield what goes into each tar, or into those of a slice."""
+    collisions = subset.collisions  # a query, so not while batches are read
+    for index, table in enumerate(_tables(subset, config)):
+        if part is None or part.takes(index):
+            keys = unique_keys(table, collisions) if collisions else None
+            yield Shard(index, table, subset.sources(table), keys)
+
+
+def _tables(subset: Subset, config: EmitConfig) -> Iterator[pa.Table]:
     """Yield the kept rows of each shard: at most `shard_size` samples and `max_bytes` bytes."""
     held: list[pa.RecordBatch] = []
     rows = size = 0
@@ -203,59 +213,6 @@ def _shards(subset: Subset, config: EmitConfig) -> Iterator[pa.Table]:
         held.append(batch.slice(start))
     if rows:
         yield pa.Table.from_batches(held)
-
-
-@dataclass(frozen=True)
-class _ShardWriter:
-    """Writes shards; threads may share it."""
-
-    subset: Subset
-    folder: OutputFolder
-    config: EmitConfig
-    collisions: dict[str, int]
-    plan: str
-
-    def write(self, index: int, table: pa.Table) -> dict[str, Any]:
-        """Write a shard unless it is complete already; return its entry in the summary."""
-        stem = f"{index:08d}"
-        stamp = self.folder.stamp(f"{stem}.parquet")
-        nbytes = self.folder.size(f"{stem}.tar")
-        if stamp.get(TAR_BYTES) != str(nbytes) or stamp.get(PLAN) != self.plan:
-            stamp = self._write(stem, table)
-        stats = {
-            "count": len(table),
-            "successes": len(table),
-            "failed_to_download": 0,
-            "failed_to_resize": 0,
-            "status_dict": {"success": len(table)},
-        }
-        # img2dataset's counts. Rewriting them in every run costs nothing.
-        write_json(self.folder, f"{stem}_stats.json", stats, durable=False)
-        return {
-            "name": f"{stem}.tar",
-            "samples": len(table),
-            "nbytes": int(stamp[TAR_BYTES]),
-            IMAGES: stamp[IMAGES].split(),
-        }
-
-    def _write(self, stem: str, table: pa.Table) -> dict[str, str]:
-        """Write a tar, then its scores, whose stamp records that the tar is complete."""
-        keys = unique_keys(table, self.collisions)
-        ordered = sample_bytes if self.config.shuffle_seed is None else shuffled_bytes
-        name = f"{stem}.tar"
-        with self.folder.committed(name) as temporary:
-            with open(temporary, "xb", buffering=0) as out:
-                write_tar(out, ordered(self.subset, table, keys))
-                nbytes = out.tell()
-            suffixes = read_back(temporary, name, len(table))
-        if self.collisions:
-            table = table.append_column(SOURCE_KEY, table["key"])
-            table = table.set_column(table.column_names.index("key"), "key", pa.array(keys))
-        images = suffixes & set(self.subset.manifest.settings["read"].get("image_suffixes", ()))
-        stamp = {PLAN: self.plan, TAR_BYTES: str(nbytes), IMAGES: " ".join(sorted(images))}
-        with self.folder.committed(f"{stem}.parquet") as temporary:
-            save_table(table.drop_columns([FILE, ROW]), temporary, stamp)
-        return stamp
 
 
 def _write_renamed(folder: OutputFolder, shards: list[dict[str, Any]]) -> int:

@@ -181,7 +181,8 @@ def write_tar_stream(subset: Subset, out: BinaryIO) -> None:
     def samples() -> Iterator[memoryview | bytes]:
         for batch in subset.batches(["shard", "key", "offset", "nbytes", *captions]):
             table = pa.Table.from_batches([batch])
-            yield from sample_bytes(subset, table, unique_keys(table, collisions))
+            keys = unique_keys(table, collisions)
+            yield from sample_bytes(subset.sources(table), table, keys, subset.write_caption)
 
     write_tar(out, samples())
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from clipdre.errors import OutputError
-from clipdre.formats.files.outputs import OutputFolder, parent_folder, read_json
+from clipdre.formats.files.outputs import OutputFolder, output_folder, parent_folder, read_json
 from clipdre.formats.files.remote import redacted
 from clipdre.formats.files.storage import REPLACEMENT, local_path, real
-from clipdre.formats.folders.folder import PARTS
-from clipdre.formats.folders.manifest import MANIFEST
+from clipdre.formats.folders.layout import MANIFEST, PARTS
 from clipdre.words import changed
 
 SUMMARY = "summary.json"
@@ -68,7 +67,8 @@ def check_file(inputs: Iterable[str], place: str, overwrite: bool) -> None:
     full = redacted(place)
     if name in folder.among(inputs):
         raise OutputError(f"{full} is what the scores were made from", ELSEWHERE)
-    if path is not None and is_part_of_scores(real(path)):
+    part = _is_part_of_stored(place) if path is None else is_part_of_scores(real(path))
+    if part:
         raise OutputError(f"{full} is part of a score folder", ELSEWHERE)
     if name in _Held.of(folder).own:
         raise OutputError(f"{full} is part of a subset", ELSEWHERE)
@@ -214,6 +214,16 @@ def _remove(replacement: OutputFolder, held: _Held) -> None:
         replacement.remove(name)
     replacement.remove_leftovers()
     replacement.rmdir()
+
+
+def _is_part_of_stored(url: str) -> bool:
+    """Whether a URL is that of a file where `clipdre score` writes in a store."""
+    names = url.split("/")
+    return any(
+        names[n] in (MANIFEST, REPLACEMENT, *PARTS)
+        and MANIFEST in output_folder("/".join(names[:n])).names()
+        for n in range(3, len(names))
+    )
 
 
 def is_part_of_scores(path: Path) -> bool:

@@ -103,6 +103,11 @@ class _SearchedSubset(Subset):
             )
         yield from table.combine_chunks().to_batches()
 
+    @property
+    def tars(self) -> list[Source]:
+        """The tars that were searched."""
+        return self._sources
+
     def check(self) -> None:
         """Do nothing: the tars have just been read."""
 

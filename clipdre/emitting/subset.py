@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from clipdre.errors import OutputError
+from clipdre.errors import OutputError, named
 from clipdre.formats.files.remote import is_remote
 from clipdre.formats.files.storage import real
 from clipdre.formats.folders.records import builtins
@@ -91,6 +91,10 @@ class Subset:
             )
         return source_of(record)
 
+    def sources(self, rows: pa.Table) -> dict[int, Source]:
+        """Return the tars of rows by ``file_index``; errors as of `source`."""
+        return {index: self.source(index) for index in rows[FILE].unique().to_pylist()}
+
     def inputs(self) -> Iterator[str]:
         """Yield the paths and URLs of all that the selection was made from, and may be again."""
         yield from (shard.url for shard in self.manifest.shards)
@@ -107,7 +111,7 @@ class Subset:
         OutputError
             If there are no tars.
         """
-        sources = [self.source(index) for index in sorted(self.files)]
+        sources = self.tars
         remote = [source for source in sources if is_remote(source.url)]
         for source in sources:
             if source in remote[:1] or not is_remote(source.url):
@@ -128,6 +132,11 @@ class Subset:
     def files(self) -> list[int]:
         """Indices of the files of scores that the kept rows are from."""
         return self._census.files
+
+    @property
+    def tars(self) -> list[Source]:
+        """The tars that samples are taken from; errors as of `source`."""
+        return [self.source(index) for index in sorted(self.files)]
 
     @property
     def renamed(self) -> int:
@@ -163,7 +172,7 @@ class Subset:
             "steps": [asdict(step) for step in selection.steps],
             "pool": selection.pool,
             "kept": len(selection),
-            "scores": str(real(selection.query.folder.path)),
+            "scores": named(str(real(selection.query.folder.path))),
             "joined": [asdict(join) for join in selection.query.joins],
             "model": {"name": model.name, "pretrained": model.pretrained, "digest": model.digest},
             "reference": builtins(self.manifest.reference),

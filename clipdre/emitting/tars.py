@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from io import FileIO
 from itertools import groupby
 from typing import BinaryIO
@@ -10,10 +10,16 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipdre.emitting.subset import Subset
 from clipdre.errors import ScoresError
 from clipdre.formats.files.parquet import SCORE_AGAIN
-from clipdre.formats.tars.spans import captioned, checked, end_archive, renamed, write_samples
+from clipdre.formats.tars.spans import (
+    Source,
+    captioned,
+    checked,
+    end_archive,
+    renamed,
+    write_samples,
+)
 from clipdre.sql.expressions import FILE, ROW
 
 
@@ -63,14 +69,22 @@ def unique_keys(table: pa.Table, collisions: dict[str, int]) -> list[str]:
     return keys
 
 
-def sample_bytes(subset: Subset, table: pa.Table, keys: list[str]) -> Iterator[memoryview | bytes]:
-    """Yield the samples of rows in pool order, under `keys`, with their captions if so asked."""
+def sample_bytes(
+    tars: Mapping[int, Source], table: pa.Table, keys: list[str], write_caption: bool
+) -> Iterator[memoryview | bytes]:
+    """Yield the samples of rows in pool order, under `keys`, with their captions if so asked.
+
+    Parameters
+    ----------
+    tars : mapping of int to Source
+        By the values of column `FILE`.
+    """
     old, sources = keys_of(table), table[FILE].to_pylist()
     offsets, sizes = table["offset"].to_pylist(), table["nbytes"].to_pylist()
-    captions = table["caption"].to_pylist() if subset.write_caption else [None] * len(table)
+    captions = table["caption"].to_pylist() if write_caption else [None] * len(table)
     for index, group in groupby(range(len(table)), sources.__getitem__):
         rows = list(group)
-        with subset.source(index).opened() as source:
+        with tars[index].opened() as source:
             spans = source.read([(offsets[row], sizes[row]) for row in rows])
             for row, span in zip(rows, spans, strict=True):
                 sample: memoryview | bytes = checked(span, old[row], source.name)
@@ -80,12 +94,14 @@ def sample_bytes(subset: Subset, table: pa.Table, keys: list[str]) -> Iterator[m
                 yield sample if caption is None else captioned(sample, caption)
 
 
-def shuffled_bytes(subset: Subset, table: pa.Table, keys: list[str]) -> list[bytes]:
+def shuffled_bytes(
+    tars: Mapping[int, Source], table: pa.Table, keys: list[str], write_caption: bool
+) -> list[bytes]:
     """Return the samples of rows in any order, read in the order of their sources."""
     order = pc.sort_indices(table, [(FILE, "ascending"), ("offset", "ascending")]).to_pylist()
     moved = [keys[row] for row in order]
     samples: list[bytes] = [b""] * len(table)
-    found = sample_bytes(subset, table.take(pa.array(order)), moved)
+    found = sample_bytes(tars, table.take(pa.array(order)), moved, write_caption)
     for row, data in zip(order, found, strict=True):
         samples[row] = bytes(data)
     return samples

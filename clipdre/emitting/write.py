@@ -25,7 +25,7 @@ from clipdre.selecting.select import Selection
 
 STDOUT = "-"
 # These settings shape a folder of tars. They would have no effect on any other output.
-FOLDER_SETTINGS = ("shard_size", "max_bytes", "shuffle_seed", "card", "slice")
+FOLDER_SETTINGS = ("shard_size", "max_bytes", "shuffle_seed", "card", "slice", "engine")
 SUFFIXES = {
     ".tar": SubsetFormat.TAR,
     ".txt": SubsetFormat.KEYS,

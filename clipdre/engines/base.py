@@ -6,7 +6,7 @@ engine, on the number of devices, or on the order in which items finish.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -39,9 +39,11 @@ class Engine(Protocol):
         ...
 
     def run(
-        self, work: Work[Item, Result], items: Sequence[Item], advance: Advance
+        self, work: Work[Item, Result], items: Iterable[Item], advance: Advance
     ) -> Iterator[tuple[int, Result]]:
         """Yield the index and result of each item, in the order in which they finish.
+
+        Items are taken as workers need them, so that only those at work have to be in memory.
 
         Raises
         ------

@@ -6,11 +6,19 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
@@ -18,6 +26,8 @@ from clipdre.engines.base import Advance, Engine, Item, Result, Work
 from clipdre.errors import ClipdreError, ModelError
 from clipdre.words import one_line
 
+# Items that wait for each worker, beside the one that it does.
+WAITING = 1
 # What a worker process reports: the arguments of `Advance`.
 Report = tuple[int, int, int]
 
@@ -39,13 +49,12 @@ class InProcess:
         return (self.device,)
 
     def run(
-        self, work: Work[Item, Result], items: Sequence[Item], advance: Advance
+        self, work: Work[Item, Result], items: Iterable[Item], advance: Advance
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine`."""
-        if not items:
-            return
-        do = work.start(self.device, advance)
+        do = None
         for index, item in enumerate(items):
+            do = do or work.start(self.device, advance)
             yield index, do(item)
 
 
@@ -57,7 +66,7 @@ class Threads:
     devices: tuple[str, ...] = ("cpu",)
 
     def run(
-        self, work: Work[Item, Result], items: Sequence[Item], advance: Advance
+        self, work: Work[Item, Result], items: Iterable[Item], advance: Advance
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine`."""
         lock = threading.Lock()
@@ -66,8 +75,12 @@ class Threads:
             with lock:
                 advance(amount, samples, failures)
 
-        with ThreadPoolExecutor(max(1, self.count)) as threads:
-            yield from enumerate(threads.map(work.start("cpu", in_turn), items))
+        some = _unless_empty(items)
+        if some is None:
+            return
+        count = max(1, self.count)
+        with ThreadPoolExecutor(count) as threads:
+            yield from _finished(threads, count, work.start("cpu", in_turn), some)
 
 
 @dataclass(frozen=True)
@@ -77,10 +90,11 @@ class ProcessPerDevice:
     devices: tuple[str, ...]
 
     def run(
-        self, work: Work[Item, Result], items: Sequence[Item], advance: Advance
+        self, work: Work[Item, Result], items: Iterable[Item], advance: Advance
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine`."""
-        if not items:
+        some = _unless_empty(items)
+        if some is None:
             return
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         try:
@@ -99,10 +113,8 @@ class ProcessPerDevice:
                 initargs=(names, reports, work),
             ) as processes,
         ):
-            futures = {processes.submit(_do, item): index for index, item in enumerate(items)}
             try:
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
+                yield from _finished(processes, len(self.devices), _do, some)
             except BrokenProcessPool as error:
                 raise ModelError(
                     "a worker process died, perhaps for lack of memory",
@@ -110,8 +122,34 @@ class ProcessPerDevice:
                     "it resumes (a script that calls clipdre needs "
                     'if __name__ == "__main__":)',
                 ) from error
-            finally:
-                processes.shutdown(wait=False, cancel_futures=True)
+
+
+def _unless_empty(items: Iterable[Item]) -> Iterator[Item] | None:
+    """Return the items, or None if there are none; only the first is taken."""
+    left = iter(items)
+    for first in left:
+        return chain([first], left)
+    return None
+
+
+def _finished(
+    workers: Executor, count: int, do: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[int, Result]]:
+    """Yield the index and result of each item; few items wait for one of the `count` workers."""
+    futures: dict[Future[Result], int] = {}
+
+    def done(most: int) -> Iterator[tuple[int, Result]]:
+        while len(futures) > most:
+            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                yield futures.pop(future), future.result()
+
+    try:
+        for index, item in enumerate(items):
+            futures[workers.submit(do, item)] = index
+            yield from done(count * (1 + WAITING) - 1)
+        yield from done(0)
+    finally:
+        workers.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager

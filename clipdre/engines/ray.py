@@ -7,10 +7,13 @@ restarting actor keeps its items, and if no node has room for it, they wait for 
 
 from __future__ import annotations
 
+import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from clipdre.engines.base import Advance, Item, Result, Work
@@ -57,14 +60,16 @@ class RayEngine:
         return "cuda:0" if self.gpus else "cpu"
 
     def run(
-        self, work: Work[Item, Result], items: Sequence[Item], advance: Advance
+        self, work: Work[Item, Result], items: Iterable[Item], advance: Advance
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine`."""
-        if not items:
-            return
-        crew = _Crew(self._hire, self._has_room, (load_ray().put(work), self.device))
+        queue = _Queue(items)
+        size = queue.drawn(self.workers)
+        crew = _Crew(
+            self._hire, self._has_room, (load_ray().put(work), self.device, str(Path.cwd()))
+        )
         try:
-            yield from crew.run(items, min(self.workers, len(items)), advance)
+            yield from crew.run(queue, size, advance)
         except BaseException:  # they may be at work
             crew.dismiss(crew.actors)
             raise
@@ -133,8 +138,10 @@ class _Actor:
         self._do: Callable[[Any], Any] | None = None
         self._reported: list[tuple[int, int, int]] = []
 
-    def ready(self, work: Work[Any, Any], device: str) -> ClipdreError | None:
+    def ready(self, work: Work[Any, Any], device: str, folder: str) -> ClipdreError | None:
         """Load what all items need; return the error if that fails."""
+        with suppress(OSError):  # then no path is relative to it
+            os.chdir(folder)
         self._do = None  # first, to free the memory of the last work
         try:
             self._do = work.start(device, self._report)
@@ -157,6 +164,30 @@ class _Actor:
         self._reported.append((work, samples, failures))
 
 
+class _Queue:
+    """Items with their indices: those that came back, then those that follow."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._coming = enumerate(items)
+        self._here = deque[tuple[int, Any]]()
+
+    def drawn(self, most: int) -> int:
+        """Draw up to `most` items; return how many are here."""
+        self._here.extend(islice(self._coming, max(0, most - len(self._here))))
+        return len(self._here)
+
+    def __bool__(self) -> bool:
+        return self.drawn(1) > 0
+
+    def take(self) -> tuple[int, Any]:
+        """Return the next item."""
+        return self._here.popleft()
+
+    def put_back(self, task: tuple[int, Any]) -> None:
+        """Let an item be the next one."""
+        self._here.appendleft(task)
+
+
 class _Crew:
     """Actors at work: who has which items, and what happens when one is lost.
 
@@ -167,40 +198,40 @@ class _Crew:
     has_room : callable
         Whether any node could hold an actor.
     told : tuple
-        What an actor is told to get ready: the work and its device.
+        What an actor is told to get ready: the work, its device, and the folder that relative
+        paths start from.
     """
 
     def __init__(
-        self, hire: Callable[[], Any], has_room: Callable[[], bool], told: tuple[Any, str]
+        self, hire: Callable[[], Any], has_room: Callable[[], bool], told: tuple[Any, str, str]
     ) -> None:
         self._hire, self._has_room, self._told = hire, has_room, told
         self.actors: list[Any] = []
-        # What was asked of an actor: an item, or None to get ready.
-        self._asked: dict[Any, tuple[Any, int | None]] = {}
+        # What was asked of an actor: an item with its index, or None to get ready.
+        self._asked: dict[Any, tuple[Any, tuple[int, Any] | None]] = {}
         self._lost: Counter[int] = Counter()
         self._lost_in_a_row = 0
 
-    def run(self, items: Sequence[Any], size: int, advance: Advance) -> Iterator[tuple[int, Any]]:
+    def run(self, queue: _Queue, size: int, advance: Advance) -> Iterator[tuple[int, Any]]:
         """Yield the index and result of each item."""
-        queue, left = deque(range(len(items))), len(items)
         for _ in range(size):
             self._start()
-        while left:
-            for actor, index, found in self._finished():
+        while queue or any(task for _, task in self._asked.values()):
+            for actor, task, found in self._finished():
                 if isinstance(found, _Lost):
-                    self._replace(actor, index, queue)
+                    self._replace(actor, task, queue)
+                    self._share(queue)
                     continue
-                if index is not None:
+                if task is not None:
                     result, progress = found
                     if isinstance(result, ClipdreError):
                         raise result
                     advance(*progress)
-                    left, self._lost_in_a_row = left - 1, 0
-                    yield index, result
+                    self._lost_in_a_row = 0
+                    yield task[0], result
                 elif isinstance(found, ClipdreError):
                     raise found
-                self._hand_out(actor, items, queue)
-            self._share(items, queue)
+                self._hand_out(actor, queue)
 
     def release(self) -> list[Any]:
         """Return the actors that wait for more; end those that still wait for room on a node."""
@@ -220,7 +251,7 @@ class _Crew:
         self.actors.append(actor)
         self._asked[actor.ready.remote(*self._told)] = (actor, None)
 
-    def _finished(self) -> Iterator[tuple[Any, int | None, Any]]:
+    def _finished(self) -> Iterator[tuple[Any, tuple[int, Any] | None, Any]]:
         """Wait for answers; yield whose they are, for which item, and what was found."""
         ray = load_ray()
         waited, done = 0.0, list[Any]()
@@ -232,19 +263,19 @@ class _Crew:
                 if not self._has_room():
                     raise ModelError("the cluster has lost all nodes that can work", RESUME)
         for ref in done:
-            actor, index = self._asked.pop(ref)
+            actor, task = self._asked.pop(ref)
             try:
-                yield actor, index, ray.get(ref)
+                yield actor, task, ray.get(ref)
             except ray.exceptions.RayActorError as error:
-                yield actor, index, _Lost(one_line(error))
+                yield actor, task, _Lost(one_line(error))
             except ray.exceptions.RayTaskError as error:
                 raise error.as_instanceof_cause() from None
 
-    def _replace(self, actor: Any, index: int | None, queue: deque[int]) -> None:
+    def _replace(self, actor: Any, task: tuple[int, Any] | None, queue: _Queue) -> None:
         """Put the item of a lost actor first in the queue, and start another actor, once."""
-        if index is not None:
-            queue.appendleft(index)
-            self._lost[index] += 1
+        if task is not None:
+            queue.put_back(task)
+            self._lost[task[0]] += 1
         if actor in self.actors:
             self.actors.remove(actor)
             self._lost_in_a_row += 1
@@ -254,21 +285,20 @@ class _Crew:
         ):
             raise ModelError(
                 f"workers died {TRIES} times in a row, perhaps for lack of memory",
-                f"use a smaller `batch_size`, or more memory for each worker, and {RESUME}",
+                f"use a smaller batch, or larger workers (`cpus_per_worker`), and {RESUME}",
             )
 
-    def _hand_out(self, actor: Any, items: Sequence[Any], queue: deque[int]) -> None:
-        while queue and self._has(actor) < IN_FLIGHT:
-            index = queue.popleft()
-            self._asked[actor.do.remote(items[index])] = (actor, index)
+    def _hand_out(self, actor: Any, queue: _Queue) -> None:
+        while self._has(actor) < IN_FLIGHT and queue:
+            task = queue.take()
+            self._asked[actor.do.remote(task[1])] = (actor, task)
 
-    def _share(self, items: Sequence[Any], queue: deque[int]) -> None:
+    def _share(self, queue: _Queue) -> None:
         """Give what came back to the queue to actors that are ready and have little to do."""
-        if queue:
-            starting = {actor for actor, index in self._asked.values() if index is None}
-            for actor in self.actors:
-                if actor not in starting:
-                    self._hand_out(actor, items, queue)
+        starting = {actor for actor, task in self._asked.values() if task is None}
+        for actor in self.actors:
+            if actor not in starting:
+                self._hand_out(actor, queue)
 
     def _has(self, actor: Any) -> int:
         return sum(other == actor for other, _ in self._asked.values())

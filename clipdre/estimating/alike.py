@@ -5,7 +5,8 @@ Ranked by key hash, each pair points to the smallest pair it is alike to; pairs 
 same one are a group. So a group does not depend on the order of the shards, on tiles or devices.
 
 Alike pairs are near as concatenated vectors too. Large pools are divided into cells of those, and a
-pair is compared with the members of the few cells nearest to it.
+pair is compared with the members of the few cells nearest to it. A worker sorts a block of pairs by
+these cells, or compares the pairs of a few cells; nobody holds the pool.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -22,17 +22,31 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from clipdre.core.cells import nearest
 from clipdre.core.modality import Modality
 from clipdre.core.spherical import concatenated
-from clipdre.formats.folders.embeddings import Half, StoredPool, float_rows
+from clipdre.engines.base import Advance, Engine
+from clipdre.estimating.runs import (
+    Item,
+    Runs,
+    blocks_of,
+    engine_for,
+    identity_of,
+    ranges_of,
+    run_missing,
+    sorted_by,
+    tiles_of,
+)
+from clipdre.formats.folders.embeddings import StoredPool, float_rows
+from clipdre.formats.folders.parts import Parts, digest_of
 from clipdre.progress import Progress
 
 ONE_CELL_UP_TO = 32_768
 CELLS_PER_ROOT = 2
 # Of pairs with cosines of .955 on both sides, 3 cells miss 0.1 % and 2 miss 0.8 %.
 PROBES = 3
-TILE_ROWS = 2048
 BLOCK_ROWS = 1024
+CENTROIDS, RANKS, FIRST = "centroids", "ranks", "first"
 # Vectors of copies differ by rounding alone.
 COPY = 1 - 1e-5
 Rows = npt.NDArray[np.int64]
@@ -41,23 +55,24 @@ Take = Callable[[Modality, Tensor], Tensor]
 
 def find_leaders(  # noqa: PLR0913 (a pool, how to read it, and where to)
     pool: StoredPool,
-    ranks: Rows,
+    by_rank: Rows,
     threshold: float,
-    scratch: Path,
-    device: torch.device,
+    parts: Parts,
+    engine: Engine,
     of: Sequence[Modality] = tuple(Modality),
 ) -> Rows:
     """Return for each row of a pool the row that leads its group, itself if it is alone.
 
     Parameters
     ----------
-    ranks : int64 array of shape (n,)
-        A permutation that orders the rows, such as the order of their key hashes.
+    by_rank : int64 array of shape (n,)
+        The rows in an order, such as that of their key hashes: the first one of a group leads it.
     threshold : float
         Cosine; copies are always alike.
-    scratch : Path
-        Folder for temporary files: `2 d` bytes per pair and modality for a pool of more than one
-        cell.
+    parts : Parts
+        For temporary files of pools of more than one cell: `PROBES` times as much as the vectors.
+        What is there of a run that was killed is not done again.
+    engine : Engine
     of : sequence of Modality
         What has to be alike: image and caption, or one of them alone.
 
@@ -65,14 +80,20 @@ def find_leaders(  # noqa: PLR0913 (a pool, how to read it, and where to)
     -------
     int64 array of shape (n,)
     """
-    pool, threshold = pool.directions, min(threshold, COPY)
-    by_rank, smallest = inverse(ranks), torch.from_numpy(ranks.copy())
-    with Progress("find copies", len(pool)) as progress:
-        for cell in _cells(pool, by_rank, ranks, scratch, device, of):
-            smallest.scatter_reduce_(0, cell.rows, first_alike(cell, threshold), "amin")
-            progress.advance(len(cell.member_ranks))
-    leads = _followed(smallest[torch.from_numpy(by_rank)])
-    found: Rows = by_rank[leads.numpy()[ranks]]
+    search = _Search(pool.directions, by_rank, min(threshold, COPY), tuple(of))
+    leads = np.arange(len(pool))
+    with Progress("find copies", 2 * len(pool)) as progress:
+        if len(pool) <= ONE_CELL_UP_TO:
+            cell = search.one_cell(torch.device(engine.devices[0]))
+            leads = first_alike(cell, search.threshold).numpy()
+            progress.advance(2 * len(pool))
+        else:
+            own = engine_for(engine, len(pool))
+            for ranks, first in search.in_cells(parts, own, progress):
+                leads[ranks] = np.minimum(leads[ranks], first)
+    _follow(leads)
+    found = np.empty_like(by_rank)
+    found[by_rank] = by_rank[leads]
     return found
 
 
@@ -89,8 +110,6 @@ class Cell:
 
     Attributes
     ----------
-    rows : int64 Tensor of shape (p,)
-        Where the pairs are in their pool.
     ranks, member_ranks : int64 Tensors of shape (p,) and (m,)
         Those of the members ascend.
     pairs, members : callable
@@ -99,7 +118,6 @@ class Cell:
         What has to be alike.
     """
 
-    rows: Tensor
     ranks: Tensor
     member_ranks: Tensor
     pairs: Take
@@ -149,98 +167,188 @@ def _first_in_block(
     return pairs[rows[hit]], ranks[columns[both[hit].to(torch.uint8).argmax(dim=1)]]
 
 
-def _followed(leads: Tensor) -> Tensor:
-    """Follow pointers to smaller indices to their ends."""
+def _follow(leads: Rows) -> None:
+    """Let each index point to where the pointers to smaller indices end."""
+    pointing = np.flatnonzero(leads != np.arange(len(leads)))
     while True:
-        further = leads[leads]
-        if torch.equal(further, leads):
-            return leads
-        leads = further
+        further = leads[leads[pointing]]
+        if np.array_equal(further, leads[pointing]):
+            return
+        leads[pointing] = further
 
 
-def _cells(  # noqa: PLR0913 (as above)
-    pool: StoredPool,
-    by_rank: Rows,
-    ranks: Rows,
-    scratch: Path,
-    device: torch.device,
-    of: Sequence[Modality],
-) -> Iterator[Cell]:
-    if len(pool) <= ONE_CELL_UP_TO:
-        yield _one_cell(pool, by_rank, device, of)
-        return
-    with ExitStack() as stack:
-        # These files have no names, so nothing is left of them if the run is killed.
-        files = {m: stack.enter_context(TemporaryFile(dir=scratch)) for m in of}
-        yield from _many_cells(pool, by_rank, ranks, files, device)
+@dataclass(frozen=True)
+class _Search:
+    """What is searched for alike pairs, and how; see `find_leaders`."""
+
+    pool: StoredPool
+    by_rank: Rows
+    threshold: float
+    of: tuple[Modality, ...]
+
+    def one_cell(self, device: torch.device) -> Cell:
+        """Return the whole pool as a cell."""
+        vectors = {m: self.pool.take(m, self.by_rank).to(device) for m in self.of}
+        ascending = torch.arange(len(self.by_rank))
+
+        def take(modality: Modality, places: Tensor) -> Tensor:
+            return vectors[modality][places]
+
+        return Cell(ascending, ascending, take, take, self.of)
+
+    def in_cells(
+        self, parts: Parts, engine: Engine, progress: Progress
+    ) -> Iterator[tuple[Rows, Rows]]:
+        """Yield ranks of pairs, and the smallest one of a cell that each of them is alike to."""
+        parts.share(RANKS, inverse(self.by_rank))
+        count = round(CELLS_PER_ROOT * len(self.pool) ** 0.5)
+        self._train_centroids(parts, count)
+        trained, rows = parts.digest(CENTROIDS), blocks_of(len(self.pool))
+        blocks = [
+            Visits(f"visits-{n}", f"{identity_of(self.pool, own)} {trained}", len(own), own)
+            for n, own in enumerate(rows)
+        ]
+        run_missing(engine, VisitWork(self.pool, parts, self.of), blocks, parts, progress)
+        runs = Runs([parts.file(block.part) for block in blocks], len(rows[0]))
+        counts = runs.counts()
+        members = counts.reshape(-1, 2)
+        made_of = digest_of([block.made_of for block in blocks])
+        cells = [
+            CellRange(f"alike-{low}", made_of, int(members[low:high, 0].sum()), low, high)
+            for low, high in ranges_of(members.sum(axis=1), len(rows[0]))
+        ]
+        work = CellWork(self.pool.dim, parts, self.of, self.threshold, runs, counts)
+        run_missing(engine, work, cells, parts, progress)
+        for part in cells:
+            found = parts.read(part.part)
+            yield found[RANKS], found[FIRST]
+
+    def _train_centroids(self, parts: Parts, count: int) -> None:
+        """Train centroids on a sample, and keep them."""
+        # faiss takes long to load, and small pools do not need it
+        from clipdre.clusters.kmeans import TRAINING_PER_CELL, trained_centroids  # noqa: PLC0415
+
+        made_of = f"{self.of} {identity_of(self.pool, range(len(self.pool)))}"
+        if not parts.has(CENTROIDS, made_of):
+            rows = self.by_rank[: TRAINING_PER_CELL * count]
+            training = concatenated([self.pool.take(m, rows) for m in self.of])
+            parts.write(CENTROIDS, {CENTROIDS: trained_centroids(training, count).numpy()}, made_of)
 
 
-def _one_cell(
-    pool: StoredPool, by_rank: Rows, device: torch.device, of: Sequence[Modality]
-) -> Cell:
-    vectors = {modality: pool.take(modality, by_rank).to(device) for modality in of}
-    ascending = torch.arange(len(by_rank))
+@dataclass(frozen=True)
+class Visits(Item):
+    """Consecutive rows of a pool."""
 
-    def take(modality: Modality, places: Tensor) -> Tensor:
-        return vectors[modality][places]
-
-    return Cell(torch.from_numpy(by_rank), ascending, ascending, take, take, of)
+    rows: range
 
 
-def _many_cells(
-    pool: StoredPool,
-    by_rank: Rows,
-    ranks: Rows,
-    files: Mapping[Modality, IO[bytes]],
-    device: torch.device,
-) -> Iterator[Cell]:
-    # faiss takes long to load, and small pools do not need it
-    from clipdre.clusters.kmeans import TRAINING_PER_CELL, cluster, nearest  # noqa: PLC0415
+@dataclass(frozen=True)
+class VisitWork:
+    """Sorts blocks into runs by the cells of which each pair is a member, or that it visits."""
 
-    count = round(CELLS_PER_ROOT * len(pool) ** 0.5)
-    training = concatenated([pool.take(m, by_rank[: TRAINING_PER_CELL * count]) for m in files])
+    pool: StoredPool
+    parts: Parts
+    of: tuple[Modality, ...]
 
-    def tiles() -> Iterator[tuple[int, Tensor]]:
-        for tiles in zip(*(pool.tiles(modality, TILE_ROWS) for modality in files), strict=True):
-            yield tiles[0][0], concatenated([vectors for _, vectors in tiles])
+    def start(self, device: str, advance: Advance) -> Callable[[Visits], None]:
+        """See `clipdre.engines.base.Work`."""
+        centroids = torch.from_numpy(self.parts.read(CENTROIDS)[CENTROIDS]).to(device)
+        ranks, probes = self.parts.shared(RANKS), min(PROBES, len(centroids))
 
-    cells, assigned = cluster(training, count, len(pool), tiles)
-    probes = np.empty((len(pool), PROBES), np.int32)
-    for start, tile in tiles():
-        probes[start : start + len(tile)] = nearest(tile, cells.centroids, PROBES).numpy()
-    members = by_cell(by_rank, assigned[by_rank], count)
-    visitors = _visitors(probes, assigned, count)
-    place = inverse(np.concatenate([members(cell) for cell in range(count)]))
-    vectors = {m: _sorted(pool, m, place, file) for m, file in files.items()}
-    for cell in range(count):
-        own = members(cell)
-        if len(own):
-            both = np.concatenate([own, visitors(cell)])
-            places = place[both]
+        def do(block: Visits) -> None:
+            rows = np.arange(block.rows.start, block.rows.stop)
+            stored = {m: self.pool.stored(m, rows) for m in self.of}
+            cells = np.empty((len(rows), probes), np.int64)
+            for own in tiles_of(range(len(rows))):
+                part = slice(own.start, own.stop)
+                tile = concatenated([float_rows(vectors[part]) for vectors in stored.values()])
+                cells[part] = nearest(tile.to(device), centroids, probes).cpu().numpy()
+                advance(len(tile), 0)
+            keys = 2 * cells + (np.arange(probes) > 0)
+            order, starts = sorted_by(keys.ravel(), 2 * len(centroids))
+            of_block = order // probes
+            records = {RANKS: ranks[block.rows.start : block.rows.stop][of_block]}
+            vectors = {str(m): vectors[of_block] for m, vectors in stored.items()}
+            self.parts.write(block.part, starts | records | vectors, block.made_of)
+
+        return do
+
+
+@dataclass(frozen=True)
+class CellRange(Item):
+    """Consecutive cells."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class CellWork:
+    """Compares the pairs of cells with the members of the same cell.
+
+    Attributes
+    ----------
+    counts : int64 array of shape (cells * 2,)
+        Members and visitors of each cell.
+    """
+
+    dim: int
+    parts: Parts
+    of: tuple[Modality, ...]
+    threshold: float
+    runs: Runs
+    counts: Rows
+
+    def start(self, device: str, advance: Advance) -> Callable[[CellRange], None]:
+        """See `clipdre.engines.base.Work`."""
+
+        def do(cells: CellRange) -> None:
+            ranks, firsts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+            with ExitStack() as stack:
+                # These files have no names, so nothing is left of them if the run is killed.
+                files = {
+                    m: stack.enter_context(TemporaryFile(dir=self.parts.path)) for m in self.of
+                }
+                for cell in self._cells(cells, files, torch.device(device)):
+                    first = first_alike(cell, self.threshold)
+                    alike = first < cell.ranks
+                    ranks.append(cell.ranks[alike].numpy())
+                    firsts.append(first[alike].numpy())
+                    advance(len(cell.member_ranks), 0)
+            found = {RANKS: np.concatenate(ranks), FIRST: np.concatenate(firsts)}
+            self.parts.write(cells.part, found, cells.made_of)
+
+        return do
+
+    def _cells(
+        self, cells: CellRange, files: Mapping[Modality, IO[bytes]], device: torch.device
+    ) -> Iterator[Cell]:
+        counts = self.counts[2 * cells.low : 2 * cells.high]
+        size, start = int(counts.sum()), 0
+        ranks = np.empty(size, np.int64)
+        vectors = {
+            m: np.memmap(file, np.float16, mode="w+", shape=(size, self.dim))
+            for m, file in files.items()
+        }
+        for records in self.runs.records(self.counts, 2 * cells.low, 2 * cells.high):
+            stop = start + len(records[RANKS])
+            ranks[start:stop] = records[RANKS]
+            for m, own in vectors.items():
+                own[start:stop] = records[str(m)]
+            start = stop
+        ends = np.cumsum(counts).reshape(-1, 2)
+        starts = ends[:, 0] - counts[::2]
+        for first, (middle, last) in zip(starts, ends, strict=True):
+            if middle == first:
+                continue
+            members = first + np.argsort(ranks[first:middle])
+            places = np.concatenate([members, np.arange(middle, last)])
 
             def take(modality: Modality, k: Tensor, places: Rows = places) -> Tensor:
                 return float_rows(vectors[modality][places[k.numpy()]], device)
 
-            of_both = torch.from_numpy(ranks[both])
-            yield Cell(
-                torch.from_numpy(both), of_both, of_both[: len(own)], take, take, tuple(files)
-            )
-
-
-def _sorted(pool: StoredPool, modality: Modality, place: Rows, file: IO[bytes]) -> Half:
-    """Write the pool's vectors to `file`, each at its place; return them mapped."""
-    vectors = np.memmap(file, np.float16, mode="w+", shape=(len(pool), pool.dim))
-    for start, tile in pool.tiles(modality, TILE_ROWS):
-        vectors[place[start : start + len(tile)]] = tile.numpy().astype(np.float16)
-    return vectors
-
-
-def _visitors(
-    probes: npt.NDArray[np.int32], assigned: npt.NDArray[np.int64], count: int
-) -> Callable[[int], Rows]:
-    """Return a function from a cell to the rows that probe it without being its members."""
-    others = probes != assigned[:, None]
-    return by_cell(np.nonzero(others)[0], probes[others], count)
+            of_pairs, of_members = (torch.from_numpy(ranks[rows]) for rows in (places, members))
+            yield Cell(of_pairs, of_members, take, take, self.of)
 
 
 def by_cell(rows: Rows, cells: npt.NDArray[np.integer], count: int) -> Callable[[int], Rows]:

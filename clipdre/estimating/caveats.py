@@ -22,23 +22,29 @@ CLEARLY = 2.0
 
 def saturated_share(query: ScoreQuery, column: str, pairs: int) -> float:
     """Return the share of rows whose KL over a pool of `pairs` is within 1 nat of its limit."""
-    limit = math.log(max(pairs - 1, 1))
-    return statistics.share(query, f"{column} > {limit - NEAR_LOG_N}")
+    return statistics.share(query, _saturated(column, pairs))
+
+
+def _saturated(column: str, pairs: int) -> str:
+    return f"{column} > {math.log(max(pairs - 1, 1)) - NEAR_LOG_N}"
 
 
 def caveats(query: ScoreQuery, reference: ReferenceRecord) -> list[str]:
     """Return warnings about the scores of a folder; none if nothing looks wrong."""
-    return [*_mismatch(query), *_small_pool(query, reference.pairs)]
+    pairs = reference.pairs
+    near = [_saturated(name, pairs) for name in KLS]
+    signs, shares = statistics.signs_and_shares(query, "log_ratio", near)
+    return [*_mismatch(query, signs), *_small_pool(query, pairs, shares)]
 
 
-def _mismatch(query: ScoreQuery) -> list[str]:
+def _mismatch(query: ScoreQuery, signs: statistics.Signs) -> list[str]:
     """Compare pairs with random ones, whose mean log ratio is negative.
 
     The log ratio is positive if image and caption match better than the image with the pool's
     captions, and the caption with its images, on average of their exponentiated logits. By chance,
     at most half of the pairs do.
     """
-    mean, spread, rows, positive = statistics.signs(query, "log_ratio")
+    mean, spread, rows, positive = signs
     found = []
     if missing := query.manifest.rows - rows:
         found.append(
@@ -57,10 +63,10 @@ def _mismatch(query: ScoreQuery) -> list[str]:
     return found
 
 
-def _small_pool(query: ScoreQuery, pairs: int) -> list[str]:
+def _small_pool(query: ScoreQuery, pairs: int, shares: list[float]) -> list[str]:
     found = []
-    shares = {name: saturated_share(query, name, pairs) for name in KLS}
-    if near := [f"{name} of {share:.0%}" for name, share in shares.items() if share > SATURATED]:
+    named = zip(KLS, shares, strict=True)
+    if near := [f"{name} of {share:.0%}" for name, share in named if share > SATURATED]:
         found.append(
             f"{' and '.join(near)} of the pairs is within {NEAR_LOG_N:g} nat of log N, its limit: "
             "only a larger pool or reference can rank these pairs by KL"

@@ -17,10 +17,11 @@ from clipdre.core.scores import ESTIMATED_COLUMNS, score_columns
 from clipdre.core.stratified import HALVES
 from clipdre.errors import ScoresError
 from clipdre.estimating.caveats import caveats, saturated_share
+from clipdre.estimating.draws import bulk_rows
 from clipdre.estimating.estimate import Estimator
 from clipdre.estimating.groups import half_of
 from clipdre.estimating.marginal import Bulk, Marginal, Reading
-from clipdre.estimating.reference import MARGINS, bulk_rows
+from clipdre.estimating.margins import MARGINS
 from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
@@ -97,6 +98,7 @@ def check_reference(folder: ScoreFolder, manifest: Manifest) -> ReferenceCheck:
     record = manifest.reference
     if record is None:
         raise ScoresError(f"{folder.path} records no reference", SCORE_AGAIN)
+    folder.store.fetch(folder.reference, folder.embeddings)
     # A saved reference belongs to another pool, a kept one to the pool as it was.
     own = ReferenceFolder(folder.reference)
     same = own.record() == record and record.version == VERSION and not manifest.keeps_reference

@@ -75,14 +75,13 @@ class Groups:
     @classmethod
     def led_by(cls, leaders: Ints, halves: Ints) -> Groups:
         """Number groups from the row that leads each row's group, and from each row's half."""
-        sizes = np.bincount(leaders, minlength=len(leaders))
-        several = sizes > 1
-        count = int(several.sum())
-        number = np.cumsum(several) - 1
-        alone = count + HALVES * np.arange(len(leaders)) + halves
-        of_rows = np.where(several[leaders], number[leaders], alone)
-        counts = np.zeros((count, HALVES), np.int64)
-        grouped = several[leaders]
+        several = np.bincount(leaders, minlength=len(leaders)) > 1
+        heads, grouped = np.flatnonzero(several), np.flatnonzero(several[leaders])
+        # In place: a pool has more rows than memory has room for many such arrays.
+        of_rows = np.arange(len(heads), len(heads) + HALVES * len(leaders), HALVES)
+        of_rows += halves
+        of_rows[grouped] = np.searchsorted(heads, leaders[grouped])
+        counts = np.zeros((len(heads), HALVES), np.int64)
         np.add.at(counts, (of_rows[grouped], halves[grouped]), 1)
         return cls(of_rows, counts)
 

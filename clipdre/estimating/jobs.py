@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -163,21 +165,27 @@ def encoded(halves: Columns) -> str:
     return json.dumps(found)
 
 
-def pool_reliability(folder: ScoreFolder, shards: Sequence[ShardRecord]) -> dict[str, float]:
+def pool_reliability(halves: Iterable[str]) -> dict[str, float]:
     """Return the correlation of each column between both halves of the pool.
 
     Columns that do not vary have none. See `clipdre.core.reliability.split_half`.
+
+    Parameters
+    ----------
+    halves : iterable of str
+        What `encoded` gave for each shard.
     """
-    pool: dict[str, Moments] = {}
-    for shard in shards:
-        for name, raw in json.loads(
-            read_stamp(folder.scores(shard.name)).get(HALVES, "{}")
-        ).items():
-            mean, covariance = (torch.tensor(v, dtype=torch.float64) for v in raw[1:])
-            moments = Moments(raw[0], mean, covariance)
-            pool[name] = pool[name].merge(moments) if name in pool else moments
-    found = {name: split_half(moments) for name, moments in pool.items()}
+    parts: dict[str, array[float]] = {}
+    for raw in halves:
+        for name, (rows, mean, covariance) in json.loads(raw).items():
+            parts.setdefault(name, array("d")).extend((rows, *mean, *chain(*covariance)))
+    found = {name: split_half(_united(numbers)) for name, numbers in parts.items()}
     return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _united(numbers: array[float]) -> Moments:
+    shards = torch.frombuffer(numbers, dtype=torch.float64).view(-1, 7)
+    return Moments.union(shards[:, 0], shards[:, 1:3], shards[:, 3:].view(-1, 2, 2))
 
 
 def pool_quantiles(folder: ScoreFolder, manifest: Manifest) -> dict[str, tuple[float, ...]]:

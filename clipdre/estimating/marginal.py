@@ -20,9 +20,10 @@ from clipdre.core.stratified import HALVES, StratifiedPartition
 from clipdre.core.tiles import accumulate, logits_of, tile_partition
 from clipdre.errors import ScoresError
 from clipdre.estimating.groups import check_groups, half_of, left_out
-from clipdre.formats.folders.embeddings import Stored, StoredPool, float_rows, release, stored_type
+from clipdre.formats.folders.embeddings import StoredPool, float_rows, release, stored_type
 from clipdre.formats.folders.records import ReferenceRecord
 from clipdre.formats.folders.reference import CURE, Hashes, ReferenceFolder
+from clipdre.formats.folders.stacked import Rows
 
 # Queries and references of a tile. On a CPU their logits stay in its cache; on a GPU the fused
 # kernel never writes them, and without it they fit beside the model.
@@ -116,7 +117,7 @@ class Marginal:
         self.groups = folder.array(f"pool_group_{modality}", np.int64, pairs)
         counts = np.asarray(folder.array("group_count", np.int64, None, HALVES))
         self._counts = torch.tensor(counts, device=device)
-        self._sums = folder.array(f"group_sum_{modality}", np.float32, len(counts), dim)
+        self._sums = folder.rows(f"group_sum_{modality}", np.float32, len(counts), dim)
         try:
             check_groups(np.asarray(self.groups), half_of(self.hashes), counts)
             self._check_halves()
@@ -260,7 +261,7 @@ class Marginal:
                 own = np.flatnonzero(half_of(self.hashes[start : start + len(tile)]) == half)
                 yield tile[own].to(self._device), self._groups_of(start + own)
             return
-        vectors = self._vectors()
+        vectors = self._vectors
         for first, last in self.stretches[:, half : half + HALVES].tolist():
             for start in range(first, last, self._tile_rows):
                 places = slice(start, min(start + self._tile_rows, last))
@@ -286,11 +287,12 @@ class Marginal:
 
     def vectors(self, places: npt.NDArray[np.int64]) -> Tensor:
         """Return the vectors at some places, float32 of shape (n, d)."""
-        return float_rows(self._vectors()[places], self._device)
+        return float_rows(self._vectors[places], self._device)
 
-    def _vectors(self) -> Stored:
+    @cached_property
+    def _vectors(self) -> Rows:
         shape = self._record.pairs, self._record.embedding_dim
-        return self._folder.array(f"pool_{self._modality}", self._kind, *shape)
+        return self._folder.rows(f"pool_{self._modality}", self._kind, *shape)
 
     def _groups_of(self, places: slice | npt.NDArray[np.int64]) -> Tensor:
         return torch.tensor(np.asarray(self.groups[places]), device=self._device)
@@ -306,7 +308,7 @@ class Marginal:
 
     def _near(self, queries: Tensor, groups: Tensor, chosen: Tensor) -> RunningPartition:
         """Accumulate the members of the `chosen` cells, mask (c, n), cell by cell."""
-        vectors = self._vectors()
+        vectors = self._vectors
         near = RunningPartition.empty(len(queries), HALVES, device=self._device)
         scaled, bias = queries * self._record.logit_scale, self._record.logit_bias
         own = QueryGroups.of(groups)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from clipdre.core.cells import nearest
 from clipdre.core.density_ratio import unit
 from clipdre.core.modality import Modality
 from clipdre.estimating.alike import PROBES, Cell, Take, by_cell, first_alike
@@ -42,7 +43,7 @@ def places_alike(
         def pairs(modality: Modality, k: Tensor, rows: Tensor = rows) -> Tensor:
             return queries[modality][rows[k]]
 
-        cell = Cell(rows, torch.full((len(rows),), nowhere), places, pairs, members)
+        cell = Cell(torch.full((len(rows),), nowhere), places, pairs, members)
         found.scatter_reduce_(0, rows, first_alike(cell, threshold), "amin")
     return torch.where(found == nowhere, -1, found)
 
@@ -71,9 +72,6 @@ def _probed(marginal: Marginal, images: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.arange(len(images))
     if not marginal.has_cells:
         return rows, torch.zeros_like(rows)
-    # faiss takes long to load, and exact references do not need it
-    from clipdre.clusters.kmeans import nearest  # noqa: PLC0415
-
     probes = min(PROBES, len(marginal.cells))
     cells = nearest(images, marginal.cells.centroids, probes).cpu()
     return rows.repeat_interleave(probes), cells.flatten()

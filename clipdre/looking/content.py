@@ -28,7 +28,7 @@ def content(view: View) -> dict[str, Any]:
     nearest = view.counterparts.nearest
     return {
         "pool": view.query.manifest.rows,
-        "folder": plain(operand(view.query.folder.path)),
+        "folder": plain(operand(view.query.folder.store.name)),
         "joined": [plain(str(path)) for path in view.query.joined],
         "axes": [_axis(view, n) for n in range(len(view.histograms))],
         "selections": [

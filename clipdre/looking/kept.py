@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipdre.emitting.emit import SOURCE_KEY
 from clipdre.emitting.place import SUMMARY
+from clipdre.emitting.shard import SOURCE_KEY
 from clipdre.errors import SelectionError
 from clipdre.formats.name_lists import NameList, read_name_file
 from clipdre.selecting.listed import Listed, select_listed

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from clipdre.config import LookConfig
 from clipdre.core.modality import Modality
+from clipdre.engines.open import open_cpus
 from clipdre.errors import ScoresError, UsageError
 from clipdre.formats.files.storage import real
 from clipdre.looking.axes import axes_of, axis_rows
@@ -21,7 +22,7 @@ from clipdre.looking.galleries import Gallery, evenly, galleries, spread
 from clipdre.looking.languages import Language, languages
 from clipdre.looking.ngrams import Ends, Words
 from clipdre.looking.points import Places, Points, sample_points
-from clipdre.looking.samples import Details, details, fulfilling, thumbnails
+from clipdre.looking.samples import HERE, Details, details, fulfilling, thumbnails
 from clipdre.reporting.summary import Summary, summary_of
 from clipdre.selecting.select import Selection
 from clipdre.sql.expressions import Expression, Kind, private
@@ -163,7 +164,8 @@ def collect(
     most = MOST_PEERS if config.thumbnails else 0
     small = np.setdiff1d(peers[Modality.IMAGE][:most], samples)
     summary = summary_of(query)
-    large = thumbnails(query, samples if most else samples[:0], config.side, shards)
+    engine = open_cpus(config.engine, HERE)
+    large = thumbnails(query, samples if most else samples[:0], config.side, shards, engine)
     return View(
         query=query,
         summary=summary,
@@ -176,7 +178,7 @@ def collect(
         samples=samples,
         counterparts=counterparts,
         rows=details(pool, axes, every),
-        images={**thumbnails(query, small, PEER_SIDE, shards).urls, **large.urls},
+        images={**thumbnails(query, small, PEER_SIDE, shards, engine).urls, **large.urls},
         blurred=np.zeros(len(every), np.bool_) if blurring is None else fulfilling(blurring, every),
         blurring=blurring is not None,
         words=_words(axes, points, kept),

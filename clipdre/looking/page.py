@@ -82,7 +82,7 @@ def render(view: View) -> Page:
     request at all.
     """
     scripts = _scripts()
-    title = f"clipdre look: {plain(str(view.query.folder.path))}"
+    title = f"clipdre look: {plain(view.query.folder.store.name)}"
     environment = Environment(
         loader=PackageLoader("clipdre.looking", ASSETS),
         autoescape=True,

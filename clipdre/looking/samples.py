@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,12 +19,14 @@ from PIL import Image
 from clipdre.config import ReadConfig
 from clipdre.emitting.relocate import relocated
 from clipdre.emitting.subset import Subset
+from clipdre.engines.base import Advance, Engine, silent
+from clipdre.engines.local import Threads
 from clipdre.errors import ClipdreError
 from clipdre.formats.tars.images import decode_image
 from clipdre.formats.tars.limits import ImageError
 from clipdre.formats.tars.samples import Sample
 from clipdre.formats.tars.shards import iter_samples
-from clipdre.formats.tars.spans import checked
+from clipdre.formats.tars.spans import Source, checked
 from clipdre.looking.edges import Axis, row_starts
 from clipdre.looking.points import Places
 from clipdre.looking.text import plain
@@ -36,7 +37,8 @@ from clipdre.sql.query import ScoreQuery
 from clipdre.sql.row_set import RowSet
 from clipdre.words import count
 
-SHARDS_AT_ONCE = 8
+# Threads that read shards: most of it is waiting for files.
+HERE = Threads(8)
 QUALITY = 60
 TEXTS = ("shard", "key", "uid", "caption")
 
@@ -60,7 +62,7 @@ class Details:
 
 
 class Thumbnails(NamedTuple):
-    """WebP images as data URLs by place in the pool, and why others are missing, if any are."""
+    """WebP images as data URLs, by place in the pool or by key hash, and why others are missing."""
 
     urls: dict[int, str]
     problem: str
@@ -97,7 +99,11 @@ def fulfilling(rows: RowSet, places: Places) -> npt.NDArray[np.bool_]:
 
 
 def thumbnails(
-    query: ScoreQuery, places: Places, side: int, shards: Sequence[str] | None = None
+    query: ScoreQuery,
+    places: Places,
+    side: int,
+    shards: Sequence[str] | None = None,
+    engine: Engine = HERE,
 ) -> Thumbnails:
     """Read images of the pool and make them small.
 
@@ -109,6 +115,8 @@ def thumbnails(
         Longest side in pixels.
     shards : sequence of str, optional
         Tars to take the samples from, if they have moved.
+    engine : Engine
+        Reads the tars.
     """
     if not len(places):
         return Thumbnails({}, "")
@@ -118,24 +126,21 @@ def thumbnails(
         rows = pa.Table.from_batches(list(subset.batches(["key", "offset", "nbytes", "key_hash"])))
     except ClipdreError as error:
         return Thumbnails({}, str(error))
-    parts = [list(part) for _, part in groupby(rows.to_pylist(), itemgetter(FILE))]
-    read = query.manifest.reading
     alike: dict[int, list[int]] = {}  # rows of several captions share a sample
     hashes = selection.rows.all(f"SELECT key_hash FROM {{rows}} ORDER BY {FILE}, {ROW}")
     for (key_hash,), place in zip(hashes, places.tolist(), strict=True):
         alike.setdefault(key_hash, []).append(place)
-    urls, problems = dict[int, str](), list[str]()
-
-    def work(part: Sequence[dict[str, int]]) -> list[tuple[int, str]]:
-        return list(_shard_thumbnails(subset, part, read, side))
-
-    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
-        for future in [threads.submit(work, part) for part in parts]:
-            try:
-                for key_hash, url in future.result():
-                    urls.update(dict.fromkeys(alike[key_hash], url))
-            except ClipdreError as error:
-                problems.append(str(error))
+    urls, problems, parts = dict[int, str](), list[str](), list[_Part]()
+    for index, part in groupby(rows.to_pylist(), itemgetter(FILE)):
+        try:
+            parts.append(_Part(subset.source(index), list(part)))
+        except ClipdreError as error:
+            problems.append(str(error))
+    work = _ThumbnailWork(query.manifest.reading, side)
+    for _, found in sorted(engine.run(work, parts, silent), key=itemgetter(0)):
+        for key_hash, url in found.urls.items():
+            urls.update(dict.fromkeys(alike[key_hash], url))
+        problems += [found.problem] if found.problem else []
     if not problems and len(urls) < len(places):
         missing = count(len(places) - len(urls), "image")
         problems.append(f"{missing} cannot be read: the tars have changed since they were scored")
@@ -156,13 +161,38 @@ def thumbnail(data: bytes, read: ReadConfig, side: int) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _shard_thumbnails(
-    subset: Subset, rows: Sequence[dict[str, int]], read: ReadConfig, side: int
-) -> Iterator[tuple[int, str]]:
+@dataclass(frozen=True)
+class _Part:
+    """Rows of a shard, and its tar."""
+
+    source: Source
+    rows: Sequence[dict[str, int]]
+
+
+@dataclass(frozen=True)
+class _ThumbnailWork:
+    """Makes the thumbnails of one shard after another, by key hash."""
+
+    read: ReadConfig
+    side: int
+
+    def start(self, device: str, advance: Advance) -> Callable[[_Part], Thumbnails]:  # noqa: ARG002
+        """See `clipdre.engines.base.Work`."""
+
+        def do(part: _Part) -> Thumbnails:
+            try:
+                return Thumbnails(dict(_shard_thumbnails(part, self.read, self.side)), "")
+            except ClipdreError as error:
+                return Thumbnails({}, str(error))
+
+        return do
+
+
+def _shard_thumbnails(part: _Part, read: ReadConfig, side: int) -> Iterator[tuple[int, str]]:
     """Yield the key hash and the thumbnail of each row of a shard whose image can be read."""
-    with subset.source(rows[0][FILE]).opened() as source:
-        spans = source.read([(row["offset"], row["nbytes"]) for row in rows])
-        for row, span in zip(rows, spans, strict=True):
+    with part.source.opened() as source:
+        spans = source.read([(row["offset"], row["nbytes"]) for row in part.rows])
+        for row, span in zip(part.rows, spans, strict=True):
             found = iter_samples(io.BytesIO(checked(span, str(row["key"]), source.name)), read)
             for sample in found:
                 if isinstance(sample, Sample):

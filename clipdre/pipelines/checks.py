@@ -11,6 +11,7 @@ from clipdre.formats.folders.embeddings import embedding_files
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.kept import fields_without_values
 from clipdre.formats.folders.manifest import Manifest, read_manifest
+from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.tars.samples import Reason
 from clipdre.formats.tars.seen import members_seen
 from clipdre.pipelines.same_run import identity_of
@@ -104,9 +105,12 @@ def check_usable(folder: ScoreFolder, manifest: Manifest) -> None:
 
 def is_failed_try(folder: ScoreFolder, manifest: Manifest) -> bool:
     """Whether an unfinished run encoded so few pairs that nothing is lost with them."""
+    if manifest.complete:
+        return False
+    folder.store.fetch(folder.embeddings / "metadata")
     files = embedding_files(folder.embeddings, len(manifest.shards))
     metadata = (own.metadata for own in files if own.metadata.exists())
-    return not manifest.complete and sum(map(count_rows, metadata)) < FEWEST
+    return sum(map(count_rows, metadata)) < FEWEST
 
 
 def check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
@@ -120,15 +124,13 @@ def check_share(folder: ScoreFolder, manifest: Manifest, most: float) -> None:
         )
 
 
-def check_whole(folder: ScoreFolder, manifest: Manifest) -> None:
-    """Check that rows and failures, as the files hold them, are the samples of each shard."""
-    for shard in manifest.shards:
-        rows = count_rows(folder.scores(shard.name))
-        failures = count_rows(folder.failures(shard.name))
-        if (rows, failures) != (shard.rows, sum(shard.failures.values())):
-            raise ScoresError(
-                f"{shard.name}: its files hold {count(rows, 'row')} and "
-                f"{count(failures, 'failure')} of {count(shard.samples, 'sample')}, "
-                f"so something else wrote to {folder.path}",
-                "pass `overwrite`",
-            )
+def check_whole(folder: ScoreFolder, shard: ShardRecord, rows: int) -> None:
+    """Check that rows and failures, as the files hold them, are the samples of a shard."""
+    failures = count_rows(folder.failures(shard.name))
+    if (rows, failures) != (shard.rows, sum(shard.failures.values())):
+        raise ScoresError(
+            f"{shard.name}: its files hold {count(rows, 'row')} and "
+            f"{count(failures, 'failure')} of {count(shard.samples, 'sample')}, "
+            f"so something else wrote to {folder.path}",
+            "pass `overwrite`",
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +12,19 @@ import numpy.typing as npt
 
 from clipdre.core.ranks import ranks_in_groups
 from clipdre.estimating.groups import united
-from clipdre.formats.files.parquet import read_table
+from clipdre.estimating.jobs import WRITERS
 from clipdre.formats.files.storage import exclusive, remove_unfinished
 from clipdre.formats.folders.columns import (
     DUPLICATES,
     GROUP,
     RANK,
     ColumnFolder,
-    row_digests,
 )
 from clipdre.formats.folders.embeddings import EmbeddingFiles
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
-from clipdre.formats.folders.records import ColumnRecord, MeasureRecord
+from clipdre.formats.folders.records import ColumnRecord, MeasureRecord, ShardRecord
+from clipdre.pipelines.scored import Scored
 
 VERSION = 1
 
@@ -58,32 +59,41 @@ def own_pairs(
     return united(leaders, np.cumsum(np.concatenate(list(starts))) - 1)
 
 
-def write_duplicates(folder: ScoreFolder, manifest: Manifest, found: Duplicates) -> None:
+def write_duplicates(
+    folder: ScoreFolder, manifest: Manifest, found: Duplicates, scored: Sequence[Scored]
+) -> None:
     """Write group and rank of each scored pair beside the scores, as measured columns are."""
     written = ColumnFolder(folder.columns / DUPLICATES)
     with exclusive(written.path):
         remove_unfinished(written.path, "**")
-        _write(written, folder, manifest, found)
+        _write(written, manifest, found, scored)
+
+
+def _ranks(found: Duplicates, ratios: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int32]:
+    """Return the place of each row in its group; most are alone, and need not be sorted."""
+    ranks = np.ones(len(found.leaders), np.int32)
+    grouped = np.flatnonzero(np.bincount(found.leaders)[found.leaders] > 1)
+    ranks[grouped] = ranks_in_groups(found.leaders[grouped], ratios[grouped], found.hashes[grouped])
+    return ranks
 
 
 def _write(
-    written: ColumnFolder, folder: ScoreFolder, manifest: Manifest, found: Duplicates
+    written: ColumnFolder, manifest: Manifest, found: Duplicates, scored: Sequence[Scored]
 ) -> None:
-    names = [shard.name for shard in manifest.shards]
-    scores = [
-        read_table(folder.scores(name), ["log_ratio"])["log_ratio"].to_numpy() for name in names
-    ]
+    ratios = np.concatenate([shard.ratios for shard in scored])
     columns: dict[str, npt.NDArray[Any]] = {
         GROUP.name: found.hashes[found.leaders],
-        RANK.name: ranks_in_groups(found.leaders, np.concatenate(scores), found.hashes),
+        RANK.name: _ranks(found, ratios),
     }
     stamp = f"{DUPLICATES} {VERSION} {found.alike}"
-    start = 0
-    for name, rows, digest in zip(names, scores, row_digests(folder, names), strict=True):
-        part = slice(start, start + len(rows))
+
+    def write(shard: ShardRecord, start: int, own: Scored) -> None:
+        part = slice(start, start + len(own.ratios))
         of_shard = {column: values[part] for column, values in columns.items()}
-        written.write(name, of_shard, written.stamp(stamp, digest))
-        start += len(rows)
+        written.write(shard.name, of_shard, written.stamp(stamp, own.digest))
+
+    with ThreadPoolExecutor(WRITERS) as threads:
+        list(threads.map(write, manifest.shards, manifest.starts, scored))
     sizes = np.bincount(found.leaders, minlength=1)
     several = sizes[sizes > 1].astype(np.float64)
     written.write_record(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from clipdre.config import EstimateConfig
-from clipdre.errors import OutputError
+from clipdre.errors import OutputError, UsageError
+from clipdre.formats.files.remote import redacted
 from clipdre.formats.files.storage import REPLACEMENT, absolute, identify, real, real_paths
-from clipdre.formats.folders.folder import ABANDONED, PARTS, ScoreFolder
-from clipdre.formats.folders.manifest import MANIFEST
+from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.layout import ABANDONED, MANIFEST, PARTS
 from clipdre.formats.folders.records import ShardRecord
+from clipdre.formats.folders.working_copy import local_copy
 from clipdre.formats.tars.places import shard_names
 from clipdre.formats.tars.samples import printable
 
@@ -22,12 +23,19 @@ def check_output(folder: ScoreFolder, urls: Sequence[str], config: EstimateConfi
         raise OutputError(
             f"{folder.path} exists and is not a score folder{damaged}", "choose another `output`"
         )
+    if config.saved is not None and redacted(config.saved) != config.saved:
+        raise UsageError(
+            "`reference` is a URL with a password or a query, which the manifest would record",
+            "give them to the store's client by environment variables or its configuration",
+        )
+    folder.store.check_writable()
     here = real(folder.path)
     written = {here / part for part in (*PARTS, REPLACEMENT, ABANDONED)}
     refused = []
-    if any(not written.isdisjoint(path.parents) for _, path in real_paths(urls)):
+    inputs = (not written.isdisjoint(path.parents) for _, path in real_paths(urls))
+    if any(inputs) or any(map(folder.store.holds, urls)):
         refused.append("the input")
-    if config.saved is not None and real(Path(config.saved)).is_relative_to(here):
+    if config.saved is not None and real(local_copy(config.saved)).is_relative_to(here):
         refused.append("`reference`")
     if refused:
         raise OutputError(f"{refused[0]} is in `output` {folder.path}", "choose another `output`")

@@ -14,9 +14,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import safetensors
-import safetensors.numpy
-import torch
 from torch import Tensor
 
 from clipdre.core.modality import Modality
@@ -28,6 +25,13 @@ from clipdre.formats.files.storage import committed
 from clipdre.formats.folders.columns import row_digests
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.parts import (
+    Parts,
+    digest_of,
+    read_part,
+    stamp_of,
+    write_part,
+)
 from clipdre.models.encoder import Encoder
 from clipdre.pipelines.batches import Clusters, joined
 from clipdre.pipelines.rows import PoolReader, StoredRows
@@ -36,7 +40,6 @@ from clipdre.progress import Progress
 from clipdre.scorers.base import Arrays, Cluster
 from clipdre.slices import Slice
 
-STAMP = "stamp"
 Part = Callable[[StoredRows], Arrays]
 ClusterPart = Callable[[Cluster], Arrays]
 Merge = Callable[[Arrays, Arrays], Arrays]
@@ -79,7 +82,7 @@ class ReduceWork:
                 found = self.part(rows)
                 merged = found if merged is None else self.merge(merged, found)
                 advance(len(rows), len(rows))
-            _write_part(self.parts / f"{shard}.safetensors", merged or {}, stamp)
+            write_part(self.parts / f"{shard}.safetensors", merged or {}, stamp)
 
         return do
 
@@ -104,7 +107,7 @@ class ClusterWork:
             for cluster in self.clusters.members(reader, batch):
                 found.append(self.part(cluster))
                 advance(len(cluster), len(cluster))
-            _write_part(path, joined(found), self.stamp)
+            write_part(path, joined(found), self.stamp)
 
         return do
 
@@ -166,8 +169,7 @@ class FitPool:
 
     @cached_property
     def _digests(self) -> list[str]:
-        names = [shard.name for shard in self.reader.manifest.shards]
-        return row_digests(self.reader.folder, names)
+        return row_digests(self.reader.folder, self.reader.manifest.shards)
 
     @property
     def encoder(self) -> Encoder:
@@ -229,25 +231,28 @@ class FitPool:
         vectors = self.reader.pool
         rows = self._sampled(training_rows(count, vectors.dim * len(modalities)))
         path, stamp = self._once(f"centroids-{'-'.join(modalities)}-{count}-{seed}")
-        if _stamp_of(path) != stamp:
+        if stamp_of(path) != stamp:
             training = concatenated([vectors.take(modality, rows) for modality in modalities])
             found = spherical_kmeans(training, count, seed).numpy()
-            _write_part(path, {"centroids": found}, stamp, first=True)
-        centroids: npt.NDArray[np.float32] = safetensors.numpy.load_file(path)["centroids"]
+            write_part(path, {"centroids": found}, stamp, first=True)
+            self.reader.folder.store.publish(path)
+        centroids: npt.NDArray[np.float32] = read_part(path)["centroids"]
         return centroids
 
     def alike(self, modality: Modality, threshold: float) -> npt.NDArray[np.int64]:
-        """See `Pool`; the search is that of `clipdre score`, in this process."""
+        """See `Pool`; the search is that of `clipdre score`."""
         self._record_pool()
         path, stamp = self._once(f"alike-{modality}-{threshold}")
-        if _stamp_of(path) != stamp:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            ranks = inverse(np.argsort(self.reader.all_hashes, kind="stable"))
-            device = torch.device(self.reader.device)
-            pool, scratch = self.reader.pool, self.parts
-            leaders = find_leaders(pool, ranks, threshold, scratch, device, (modality,))
-            _write_part(path, {"leaders": leaders}, stamp, first=True)
-        found: npt.NDArray[np.int64] = safetensors.numpy.load_file(path)["leaders"]
+        if stamp_of(path) != stamp:
+            by_rank = np.argsort(self.reader.all_hashes, kind="stable")
+            parts = Parts(self.parts / path.stem, stamp)
+            pool = self.reader.pool
+            leaders = find_leaders(pool, by_rank, threshold, parts, self.engine, (modality,))
+            write_part(path, {"leaders": leaders}, stamp, first=True)
+            self.reader.folder.store.publish(path)
+            if self.slice is None:  # other slices may be reading them
+                parts.remove()
+        found: npt.NDArray[np.int64] = read_part(path)["leaders"]
         return found
 
     def by_cluster(
@@ -273,7 +278,7 @@ class FitPool:
             for _ in self.engine.run(work, missing, progress.advance):
                 pass
         self._await_others(step, paths, stamps)
-        found = joined([safetensors.numpy.load_file(path) for path in paths])
+        found = joined([read_part(path) for path in paths])
         places = inverse(np.argsort(clusters, kind="stable"))
         return {name: values[places] for name, values in found.items()}
 
@@ -294,12 +299,12 @@ class FitPool:
         self._await_others(step, paths, stamps)
         for path, shard in zip(paths, manifest.shards, strict=True):
             if shard.rows:
-                yield safetensors.numpy.load_file(path)
+                yield read_part(path)
 
     def _missing(self, paths: Sequence[Path], stamps: Sequence[str]) -> list[int]:
         """Return which parts are to be computed here: those that are missing, of this slice."""
         mine = [n for n in range(len(paths)) if self.slice is None or self.slice.takes(n)]
-        return [n for n in mine if _stamp_of(paths[n]) != stamps[n]]
+        return [n for n in mine if stamp_of(paths[n]) != stamps[n]]
 
     def _await_others(self, step: str, paths: Sequence[Path], stamps: Sequence[str]) -> None:
         if self.slice is not None:
@@ -370,31 +375,9 @@ class FitPool:
         self.asked.append(asked)
 
 
-def digest_of(value: object) -> str:
-    """Return a digest of settings, records and strings."""
-    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
-
-
 def _digest(array: npt.NDArray[Any]) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def _in_a_row(first: Arrays, second: Arrays) -> Arrays:
     return joined([first, second])
-
-
-def _write_part(path: Path, arrays: Arrays, stamp: str, *, first: bool = False) -> None:
-    with committed(path, durable=False, first=first) as temporary:
-        safetensors.numpy.save_file(
-            {name: np.asarray(value, order="C") for name, value in arrays.items()},
-            temporary,
-            {STAMP: stamp},
-        )
-
-
-def _stamp_of(path: Path) -> str | None:
-    try:
-        with safetensors.safe_open(path, "numpy") as file:
-            return (file.metadata() or {}).get(STAMP)
-    except (OSError, safetensors.SafetensorError):
-        return None

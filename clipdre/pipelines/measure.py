@@ -24,14 +24,14 @@ from clipdre.formats.folders.columns import (
     RESERVED,
     ColumnFolder,
     column_folders,
-    is_current,
     row_digests,
 )
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.parts import digest_of
 from clipdre.formats.folders.records import ColumnRecord, MeasureRecord, builtins
-from clipdre.pipelines.engine import open_engine
-from clipdre.pipelines.fit import FitPool, WaitingError, digest_of
+from clipdre.pipelines.engine import followed, open_engine
+from clipdre.pipelines.fit import FitPool, WaitingError
 from clipdre.pipelines.rows import PoolReader
 from clipdre.progress import Progress
 from clipdre.scorers.base import Arrays, Scorer
@@ -62,6 +62,7 @@ def measure(
         When the suffix is not a name, or a column would have the name of another one.
     """
     config = config or MeasureConfig()
+    _open_columns(folder)
     columns, final = _columns(folder, manifest, scorer, config)
     replacement = ColumnFolder(final.path.with_name(f".{final.name}"))
     replacing = _is_replaced(final, scorer, config.overwrite) or _is_finished(replacement)
@@ -76,6 +77,7 @@ def measure(
         (written.path / PLAN).unlink(missing_ok=True)
     if replacing:
         _swap(written.path, final.path)
+    folder.store.settle()
     return record
 
 
@@ -106,12 +108,13 @@ def measure_slice(
     config = config or MeasureConfig()
     if config.overwrite:
         raise UsageError("`slice` cannot be used with `overwrite`", "choose a `suffix`")
+    _open_columns(folder)
     columns, final = _columns(folder, manifest, scorer, config)
     _is_replaced(final, scorer, overwrite=False)  # refuses other settings
     with shared(folder.path), shared(final.path):
         remove_unfinished(final.path, "**")
         pool = replace(_pool(folder, manifest, scorer, config, final), slice=part)
-        _check_plan(final, pool)
+        _check_plan(folder, final, pool)
         if _current(pool, columns, final) is not None:
             return ""
         try:
@@ -120,6 +123,12 @@ def measure_slice(
             return f"{waiting.step}: {count(waiting.missing, 'part')}"
         _measure_shards(work, pool.engine, stamp, part)
     return ""
+
+
+def _open_columns(folder: ScoreFolder) -> None:
+    """Make what was measured there, finished or not, available here."""
+    folder.store.check_writable()
+    folder.store.fetch(folder.columns)
 
 
 def _columns(
@@ -140,6 +149,7 @@ def _pool(
     written: ColumnFolder,
 ) -> FitPool:
     engine, _ = open_engine(config.engine, config.device, folder.path)
+    engine = followed(engine, folder)
     identity = {"scorer": scorer.name, "version": scorer.version, "settings": builtins(scorer)}
     reader = PoolReader(folder, manifest, engine.devices[0], config.rows_at_once)
     return FitPool(reader, engine, identity, written.path / FIT)
@@ -155,19 +165,20 @@ def _current(
     if (
         record is None
         or record.stamp != _stamp(asking, columns)
-        or not is_current(written, record, reader.folder, reader.manifest)
+        or not reader.is_current(written, record)
     ):
         return None
     return record
 
 
-def _check_plan(written: ColumnFolder, pool: FitPool) -> None:
+def _check_plan(folder: ScoreFolder, written: ColumnFolder, pool: FitPool) -> None:
     """Write what the slices measure, or refuse one that differs from what is written."""
     path = written.path / PLAN
     plan = msgspec.json.encode(pool.identity, order="deterministic")
     if not path.exists():
         with committed(path, first=True) as temporary:
             temporary.write_bytes(plan)
+        folder.store.publish(path)
     begun = path.read_bytes()
     if begun != plan:
         before, now = (_flat(msgspec.json.decode(each)) for each in (begun, plan))
@@ -274,7 +285,7 @@ def _measure_shards(
     work: MeasureWork, engine: Engine, stamp: str, part: Slice | None = None
 ) -> None:
     shards = work.manifest.shards
-    digests = row_digests(work.folder, [shard.name for shard in shards])
+    digests = row_digests(work.folder, shards)
     stamps = [work.written.stamp(stamp, rows) for rows in digests]
     left = [
         (index, own)

@@ -22,10 +22,16 @@ from clipdre.cpus import usable_cpus
 from clipdre.encoding.decode import model_image
 from clipdre.errors import InputError, ModelError, ScoresError
 from clipdre.formats.files.parquet import SCORE_AGAIN, list_columns, read_table
-from clipdre.formats.folders.columns import ColumnFolder, column_folders, is_current
+from clipdre.formats.folders.columns import (
+    ColumnFolder,
+    column_folders,
+    is_current,
+    row_digests,
+)
 from clipdre.formats.folders.embeddings import StoredPool, pool_of
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
+from clipdre.formats.folders.records import MeasureRecord
 from clipdre.formats.folders.sources import source_of
 from clipdre.formats.tars.limits import ImageError
 from clipdre.formats.tars.samples import Sample
@@ -82,11 +88,16 @@ class PoolReader:
         if columns is None:
             return name in list_columns(self.folder.scores(self.manifest.shards[0].name))
         record = columns.record()
-        if record is None or not is_current(columns, record, self.folder, self.manifest):
+        if record is None or not self.is_current(columns, record):
             problem = f"column {name} was measured for another state of this pool"
             cure = f"run the same 'clipdre measure' again: {columns.name}"
             raise ScoresError(problem, cure)
         return True
+
+    def is_current(self, columns: ColumnFolder, record: MeasureRecord) -> bool:
+        """Whether measured columns are those of this state of the pool."""
+        digests = row_digests(self.folder, self.manifest.shards)
+        return is_current(columns, record, self.manifest, digests)
 
     def column(self, shard: int, name: str) -> npt.NDArray[Any]:
         """Read a column of one shard's rows, scored or measured; null is None or NaN."""

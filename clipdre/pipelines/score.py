@@ -27,7 +27,7 @@ from clipdre.formats.folders.records import ModelRecord, ShardRecord, builtins
 from clipdre.formats.tars.samples import printable
 from clipdre.models.load import load_encoder, usable_device
 from clipdre.pipelines.early import check_output, shard_records
-from clipdre.pipelines.engine import open_engine
+from clipdre.pipelines.engine import followed, open_engine
 from clipdre.pipelines.stages import Stages
 
 
@@ -74,7 +74,7 @@ def score(
     else:
         work, model = _remote_work(config, engine, cpus)
     planned = _planned(model, read_settings(config.read), config.estimate, shards)
-    return Stages(folder, engine, work).run(planned, run)
+    return Stages(folder, followed(engine, folder), work).run(planned, run)
 
 
 def _local_work(config: ScoreConfig, devices: Sequence[str]) -> tuple[EncodeWork, ModelRecord]:
@@ -109,7 +109,7 @@ def score_embeddings(
     check_output(folder, urls, config)
     shards = shard_records(urls)
     planned = _planned(source.model, {"embeddings": source.layout}, config, shards)
-    engine = InProcess(str(usable_device(device)))
+    engine = followed(InProcess(str(usable_device(device))), folder)
     return Stages(folder, engine, IngestWork(source)).run(planned, run or RunConfig())
 
 
@@ -131,6 +131,7 @@ def rescore(
         When `source` is unfinished or keeps no embeddings; see `score` for others.
     """
     found = read_complete_manifest(source.path)
+    source.store.fetch(source.embeddings, source.reference)
     if not source.embeddings.exists():
         raise ScoresError(f"{source.path} keeps no embeddings", "score the shards themselves")
     folder = ScoreFolder(output)
@@ -140,7 +141,7 @@ def rescore(
         for s in found.shards
     )
     planned = _planned(found.model, found.settings["read"], config, tuple(shards))
-    engine = InProcess(str(usable_device(device)))
+    engine = followed(InProcess(str(usable_device(device))), folder)
     return Stages(folder, engine, None, source).run(planned, run or RunConfig())
 
 

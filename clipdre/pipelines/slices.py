@@ -5,6 +5,7 @@ from __future__ import annotations
 from clipdre.config import RunConfig
 from clipdre.errors import ScoresError, UsageError
 from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.layout import MANIFEST
 from clipdre.formats.folders.manifest import Manifest, read_manifest
 from clipdre.pipelines.encoded import take_over
 from clipdre.pipelines.same_run import NAMED, continued, is_begun, is_same_run, settled_differences
@@ -46,6 +47,7 @@ def join(folder: ScoreFolder, planned: Manifest, run: RunConfig) -> tuple[ScoreF
         return folder, found if found.complete else planned
     if not found.complete:
         raise _other_plan(folder, found, planned)
+    folder.store.fetch(folder.path)
     if not folder.embeddings.exists():
         raise ScoresError(f"{folder.path} keeps no embeddings to add to", WITHOUT)
     new = folder.replacement
@@ -61,6 +63,7 @@ def _first(folder: ScoreFolder, planned: Manifest) -> Manifest:
     """Return the plan in a folder, which is `planned` if there is none yet."""
     if folder.is_new():
         planned.write(folder.path, first=True)
+        folder.store.publish(folder.path / MANIFEST)
     return read_manifest(folder.path)
 
 

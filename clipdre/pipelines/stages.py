@@ -6,11 +6,10 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import chain
 
 import msgspec
 import numpy as np
-import torch
 
 from clipdre.config import RunConfig
 from clipdre.encoding.jobs import ShardJob, together
@@ -27,14 +26,13 @@ from clipdre.estimating.jobs import (
 from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.files.storage import exclusive, remove_unfinished, shared
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files
-from clipdre.formats.folders.folder import ScoreFolder
+from clipdre.formats.folders.folder import ScoreFolder, folder_at
 from clipdre.formats.folders.manifest import Manifest, read_complete_manifest, read_manifest
 from clipdre.formats.folders.records import ShardRecord
 from clipdre.formats.folders.reference import ReferenceFolder
 from clipdre.pipelines.checks import (
     check_share,
     check_usable,
-    check_whole,
     is_failed_try,
     note_columns,
     warn_of_fields,
@@ -43,6 +41,7 @@ from clipdre.pipelines.checks import (
 from clipdre.pipelines.duplicates import Duplicates, own_pairs, write_duplicates
 from clipdre.pipelines.encoded import TRANSIENT, encoding_stamp, is_encoded, recounted, take_over
 from clipdre.pipelines.same_run import continued, difference, is_begun, is_same_run
+from clipdre.pipelines.scored import read_scored
 from clipdre.pipelines.slices import join
 from clipdre.progress import Progress
 from clipdre.slices import Slice
@@ -51,7 +50,7 @@ from clipdre.words import changed, count
 # Python users see these lines where they configure logging at the level INFO.
 LOG = logging.getLogger("clipdre")
 # Subfolders that a run writes into.
-WRITTEN = ("scores/**", "failures/**", "reference", "embeddings/*")
+WRITTEN = ("scores/**", "failures/**", "reference", "reference/*", "embeddings/*")
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,18 @@ class Stages:
 
         A slice only encodes; the manifest that it returns has its shards only, and is unfinished.
         """
+        found = self._run(planned, run)
+        if run.slice is None:
+            self.folder.store.settle()
+        return found
+
+    def _run(self, planned: Manifest, run: RunConfig) -> Manifest:
         folder = self.folder
         _check_saved(planned)
         if run.slice is not None:
             return self._slice(planned, run, run.slice)
         with exclusive(folder.path):
+            folder.store.fetch(folder.replacement.path, folder.abandoned.path)
             folder.finish_replacement()  # of a run that was killed at that
             if run.overwrite:
                 return self._started_over(planned, run)
@@ -96,6 +102,7 @@ class Stages:
                 return self._finished(planned, run, None)
             if is_same_run(found, planned):
                 return self._finished(planned, run, found)
+            folder.store.fetch(folder.path)
             if not folder.embeddings.exists() and found.complete:
                 raise ScoresError(
                     f"{folder.path} keeps no embeddings, and other scores need them",
@@ -144,6 +151,8 @@ class Stages:
                 self._take_over(source, new, planned)
         folder.remove_abandoned()
         finished = replace(self, folder=new)._finished(planned, run, read_manifest(new.path))
+        folder.store.push()
+        folder.store.claim(folder.path)
         folder.finish_replacement()
         return finished
 
@@ -154,7 +163,9 @@ class Stages:
         if found is not None:  # files are stamped with the record that was written first
             planned = msgspec.structs.replace(planned, model=found.model)
         if found is None or not found.complete or (self.work is not None and _has_transient(found)):
+            folder.store.fetch(folder.path)
             planned.write(folder.path)  # first: if this run is killed, it is still this run
+            folder.store.push()
             if self.source is not None:
                 self._take_over(self.source, folder, planned)
             shards = self._encoded(planned)
@@ -172,6 +183,7 @@ class Stages:
                 found.write(folder.path)
             warn_of_shards(found)
         if run.discard_embeddings:
+            folder.store.claim(folder.embeddings)
             shutil.rmtree(folder.embeddings, ignore_errors=True)
         return found
 
@@ -186,6 +198,8 @@ class Stages:
         mine = list(zip(manifest.shards, files, strict=True))
         if part is not None:
             mine = [pair for position, pair in enumerate(mine) if part.takes(position)]
+            needed = [[self.folder.failures(shard.name), *own.paths] for shard, own in mine]
+            self.folder.store.fetch(*chain.from_iterable(needed))
         with Progress("encode", sum(shard.nbytes for shard, _ in mine)) as progress:
             for shard, own in mine:
                 stamp = encoding_stamp(manifest, shard)
@@ -208,30 +222,30 @@ class Stages:
 
     def _estimated(self, manifest: Manifest) -> Manifest:
         """Score all shards that are not scored yet; return the finished manifest."""
-        config, device = manifest.estimating, torch.device(self.engine.devices[0])
+        config = manifest.estimating
         files = embedding_files(self.folder.embeddings, len(manifest.shards))
         pool, hashes = StoredPool(files), np.concatenate([file.hashes() for file in files])
         own = ReferenceFolder(self.folder.reference)
         reference, kept = own.path, manifest.keeps_reference
         if config.saved is not None:
-            reference, kept = ScoreFolder(Path(config.saved)).reference, True
+            reference, kept = folder_at(config.saved).reference, True
         alike = usable_reference(reference, manifest.model).alike if kept else config.alike
-        leaders = leaders_of(pool, hashes, manifest.model, alike, own, device)
+        leaders = leaders_of(pool, hashes, manifest.model, alike, own, self.engine)
         if not kept:
             together = own_pairs(manifest, files, leaders)
-            build_reference(pool, hashes, together, manifest.model, config, own)
+            build_reference(pool, hashes, together, manifest.model, config, own, self.engine)
         work = EstimateWork(self.folder, manifest, reference, config.tau)
         ranges = shard_ranges(manifest.shards, reference, manifest, self.engine.devices[0])
         with Progress("estimate", manifest.rows) as progress:
             for _ in self.engine.run(work, ranges, progress.advance):
                 pass
         record = usable_reference(reference, manifest.model)
-        check_whole(self.folder, manifest)
-        write_duplicates(self.folder, manifest, Duplicates(hashes, leaders, alike))
+        scored = read_scored(self.folder, manifest.shards)
+        write_duplicates(self.folder, manifest, Duplicates(hashes, leaders, alike), scored)
         return msgspec.structs.replace(
             manifest,
             reference=record,
-            pool_reliability=pool_reliability(self.folder, manifest.shards),
+            pool_reliability=pool_reliability(shard.halves for shard in scored),
             quantiles=pool_quantiles(self.folder, manifest),
             complete=True,
         )
@@ -254,8 +268,10 @@ def _check_saved(planned: Manifest) -> None:
     config, model = planned.estimating, planned.model
     if config.saved is None:
         return
-    saved = read_complete_manifest(Path(config.saved)).model
-    usable_reference(ScoreFolder(Path(config.saved)).reference, model)
+    folder = folder_at(config.saved)
+    saved = read_complete_manifest(folder.path).model
+    folder.store.fetch(folder.reference)
+    usable_reference(folder.reference, model)
     difference = saved.redefined(model)
     if difference is None and not saved.fingerprint and saved.name != model.name:
         difference = f"name ({changed(saved.name, model.name)})"

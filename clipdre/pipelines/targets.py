@@ -19,7 +19,8 @@ from clipdre.formats.files.parquet import read_table
 from clipdre.formats.files.storage import CHECK_PATH, regular
 from clipdre.formats.folders.embeddings import StoredPool, embedding_files, map_array
 from clipdre.formats.folders.folder import ScoreFolder
-from clipdre.formats.folders.manifest import MANIFEST, read_complete_manifest
+from clipdre.formats.folders.layout import MANIFEST
+from clipdre.formats.folders.manifest import read_complete_manifest
 from clipdre.formats.folders.precomputed import UnreadableError, checked_vectors, find_layout
 from clipdre.words import one_line
 

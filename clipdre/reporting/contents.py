@@ -7,7 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from clipdre.errors import ScoresError
-from clipdre.formats.folders.folder import PARTS, FailureExample, ScoreFolder
+from clipdre.formats.files.storage import REPLACEMENT
+from clipdre.formats.folders.folder import FailureExample, ScoreFolder
+from clipdre.formats.folders.layout import PARTS
 from clipdre.formats.folders.manifest import Manifest
 
 
@@ -27,10 +29,17 @@ def failure_examples(folder: ScoreFolder, manifest: Manifest) -> dict[str, Failu
 
 
 def disk_usage(folder: ScoreFolder) -> Mapping[str, int]:
-    """Return the bytes on disk of each part of a score folder, the largest first."""
-    parts = {part: _nbytes(folder.path / part) for part in PARTS}
-    parts["replacement"] = _nbytes(folder.replacement.path)
+    """Return the bytes of each part of a score folder, on disk or in its store, largest first."""
+    stored = folder.store.sizes()
+    parts = {
+        name: _nbytes(folder.path / part) if stored is None else _below(part, stored)
+        for name, part in [*zip(PARTS, PARTS, strict=True), ("replacement", REPLACEMENT)]
+    }
     return {name: size for name, size in sorted(parts.items(), key=lambda p: -p[1]) if size}
+
+
+def _below(part: str, stored: Mapping[str, int]) -> int:
+    return sum(size for name, size in stored.items() if name.startswith(f"{part}/"))
 
 
 def _nbytes(folder: Path) -> int:

@@ -54,6 +54,9 @@ def find_unfinished(folder: ScoreFolder) -> Unfinished | None:
         if not folder.path.exists() or folder.is_foreign() or folder.is_new():
             return None
         manifest = read_manifest(folder.path)
+    folder.store.fetch(
+        folder.embeddings / "metadata", folder.path / "failures", folder.path / "scores"
+    )
     files = embedding_files(folder.embeddings, len(manifest.shards))
     encoded = {
         shard.name: msgspec.structs.replace(

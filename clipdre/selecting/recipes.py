@@ -171,7 +171,7 @@ def check_columns(
         cure = "an earlier clipdre made them: score the shards again with `overwrite`"
         raise SelectionError(problem, cure)
     found = dict.fromkeys((measures or {}).get(name) for name in missing)
-    place = shlex.quote(operand(query.folder.path))
+    place = shlex.quote(operand(query.folder.store.name))
     commands = [f"'{MEASURE} {place} {own}'" for own in found if own]
     measure = f"run {' and '.join(commands)}" if commands else f"measure them with '{MEASURE}'"
     raise SelectionError(problem, f"{measure}, or join a file that has them with `joined`")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,14 @@ from clipdre.errors import ScoresError, SelectionError
 from clipdre.formats.files.parquet import SCORE_AGAIN
 from clipdre.formats.files.storage import real
 from clipdre.formats.files.tables import expand_tables
-from clipdre.formats.folders.columns import CAPTION_SOURCE, ColumnFolder, column_folders, is_current
+from clipdre.formats.folders.columns import (
+    CAPTION_SOURCE,
+    ColumnFolder,
+    column_folders,
+    is_current,
+    row_digests,
+    stamped_digests,
+)
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.kept import kept_described
 from clipdre.formats.folders.manifest import Manifest, is_own_manifest
@@ -82,8 +88,6 @@ TYPES = {
     **dict.fromkeys(("offset", "nbytes", "image_offset", "image_nbytes"), "BIGINT"),
 }
 NO_VALUES = '"NULL"'
-# Score files that are looked at together.
-THREADS = 8
 WINDOW = re.compile(r"\b(rank|zscore|over)\b", re.IGNORECASE)
 
 
@@ -121,16 +125,15 @@ class ScoreQuery(Database):
         on: JoinKey | None = None,
     ) -> None:
         shards = [shard.name for shard in manifest.shards]
-        with ThreadPoolExecutor(THREADS) as threads:
-            files = list(threads.map(folder.checked_scores, manifest.shards))
+        digests = stamped_digests(folder, manifest.shards)
         self.folder, self.manifest = folder, manifest
         _refuse_score_folders(joined)
         self.joined = expand_tables(joined, WITH)
-        self._measured, self._stale = _measured(folder, manifest)
+        self._measured, self._stale = _measured(folder, manifest, digests)
         # A shard without rows says nothing about the types of columns.
         filled = [shard.name for shard in manifest.shards if shard.rows] or shards
         measured = [[str(real(c.file(shard))) for shard in filled] for c, _ in self._measured]
-        scores = [str(real(file)) for file in files]
+        scores = [str(real(folder.scores(shard))) for shard in shards]
         listed = [scores, *measured, map(str, self.joined)]
         super().__init__(list(chain.from_iterable(listed)), time_limit)
         try:
@@ -258,15 +261,16 @@ def _refuse_score_folders(joined: Sequence[str | Path]) -> None:
 
 
 def _measured(
-    folder: ScoreFolder, manifest: Manifest
+    folder: ScoreFolder, manifest: Manifest, stamped: Sequence[str | None]
 ) -> tuple[list[tuple[ColumnFolder, tuple[ColumnRecord, ...]]], dict[str, str]]:
     """Return the measured columns that are current, and the scorer of each that is not."""
     current, stale = [], dict[str, str]()
-    for columns in column_folders(folder):
-        record = columns.record()
+    found = [(columns, columns.record()) for columns in column_folders(folder)]
+    digests = row_digests(folder, manifest.shards, stamped) if found else []
+    for columns, record in found:
         if record is None:
             continue
-        if is_current(columns, record, folder, manifest):
+        if is_current(columns, record, manifest, digests):
             current.append((columns, record.columns))
         else:
             stale |= {column.name: columns.name for column in record.columns}

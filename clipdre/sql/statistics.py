@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipdre.core.reliability import reliability_of
 from clipdre.core.scores import SE
@@ -68,17 +68,33 @@ def quantiles(
     return found
 
 
-def signs(query: ScoreQuery, column: str) -> tuple[float, float, int, float]:
-    """Return mean, standard deviation, number of values, and share of positive ones.
+class Signs(NamedTuple):
+    """Mean, standard deviation and number of a column's finite values, and how many are positive.
 
-    Only finite values count; without any, all four are 0.
+    Without finite values all are 0; `positive` is a share.
+    """
+
+    mean: float
+    spread: float
+    rows: int
+    positive: float
+
+
+def signs_and_shares(
+    query: ScoreQuery, column: str, conditions: Sequence[str]
+) -> tuple[Signs, list[float]]:
+    """Return a column's signs, and the share of rows that meet each of our own `conditions`.
+
+    One pass: with many small files, it takes as long for all as for one.
     """
     value = f"{quoted(column)}::DOUBLE"
-    ((mean, spread, rows, positive),) = query.fetchall(
-        f"SELECT avg({value}), stddev_pop({value}), count(*), avg(({value} > 0)::INT) "
-        f"FROM {SCORED} WHERE isfinite({value})"
-    )
-    return mean or 0.0, spread or 0.0, int(rows), positive or 0.0
+    finite = f"FILTER (isfinite({value}))"
+    wanted = [f"avg({value})", f"stddev_pop({value})", "count(*)", f"avg(({value} > 0)::INT)"]
+    shares = [f"avg(CAST(({condition}) AS INT))" for condition in conditions]
+    found = _one(query, [*(f"{aggregate} {finite}" for aggregate in wanted), *shares])
+    mean, spread, rows, positive = found[:4]
+    signs = Signs(mean or 0.0, spread or 0.0, int(rows), positive or 0.0)
+    return signs, [_number(share) for share in found[4:]]
 
 
 def share(query: ScoreQuery, condition: str) -> float:

@@ -92,6 +92,7 @@ def test_json_is_for_machines(run, bad):
         ("a.tar --text-key xml:x", 2, "invalid --text-key xml:x: use a suffix, or json:FIELD"),
         ("a.tar --image-key ,", 2, "--image-key is empty: name at least one suffix, such as jpg"),
         ("a.tar --workers 0", 2, "use a value greater than or equal to 1"),
+        ("a.tar --engine ray --workers 2", 2, "--workers cannot be used with --engine ray"),
     ],
 )
 def test_wrong_usage(run, options, code, message):

@@ -137,6 +137,10 @@ def test_stdin_that_names_nothing_is_refused(run, scored):
             "--overwrite cannot be used with --output -: drop --overwrite, or change --output",
         ),
         (
+            "--keys k -o out --address 127.0.0.1:1",
+            "--address can only be used with --engine ray: set --engine to ray, or drop --address",
+        ),
+        (
             "--keys k -o out --max-bytes 0",
             "invalid value for --max-bytes: invalid size '0': use bytes or a suffix, e.g. 500MB",
         ),

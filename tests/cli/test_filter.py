@@ -376,6 +376,9 @@ def test_an_option_without_the_one_it_needs_is_refused(
         ("--sample 3 --max-bytes 5 -o -", "--max-bytes", "--output -"),
         ("--sample 3 --writers 2 -o -", "--writers", "--output -"),
         ("--sample 3 --overwrite -o -", "--overwrite", "--output -"),
+        ("--sample 3 --engine ray -o -", "--engine", "--output -"),
+        ("--sample 3 --engine ray --writers 2", "--writers", "--engine ray"),
+        ("--sample 3 --engine ray --dry-run", "--engine", "--dry-run"),
     ],
 )
 def test_an_option_that_another_rules_out_is_refused(run, scored, tmp_path, options, unused, other):

@@ -133,8 +133,8 @@ def test_variables_of_others_do_no_harm(run, monkeypatch, name):
     [
         ("FILTER_TPO", "did you mean CLIPDRE_FILTER_TOP?"),
         ("FITLER_TOP", "did you mean CLIPDRE_FILTER_TOP?"),
-        ("BATCH_SIZE", "did you mean CLIPDRE_SCORE_BATCH_SIZE?"),
-        ("SCORE_BATCHSIZE", "did you mean CLIPDRE_SCORE_BATCH_SIZE?"),
+        ("BATCH_SIZE", "did you mean CLIPDRE_SCORE_BATCH_SIZE"),
+        ("SCORE_BATCHSIZE", "did you mean CLIPDRE_SCORE_BATCH_SIZE"),
         ("SCORE_SHARDS", ""),
         ("FILTER_JOINED", ""),
         ("MEASURE_NORMSIM_TARGTE", "did you mean CLIPDRE_MEASURE_NORMSIM_TARGET "),

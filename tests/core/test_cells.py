@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipdre.core.cells import Cells
+from clipdre.core.cells import Cells, nearest
 from tests.core.oracle import unit_rows
 
 SIZES = (200, 5, 80, 40, 1, 300)
@@ -84,3 +84,26 @@ def test_places_map_to_their_cells():
     assert len(cells) == 4
     assert cells.of_places(torch.arange(6)).tolist() == [0, 0, 0, 2, 2, 3]
     assert cells.of_places(torch.tensor([[5, 0], [3, 2]])).tolist() == [[3, 0], [2, 0]]
+
+
+def test_cells_describe_their_members(members):
+    rows = [torch.from_numpy(m) for m in (*members, np.zeros((0, 32)))]
+    sums, squares = (torch.stack([f(r) for r in rows]) for f in (lambda r: r.sum(0), squared))
+    found = Cells.of(torch.tensor([*SIZES, 0]), sums, squares)
+    for cell, own in enumerate(members):
+        np.testing.assert_allclose(found.centroids[cell], own.mean(axis=0), atol=1e-6)
+        assert float(found.variances[cell]) == pytest.approx(own.var(axis=0).mean(), abs=1e-6)
+    assert found.centroids[-1].abs().max() == found.variances[-1] == 0  # an empty cell
+
+
+def squared(rows):
+    return rows.square().sum()
+
+
+def test_nearest_matches_naive_distances():
+    rng = np.random.default_rng(0)
+    vectors, centroids = 3 * rng.normal(size=(200, 8)), rng.normal(size=(15, 8))
+    distances = np.linalg.norm(vectors[:, None] - centroids[None, :], axis=2)
+    found = [nearest(torch.from_numpy(vectors), torch.from_numpy(centroids), n) for n in (1, 3)]
+    assert found[0].squeeze(1).tolist() == distances.argmin(axis=1).tolist()
+    assert found[1].tolist() == np.argsort(distances, axis=1)[:, :3].tolist()

@@ -53,3 +53,16 @@ def test_mean_logit_averages_the_logits_that_are_not_left_out():
     total = torch.from_numpy(np.diag(logits) * left_out)
     found = mean_logit(queries, Moments.of(others), 30.0, -4.0, total, torch.from_numpy(left_out))
     np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_a_union_has_the_moments_of_all_rows():
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy(rng.normal(size=(60, 2)))
+    parts = [Moments.of(part) for part in torch.split(rows, [25, 0, 35])]
+    counts = torch.tensor([float(part.count) for part in parts]).double()
+    found = Moments.union(
+        counts, torch.stack([p.mean for p in parts]), torch.stack([p.covariance for p in parts])
+    )
+    assert found.count == 60
+    torch.testing.assert_close(found.mean, rows.mean(dim=0))
+    torch.testing.assert_close(found.covariance, torch.cov(rows.T, correction=0))

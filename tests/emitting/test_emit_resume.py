@@ -5,8 +5,8 @@ import json
 import pytest
 
 from clipdre.config import EmitConfig
-from clipdre.emitting import emit
 from clipdre.emitting.emit import write_tar_folder
+from clipdre.emitting.shard import ShardWork
 from clipdre.errors import ClipdreError, OutputError
 from tests.emitting.contents import contents, stored
 from tests.helpers import all_files, subset_of
@@ -15,13 +15,13 @@ from tests.helpers import all_files, subset_of
 @pytest.fixture
 def written(monkeypatch):
     """Stems of the shards written so far."""
-    stems, write = [], emit._ShardWriter._write
+    stems, write = [], ShardWork._write
 
-    def counting(self, stem, table):
+    def counting(self, stem, rows):
         stems.append(stem)
-        return write(self, stem, table)
+        return write(self, stem, rows)
 
-    monkeypatch.setattr(emit._ShardWriter, "_write", counting)
+    monkeypatch.setattr(ShardWork, "_write", counting)
     return stems
 
 
@@ -29,15 +29,15 @@ class TestOnDisk:
     def test_resumes_after_an_interruption(self, scored, tmp_path, written, monkeypatch):
         subset, config = subset_of(scored, by="kl_text", top=100), EmitConfig(shard_size=10)
         write_tar_folder(subset, tmp_path / "whole", config)
-        counting = emit._ShardWriter._write
+        counting = ShardWork._write
 
-        def dying(self, stem, table):
+        def dying(self, stem, rows):
             if stem == "00000004":
                 raise KeyboardInterrupt
-            return counting(self, stem, table)
+            return counting(self, stem, rows)
 
         with monkeypatch.context() as patch:
-            patch.setattr(emit._ShardWriter, "_write", dying)
+            patch.setattr(ShardWork, "_write", dying)
             with pytest.raises(KeyboardInterrupt):
                 write_tar_folder(subset, tmp_path / "kept", config)
         assert (tmp_path / "kept" / "unfinished.json").exists()

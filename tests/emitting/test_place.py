@@ -8,6 +8,7 @@ import pytest
 from clipdre.config import EmitConfig, SubsetFormat
 from clipdre.emitting import emit
 from clipdre.emitting.emit import write_tar_folder
+from clipdre.emitting.shard import ShardWork
 from clipdre.emitting.subset import Subset
 from clipdre.emitting.write import write_subset
 from clipdre.errors import InputError, OutputError
@@ -167,17 +168,17 @@ class TestReplacing:
         url, files = place
         write_tar_folder(subset_of(scored, by="log_ratio", top=30), url, OLD)
         before, written = files(), []
-        new, write = subset_of(scored, by="kl_text", top=60), emit._ShardWriter._write
+        new, write = subset_of(scored, by="kl_text", top=60), ShardWork._write
 
-        def dying(self, stem, table):
+        def dying(self, stem, rows):
             if len(written) == 4:
                 raise KeyboardInterrupt
             written.append(stem)
-            return write(self, stem, table)
+            return write(self, stem, rows)
 
         config = EmitConfig(shard_size=8, writers=1)
         with monkeypatch.context() as patch:
-            patch.setattr(emit._ShardWriter, "_write", dying)
+            patch.setattr(ShardWork, "_write", dying)
             with pytest.raises(KeyboardInterrupt):
                 write_tar_folder(new, url, config, overwrite=True)
             assert files(but=".replacement") == before

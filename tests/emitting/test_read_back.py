@@ -3,7 +3,6 @@ import tarfile
 import pytest
 
 from clipdre.config import EmitConfig
-from clipdre.emitting import emit
 from clipdre.emitting.emit import write_tar_folder
 from clipdre.emitting.read_back import read_back
 from clipdre.emitting.write import write_subset
@@ -47,7 +46,7 @@ def test_no_tar_gets_its_name_that_does_not_read_back(scored, tmp_path, monkeypa
         list(samples)
         return out.write(b"x" * 512)
 
-    monkeypatch.setattr(emit, "write_tar", writes_nonsense)
+    monkeypatch.setattr("clipdre.emitting.shard.write_tar", writes_nonsense)
     with pytest.raises(OutputError, match=r"00000000\.tar was written with 300 samples"):
         write_tar_folder(subset_of(scored), tmp_path / "kept", EmitConfig())
     assert not list((tmp_path / "kept").glob("*.tar"))

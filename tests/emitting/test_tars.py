@@ -59,7 +59,7 @@ def test_makes_shared_keys_unique(rows, expected):
 def test_shuffled_samples_come_in_the_order_of_the_rows(scored, pool):
     subset = subset_of(scored, by="log_ratio", top=40)
     table = pa.concat_tables([rows_of(subset).slice(25), rows_of(subset).slice(0, 25)])
-    found = shuffled_bytes(subset, table, table["key"].to_pylist())
+    found = shuffled_bytes(subset.sources(table), table, table["key"].to_pylist(), False)
     out = io.BytesIO()
     write_tar(out, found)
     straight = expected_members(subset, pool)

@@ -1,4 +1,4 @@
-"""Both engines give the same results; two processes on the CPU stand for several devices."""
+"""All engines give the same results; two processes on the CPU stand for several devices."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from clipdre.engines.local import InProcess, ProcessPerDevice, local_engine
+from clipdre.engines.local import InProcess, ProcessPerDevice, Threads, local_engine
 from clipdre.errors import InputError, ModelError
 
 
@@ -33,7 +33,7 @@ class Doubling:
         return do
 
 
-ENGINES = [InProcess("cpu"), ProcessPerDevice(("cpu", "cpu"))]
+ENGINES = [InProcess("cpu"), ProcessPerDevice(("cpu", "cpu")), Threads(2)]
 
 
 def test_one_device_stays_in_this_process():
@@ -53,6 +53,26 @@ def test_every_item_is_done_once_and_progress_adds_up(engine):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_no_items_start_nothing(engine):
     assert list(engine.run(Doubling(unusable="cpu"), [], lambda *_: None)) == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_items_are_taken_as_workers_need_them(engine):
+    ahead = list(most_ahead(engine, 40))
+    assert len(ahead) == 40
+    assert max(ahead) <= 4
+
+
+def most_ahead(engine, count):
+    """Yield, for each result, how many items were taken whose results have not come."""
+    taken = []
+
+    def items():
+        for item in range(count):
+            taken.append(item)
+            yield item
+
+    for done, _ in enumerate(engine.run(Doubling(), items(), lambda *_: None)):
+        yield len(taken) - done
 
 
 @pytest.mark.parametrize("engine", ENGINES)

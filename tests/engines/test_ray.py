@@ -11,22 +11,15 @@ from pathlib import Path
 import pytest
 
 from clipdre.errors import InputError, ModelError, OutputError, UsageError
-from tests.clusters_of_ray import cluster_of, kill_raylet
-from tests.engines.test_local import Doubling
+from tests.clusters_of_ray import RAY, cluster_of, kill_raylet
+from tests.engines.test_local import Doubling, most_ahead
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'clipdre[ray]'")
 
 from clipdre.engines import nodes  # noqa: E402
 from clipdre.engines import ray as engines  # noqa: E402 (after the check for Ray)
 
-# Ray opens sockets and files that it closes when the process ends.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with cluster_of(2) as cluster:
-        yield cluster
+pytestmark = RAY
 
 
 @pytest.fixture
@@ -86,6 +79,28 @@ def test_both_nodes_work_and_take_the_next_item_when_they_are_done(engine, tmp_p
 def test_an_item_that_kills_its_workers_ends_the_run(engine, tmp_path):
     with pytest.raises(ModelError, match=r"workers died 4 times.*it resumes"):
         list(engine.run(Slow(tmp_path, 0.0, deadly=2), [1, 2, 3], lambda *_: None))
+
+
+def test_items_are_taken_as_workers_need_them(engine):
+    ahead = list(most_ahead(engine, 40))
+    assert len(ahead) == 40
+    # One more is at hand: it says whether there are any.
+    assert max(ahead) <= engine.workers * engines.IN_FLIGHT + 1
+
+
+@dataclass(frozen=True)
+class Where:
+    """Finds the folder that relative paths start from."""
+
+    def start(self, device, advance):
+        return lambda _: Path.cwd()
+
+
+def test_relative_paths_mean_the_same_on_all_nodes(engine, tmp_path, monkeypatch):
+    list(engine.run(Doubling(), [1], lambda *_: None))  # this actor has been elsewhere
+    monkeypatch.chdir(tmp_path)
+    found = list(engine.run(Where(), list(range(4)), lambda *_: None))
+    assert {folder for _, folder in found} == {tmp_path}
 
 
 def test_actors_that_are_done_do_the_next_work(engine, tmp_path):

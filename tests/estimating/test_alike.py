@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
-import torch
 
+from clipdre.engines.local import InProcess
 from clipdre.estimating import alike
-from clipdre.estimating.alike import find_leaders
+from clipdre.estimating.alike import find_leaders, inverse
+from clipdre.formats.folders.parts import Parts
 from tests.core.oracle import clustered_pool, unit_rows
 from tests.estimating.stored import store
 
-CPU = torch.device("cpu")
+CPU = InProcess("cpu")
 D = 32
 
 
@@ -37,7 +38,8 @@ def planted(seed, n, copies, cosine, texts_too=True):
 def groups(tmp_path, images, texts, threshold=0.95, ranks=None):
     stored = store(tmp_path, images, texts, (len(images) - 7, 0, 7))
     ranks = np.random.default_rng(0).permutation(len(images)) if ranks is None else ranks
-    return find_leaders(stored.pool, ranks, threshold, tmp_path, CPU), ranks
+    parts = Parts(tmp_path / "parts", "")
+    return find_leaders(stored.pool, inverse(ranks), threshold, parts, CPU), ranks
 
 
 def naive_leaders(images, texts, threshold, ranks):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import spearmanr
 
 from clipdre.config import EstimateConfig
 from clipdre.core.ranks import ranks_in_groups
+from clipdre.engines.local import InProcess
 from clipdre.estimating.estimate import Estimator, estimate_rows
 from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.folders.reference import ReferenceFolder
@@ -32,7 +32,7 @@ def scored(folder, images, texts):
     model, reference = model_of(D, scale=100.0), ReferenceFolder(folder / "reference")
     config = EstimateConfig()
     leaders = leaders_of(
-        stored.pool, stored.hashes, model, config.alike, reference, torch.device("cpu")
+        stored.pool, stored.hashes, model, config.alike, reference, InProcess("cpu")
     )
     build = stored.pool, stored.hashes, leaders, model
     build_reference(*build, config, reference)

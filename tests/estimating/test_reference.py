@@ -7,10 +7,11 @@ import torch
 
 from clipdre.config import EstimateConfig, Own, ReferenceMethod
 from clipdre.core.modality import Modality
+from clipdre.engines.local import InProcess
 from clipdre.errors import InputError
 from clipdre.estimating import reference as module
 from clipdre.estimating.estimate import Estimator
-from clipdre.estimating.reference import build_reference, bulk_rows, leaders_of
+from clipdre.estimating.reference import build_reference, leaders_of
 from clipdre.formats.folders.reference import ReferenceFolder
 from tests.core.oracle import clustered_pool
 from tests.estimating.stored import SCALE, NaiveCells, model_of, store
@@ -129,14 +130,6 @@ class TestBulk:
         for modality, vectors in stored.vectors.items():
             found = np.load(folder.path / f"bulk_{modality}.npy").astype(float)
             np.testing.assert_allclose(found, vectors[rows], atol=1e-3)
-
-    def test_has_folds_that_are_uniform_samples(self):
-        order, halves = np.random.default_rng(0).permutation(1000), np.arange(1000) % 2
-        folds = bulk_rows(order, halves, 96, 16).reshape(2, 8, 6)
-        for half in (0, 1):
-            own = order[order % 2 == half][:48]
-            for k, fold in enumerate(folds[half]):  # none holds the smallest hashes only
-                assert fold.tolist() == own[k::8].tolist()
 
     def test_is_the_same_if_hashes_repeat(self, stored):
         hashes = np.arange(N, dtype=np.uint64) % np.uint64(2)
@@ -337,7 +330,7 @@ class TestGroups:
         images[30], texts[30] = images[4], texts[4]
         stored, folder = store(tmp_path, images, texts, (50,)), ReferenceFolder(tmp_path / "r")
         inputs = stored.pool, stored.hashes, stored.model
-        cpu = torch.device("cpu")
+        cpu = InProcess("cpu")
         found = leaders_of(*inputs, 0.95, folder, cpu)
         assert len(set(found.tolist())) == 49
         assert found[30] == found[4]

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipdre.config import LookConfig
+from clipdre.config import EngineConfig, LookConfig
 from clipdre.encoding.ingest import open_embeddings
 from clipdre.errors import SelectionError, UsageError
 from clipdre.formats.folders.folder import ScoreFolder
@@ -17,6 +17,7 @@ from clipdre.pipelines.score import score_embeddings
 from clipdre.selecting.rules import Amount, Rule, Step
 from clipdre.selecting.select import select
 from clipdre.sql.query import ScoreQuery
+from tests.clusters_of_ray import on, with_ray
 from tests.helpers import TINY, pair, tiny_score, unmeasured, write_tar
 
 
@@ -101,6 +102,20 @@ class TestWithoutImages:
         assert shards == {0, 1, 2}
         assert {place // 100 for place in view.images} == {0, 2}
         assert "00001.tar" in view.problem
+
+    @with_ray
+    def test_a_cluster_makes_the_same(self, cluster, pool, tmp_path):
+        shutil.copytree(pool, tmp_path / "pool")
+        tiny_score(tmp_path / "pool", tmp_path / "s")
+        (tmp_path / "pool" / "00001.tar").unlink()
+        found = [
+            looked(tmp_path / "s", unmeasured(tmp_path / "s"), LookConfig(engine=engine))
+            for engine in (EngineConfig(), on(cluster))
+        ]
+        assert found[0].images == found[1].images
+        assert found[0].images
+        assert found[0].problem == found[1].problem
+        assert "00001.tar" in found[0].problem
 
     def test_one_of_the_moved_shards_is_gone(self, pool, tmp_path):
         shutil.copytree(pool, tmp_path / "pool")

@@ -14,19 +14,20 @@ from clipdre.encoding import jobs as encoding_jobs
 from clipdre.encoding.jobs import EncodeWork
 from clipdre.engines.local import InProcess
 from clipdre.errors import ModelError
+from clipdre.estimating import reference
 from clipdre.formats.folders.columns import ColumnFolder
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import read_manifest
 from clipdre.models.load import load_encoder
 from clipdre.pipelines.measure import measure
 from clipdre.slices import Slice
-from tests.clusters_of_ray import cluster_of, kill_raylet
+from tests.clusters_of_ray import RAY, cluster_of, kill_raylet, on
 from tests.helpers import TINY, tiny_score
 from tests.pipelines import toys
 from tests.pipelines.scoring import assert_same_folder
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'clipdre[ray]'")
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = RAY
 SHARDS = 24
 
 
@@ -36,33 +37,44 @@ def each_alone(monkeypatch):
     monkeypatch.setattr(encoding_jobs, "TOGETHER", 0)
 
 
-def on(cluster):
-    return EngineConfig(EngineName.RAY, cluster.address)
-
-
 def encoded(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("embeddings/metadata/m*")}
 
 
-def test_a_cluster_gives_what_one_machine_gives(many, unbroken, tmp_path, each_alone):
-    with cluster_of(2) as cluster:
-        tiny_score(many, tmp_path / "s", slice=Slice(1, 3))  # slices and engines mix
-        before = encoded(tmp_path / "s")
-        tiny_score(many, tmp_path / "s", engine=on(cluster))
-        assert before.items() <= encoded(tmp_path / "s").items()
-        assert_same_folder(tmp_path / "s", unbroken)
-        values = []
-        for config in (
-            MeasureConfig(device="cpu"),
-            MeasureConfig(device="cpu", engine=on(cluster)),
-        ):
-            folder = ScoreFolder(tmp_path / "s")
-            measure(folder, read_manifest(tmp_path / "s"), toys.Centred(), config)
-            columns = ColumnFolder(folder.columns / "centred")
-            files = [columns.file(shard.name) for shard in unbroken[1].shards]
-            values.append([file.read_bytes() for file in files])
-            shutil.rmtree(columns.path)
-        assert values[0] == values[1]
+@pytest.fixture
+def built_on(monkeypatch):
+    """Hand out the passes that build a reference, however small the pool; say to which engine."""
+    engines = []
+
+    def recorded(engine, pairs):
+        engines.append(type(engine).__name__)
+        return engine
+
+    monkeypatch.setattr(reference, "engine_for", recorded)
+    return engines
+
+
+def test_a_cluster_gives_what_one_machine_gives(
+    cluster, many, unbroken, tmp_path, each_alone, built_on
+):
+    tiny_score(many, tmp_path / "s", slice=Slice(1, 3))  # slices and engines mix
+    before = encoded(tmp_path / "s")
+    tiny_score(many, tmp_path / "s", engine=on(cluster))
+    assert before.items() <= encoded(tmp_path / "s").items()
+    assert_same_folder(tmp_path / "s", unbroken)
+    assert "RayEngine" in built_on
+    values = []
+    for config in (
+        MeasureConfig(device="cpu"),
+        MeasureConfig(device="cpu", engine=on(cluster)),
+    ):
+        folder = ScoreFolder(tmp_path / "s")
+        measure(folder, read_manifest(tmp_path / "s"), toys.Centred(), config)
+        columns = ColumnFolder(folder.columns / "centred")
+        files = [columns.file(shard.name) for shard in unbroken[1].shards]
+        values.append([file.read_bytes() for file in files])
+        shutil.rmtree(columns.path)
+    assert values[0] == values[1]
 
 
 def test_a_node_killed_while_it_encodes_loses_nothing(many, unbroken, tmp_path, each_alone):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import fsspec
@@ -56,8 +56,13 @@ def identify_remote(url: str, public: bool = False) -> tuple[int, str]:
         raise InputError(
             f"the server of {redacted(url)} reports no size", "download the file first"
         )
+    return int(info["size"]), str(stamp_of(info))
+
+
+def stamp_of(info: Mapping[str, Any]) -> Any:
+    """Return the entity tag of a source that fsspec describes, or else its time of change."""
     stamps = (info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "created"))
-    return int(info["size"]), str(next((stamp for stamp in stamps if stamp), ""))
+    return next((stamp for stamp in stamps if stamp), "")
 
 
 def _opened(url: str, public: bool) -> tuple[Any, str]:
@@ -136,10 +141,17 @@ def _is_permanent(error: BaseException) -> bool:
     """Return whether a retry would fail as well."""
     # fsspec reports any failure of a web server as a missing file; the cause has the status.
     answer = error if error.__cause__ is None else error.__cause__
-    status = getattr(answer, "status", None)
+    status = getattr(answer, "status", None) or _status_of_store(answer)
     if status is not None:
-        return 400 <= int(status) < 500 and status not in (408, 429)
+        return 400 <= int(status) < 500 and status not in (408, 409, 429)
     return isinstance(answer, PERMANENT)
+
+
+def _status_of_store(answer: BaseException) -> int | None:
+    """Return the status in an error of botocore, None if it is another one or has no status."""
+    response = getattr(answer, "response", None)
+    found = response.get("ResponseMetadata") if isinstance(response, dict) else None
+    return found.get("HTTPStatusCode") if isinstance(found, dict) else None
 
 
 class RemoteFile(io.RawIOBase):

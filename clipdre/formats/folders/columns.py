@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pyarrow as pa
 from clipdre.core.columns import Column
 from clipdre.core.scores import SCORES
 from clipdre.errors import ScoresError
-from clipdre.formats.files.parquet import count_rows, read_stamp, read_table, write_table
+from clipdre.formats.files.parquet import read_footer, read_stamp, read_table, write_table
 from clipdre.formats.files.storage import committed, regular
 from clipdre.formats.folders.folder import ScoreFolder
 from clipdre.formats.folders.manifest import Manifest
@@ -105,31 +106,52 @@ def column_folders(folder: ScoreFolder) -> Iterator[ColumnFolder]:
                 yield ColumnFolder(path)
 
 
-def row_digests(folder: ScoreFolder, shards: Sequence[str]) -> list[str]:
-    """Return the `row_digest` of each shard's score file."""
+def stamped_digests(folder: ScoreFolder, shards: Sequence[ShardRecord]) -> list[str | None]:
+    """Return the `row_digest` that each shard's score file is stamped with; None in old folders.
 
-    def digest(shard: str) -> str:
-        path = folder.scores(shard)
-        stamped = read_stamp(path).get(ROWS)
-        if stamped is not None:
-            return stamped
-        hashes = read_table(path, ["key_hash"])["key_hash"].to_numpy()
+    `ScoresError` if a file has not as many rows as the manifest states.
+    """
+    with ThreadPoolExecutor(THREADS) as threads:
+        # Only this of each footer is kept: a pool may have very many shards.
+        return list(threads.map(lambda shard: folder.checked(shard).stamp.get(ROWS), shards))
+
+
+def row_digests(
+    folder: ScoreFolder,
+    shards: Sequence[ShardRecord],
+    stamped: Sequence[str | None] | None = None,
+) -> list[str]:
+    """Return the `row_digest` of each shard's score file, of which `stamped` may be known."""
+
+    def digest(shard: ShardRecord, known: str | None) -> str:
+        if known is not None:
+            return known
+        hashes = read_table(folder.scores(shard.name), ["key_hash"])["key_hash"].to_numpy()
         return row_digest(np.asarray(hashes))
 
+    stamped = stamped_digests(folder, shards) if stamped is None else stamped
     with ThreadPoolExecutor(THREADS) as threads:
-        return list(threads.map(digest, shards))
+        return list(threads.map(digest, shards, stamped))
 
 
 def is_current(
-    columns: ColumnFolder, record: MeasureRecord, folder: ScoreFolder, manifest: Manifest
+    columns: ColumnFolder, record: MeasureRecord, manifest: Manifest, digests: Sequence[str]
 ) -> bool:
-    """Whether every shard has a file of this record, aligned with the shard's scores."""
-    digests = row_digests(folder, [shard.name for shard in manifest.shards])
+    """Whether every shard has a file of this record, aligned with the shard's scores.
+
+    Parameters
+    ----------
+    digests : sequence of str
+        See `row_digests`.
+    """
 
     def is_aligned(shard: ShardRecord, rows: str) -> bool:
-        file, stamp = columns.file(shard.name), columns.stamp(record.stamp, rows)
-        # A file of another length would shift the rows of all shards after it.
-        return columns.is_done(shard.name, stamp) and count_rows(file) == shard.rows
+        with suppress(ScoresError):
+            found = read_footer(columns.file(shard.name))
+            stamp = columns.stamp(record.stamp, rows)
+            # A file of another length would shift the rows of all shards after it.
+            return stamp.items() <= found.stamp.items() and found.rows == shard.rows
+        return False
 
     with ThreadPoolExecutor(THREADS) as threads:
         aligned = threads.map(is_aligned, manifest.shards, digests)

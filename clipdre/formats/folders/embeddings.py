@@ -72,6 +72,11 @@ class EmbeddingFiles:
         prefix = PREFIXES[modality]
         return self.folder / f"{prefix}_emb" / f"{prefix}_emb_{self._number}.npy"
 
+    @property
+    def paths(self) -> list[Path]:
+        """Paths of all files."""
+        return [*map(self.array, Modality), self.metadata]
+
     def layout(self, modality: Modality) -> Layout:
         """Return shape and type of the vectors; `ScoresError` if they are damaged."""
         return _stored_layout(self.array(modality))
@@ -211,6 +216,7 @@ def pool_of(folder: ScoreFolder, manifest: Manifest) -> StoredPool:
     ScoresError
         If the score folder has no embeddings, or they are damaged or not those of the scores.
     """
+    folder.store.fetch(folder.embeddings)
     if not folder.embeddings.exists():
         raise ScoresError(
             f"{folder.path} keeps no embeddings", "score again without `discard_embeddings`"
@@ -302,7 +308,7 @@ def map_array(path: Path) -> npt.NDArray[Any]:
         raise ValueError(one_line(error)) from error
 
 
-def release(array: npt.NDArray[Any]) -> None:
+def release(array: object) -> None:
     """Give back the memory of a mapped array's pages; they are read again when needed."""
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):

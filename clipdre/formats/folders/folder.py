@@ -5,24 +5,23 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import pyarrow.compute as pc
 
 from clipdre.errors import OutputError, ScoresError
-from clipdre.formats.files.parquet import SCORE_AGAIN, count_rows, read_table
+from clipdre.formats.files.parquet import SCORE_AGAIN, Footer, read_footer, read_table
 from clipdre.formats.files.storage import REPLACEMENT, TEMPORARY_PREFIX
-from clipdre.formats.folders.manifest import MANIFEST, is_own_manifest, read_manifest
+from clipdre.formats.folders.layout import ABANDONED, MANIFEST, PARTS
+from clipdre.formats.folders.manifest import is_own_manifest, read_manifest
 from clipdre.formats.folders.records import ShardRecord
+from clipdre.formats.folders.store import Store
+from clipdre.formats.folders.working_copy import local_copy, refresh, store_of
 from clipdre.words import count
 
-# Everything that a run writes below its folder, besides the manifest.
-PARTS = ("scores", "failures", "embeddings", "reference", "columns")
 MOVING = "moving"
-# Subfolder for the replacement of an earlier plan until its embeddings have been taken over.
-ABANDONED = ".abandoned"
 
 
 @dataclass(frozen=True)
@@ -37,22 +36,39 @@ class FailureExample:
 
 @dataclass(frozen=True)
 class ScoreFolder:
-    """A folder that `clipdre score` writes: manifest, scores, failures, embeddings."""
+    """A folder that `clipdre score` writes: manifest, scores, failures, embeddings.
+
+    Attributes
+    ----------
+    path : Path
+        Of the folder, or of its working copy if it is in a store.
+    store : Store
+        Where files come from and go to; workers on this machine are given it with the folder.
+    """
 
     path: Path
+    store: Store = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "store", store_of(self.path))
 
     def scores(self, shard: str) -> Path:
         """Return the path of a shard's scores: one row per scored sample, in shard order."""
         return self.path / "scores" / f"{shard}.parquet"
 
+    def checked(self, shard: ShardRecord) -> Footer:
+        """Return the footer of a shard's scores; `ScoresError` if its rows are not those stated."""
+        path = self.scores(shard.name)
+        found = read_footer(path)
+        if found.rows != shard.rows:
+            stated = f"{count(found.rows, 'row')}, but the manifest counts {shard.rows:,}"
+            raise ScoresError(f"{path} has {stated}", SCORE_AGAIN)
+        return found
+
     def checked_scores(self, shard: ShardRecord) -> Path:
         """Return the path of a shard's scores; `ScoresError` if they are not as many as stated."""
-        path = self.scores(shard.name)
-        rows = count_rows(path)
-        if rows != shard.rows:
-            problem = f"{path} has {count(rows, 'row')}, but the manifest counts {shard.rows:,}"
-            raise ScoresError(problem, SCORE_AGAIN)
-        return path
+        self.checked(shard)
+        return self.scores(shard.name)
 
     def failures(self, shard: str) -> Path:
         """Return the path of a shard's failures: one row per sample without scores."""
@@ -99,12 +115,14 @@ class ScoreFolder:
 
         A run that was killed at its very start leaves nothing but a temporary file.
         """
+        refresh(self.path)
         if not self.path.is_dir():
             return not self.path.exists()
         return all(path.name.startswith(TEMPORARY_PREFIX) for path in self.path.iterdir())
 
     def clear(self) -> None:
         """Remove a run, its manifest last; other files in the folder stay."""
+        self.store.claim(self.path)
         for part in PARTS:
             shutil.rmtree(self.path / part, ignore_errors=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
@@ -180,6 +198,11 @@ class ScoreFolder:
                 f"cannot replace the scores in {self.path}: {error.strerror}",
                 "fix this and run the same command again to resume",
             ) from error
+
+
+def folder_at(place: str | Path) -> ScoreFolder:
+    """Return the score folder at a path or URL."""
+    return ScoreFolder(local_copy(place))
 
 
 def _is_complete(folder: Path) -> bool:

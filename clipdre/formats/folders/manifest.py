@@ -14,6 +14,7 @@ from clipdre.config import EstimateConfig, ReadConfig
 from clipdre.errors import ScoresError
 from clipdre.formats.files.remote import is_remote
 from clipdre.formats.files.storage import absolute, committed, is_utf8, regular, unescaped_path
+from clipdre.formats.folders.layout import MANIFEST
 from clipdre.formats.folders.records import (
     ModelRecord,
     Record,
@@ -22,11 +23,11 @@ from clipdre.formats.folders.records import (
     builtins,
     upgraded,
 )
+from clipdre.formats.folders.working_copy import refresh
 from clipdre.formats.tars.places import is_harmless
 from clipdre.words import count, one_line
 
 SCHEMA_VERSION = 4
-MANIFEST = "manifest.json"
 PROBABILITIES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Without it, `score` would read this manifest again.
 CURE = "score again with `overwrite`"
@@ -156,6 +157,7 @@ def read_manifest(folder: Path) -> Manifest:
         When there is none, it is damaged, or it has an unknown schema.
     """
     path = folder / MANIFEST
+    refresh(folder)
     if not is_utf8(folder):
         raise ScoresError(f"the path of {folder} is not UTF-8", "rename it")
     if folder.is_file():
@@ -215,6 +217,7 @@ def _checked(manifest: Manifest) -> Manifest:
 
 def is_own_manifest(folder: Path) -> bool:
     """Whether the manifest of a folder is clipdre's, of any version, even if it is damaged."""
+    refresh(folder)
     try:
         msgspec.json.decode(regular(folder / MANIFEST).read_bytes(), type=_Versioned)
     except (OSError, RecursionError, msgspec.DecodeError):

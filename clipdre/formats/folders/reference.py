@@ -10,8 +10,9 @@
     group_sum_image.npy, ...          sum of each group's vectors
     alike.npz                         the row that leads each row's group, and a digest
 
-A `sample` reference has no pool, an `exact` one no bulk and no cells. Folders of schema 1 have
-``img`` in the place of ``image``; they can be read.
+A `sample` reference has no pool, an `exact` one no bulk and no cells. Vectors of more than 1 GiB
+are in several files, ``pool_image_00000.npy`` and so on, because each has a single writer. Folders
+of schema 1 have ``img`` in the place of ``image``; they can be read.
 """
 
 from __future__ import annotations
@@ -36,13 +37,20 @@ from clipdre.errors import ScoresError
 from clipdre.formats.files.storage import committed, regular
 from clipdre.formats.folders.embeddings import map_array
 from clipdre.formats.folders.records import ReferenceRecord, upgraded
+from clipdre.formats.folders.stacked import Rows, StackedRows
 from clipdre.words import one_line
 
 RECORD = "reference.json"
 LEADERS = "alike.npz"
 CURE = "score that pool again with `overwrite`"
 MOST_PAIRS = 2**48
+SEGMENT_BYTES, SEGMENT_DIGITS = 2**30, 5
 Hashes = npt.NDArray[np.uint64]
+
+
+def segment(name: str, number: int, count: int) -> str:
+    """Return the name of one of the `count` files that hold the rows of an array."""
+    return name if count == 1 else f"{name}_{number:0{SEGMENT_DIGITS}d}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class ReferenceFolder:
 
     @contextmanager
     def writing(
-        self, name: str, shape: tuple[int, int], dtype: type[np.generic] = np.float16
+        self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.float16
     ) -> Iterator[npt.NDArray[Any]]:
         """Yield an array of zeros on disk to fill in any order."""
         with committed(self.path / f"{name}.npy") as temporary:
@@ -89,6 +97,24 @@ class ReferenceFolder:
         """Map one array, which must be of this kind and shape; None stands for any length."""
         with self._reading(f"{name}.npy") as path:
             return _checked(map_array(path), kind, *shape)
+
+    def rows(self, name: str, kind: npt.DTypeLike, rows: int, dim: int) -> Rows:
+        """Map the rows of an array that may be in several files; see `segment`."""
+        paths = sorted(self.path.glob(f"{name}_{'[0-9]' * SEGMENT_DIGITS}.npy"))
+        if not paths or self._found(f"{name}.npy").exists():
+            return self.array(name, kind, rows, dim)
+        lengths = (len(self.array(path.stem, kind, None, dim)) for path in paths)
+        stacked = StackedRows.of(paths, lengths)
+        if len(stacked) != rows:
+            raise ScoresError(f"{self.path} has {len(stacked):,} of {rows:,} rows of {name}", CURE)
+        return stacked
+
+    def keep_segments(self, name: str, count: int) -> None:
+        """Remove files of an earlier array of this name that was in another number of them."""
+        kept = {f"{segment(name, n, count)}.npy" for n in range(count)}
+        for path in (self.path / f"{name}.npy", *self.path.glob(f"{name}_[0-9]*.npy")):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
 
     def write_leaders(self, leaders: npt.NDArray[np.int64], digest: str) -> None:
         """Write which row leads each row's group of alike pairs."""

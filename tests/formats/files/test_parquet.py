@@ -7,7 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipdre.errors import OutputError
-from clipdre.formats.files.parquet import read_stamp, save_table, write_table
+from clipdre.formats.files.parquet import (
+    read_footer,
+    read_stamp,
+    read_table,
+    save_table,
+    stamp_of,
+    write_table,
+)
 
 TABLE = pa.table({"key": ["a", "b"], "score": [1.0, 2.0]})
 STAMP = {"clipdre.plan": "digest", "clipdre.tar_bytes": "10240"}
@@ -67,3 +74,17 @@ def test_empty_tables_have_a_schema_and_no_row_group(tmp_path):
     assert (file.num_row_groups, file.schema_arrow.names) == (0, ["key", "n"])
     assert read_stamp(tmp_path / "a.parquet") == {"stamp": "x"}
     assert duckdb.sql(f"SELECT count(*) FROM '{tmp_path}/a.parquet'").fetchall() == [(0,)]
+
+
+def test_only_tables_of_some_size_are_compressed_and_have_statistics(tmp_path):
+    for rows, large in ((10, False), (100_000, True)):
+        save_table(pa.table({"n": range(rows)}), tmp_path / "a.parquet")
+        column = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0).column(0)
+        assert (column.compression == "ZSTD") is column.is_stats_set is large
+        assert read_table(tmp_path / "a.parquet")["n"].to_pylist() == list(range(rows))
+
+
+def test_a_footer_says_what_the_file_holds(tmp_path):
+    write_table(TABLE, tmp_path / "a.parquet", STAMP)
+    assert read_footer(tmp_path / "a.parquet") == (2, ["key", "score"], STAMP)
+    assert stamp_of(read_table(tmp_path / "a.parquet", ["key"])) == STAMP

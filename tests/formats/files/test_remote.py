@@ -5,7 +5,6 @@ import os
 import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -303,29 +302,6 @@ def test_retries_end_with_one_line_without_secrets(tmp_path):
 )
 def test_secrets_are_redacted(text, expected):
     assert redacted(text) == expected
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory):
-    """Environment variables for an S3 server in another process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    log = (tmp_path_factory.mktemp("s3") / "log").open("w")
-    with log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield {
-            "FSSPEC_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "someone",
-            "AWS_SECRET_ACCESS_KEY": "SECRETKEY",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-        process.kill()
 
 
 def test_command_line_reads_and_writes_s3(s3, pool, tmp_path):

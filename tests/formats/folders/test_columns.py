@@ -43,7 +43,8 @@ def measured(pool):
 
 def current(columns, pool):
     folder, manifest = pool
-    return is_current(columns, columns.record(), ScoreFolder(folder), manifest)
+    digests = row_digests(ScoreFolder(folder), manifest.shards)
+    return is_current(columns, columns.record(), manifest, digests)
 
 
 def test_reads_a_record(measured):
@@ -118,11 +119,15 @@ def test_row_digests_are_read_from_the_scores_or_their_stamp(pool):
     folder, manifest = pool
     names = [shard.name for shard in manifest.shards]
     expected = [rows_stamp(hashes) for hashes in key_hashes_of(folder, manifest)]
-    assert row_digests(ScoreFolder(folder), names) == expected
+    assert row_digests(ScoreFolder(folder), manifest.shards) == expected
     path = ScoreFolder(folder).scores(names[1])
     stamped = pq.read_table(path).replace_schema_metadata({"clipdre.rows": "stamped"})
     pq.write_table(stamped, path)
-    assert row_digests(ScoreFolder(folder), names) == [expected[0], "stamped", expected[2]]
+    assert row_digests(ScoreFolder(folder), manifest.shards) == [
+        expected[0],
+        "stamped",
+        expected[2],
+    ]
 
 
 def test_columns_of_these_rows_are_current(measured, pool):
