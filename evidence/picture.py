@@ -90,7 +90,7 @@ def _chart(summary: list[dict[str, Any]], panel: Panel, first: bool) -> dict[str
     }
     label = {
         "data": {"values": [{**everything[0], "text": "the whole pool"}] if everything else []},
-        "mark": {"type": "text", "align": "left", "dy": -7, "x": 4, "color": INK},
+        "mark": {"type": "text", "align": "right", "dy": -7, "x": 180, "color": INK},
         "encoding": {
             "y": {"field": "mean", "type": "quantitative"},
             "text": {"field": "text"},
