@@ -57,8 +57,8 @@ class Teacher:
         trained = folder.absolute() / f"tiny-{self.tiny_steps}"
         if not trained.exists():
             unfinished = trained.with_suffix(".unfinished")
-            steps = ["-o", unfinished, "--steps", str(self.tiny_steps)]
-            subprocess.run([sys.executable, TRAIN_TINY, *steps], check=True)  # noqa: S603 (ours)
+            steps = ["-o", str(unfinished), "--steps", str(self.tiny_steps)]
+            subprocess.run([sys.executable, str(TRAIN_TINY), *steps], check=True)  # noqa: S603 (ours)
             unfinished.rename(trained)
         return f"local-dir:{trained}"
 

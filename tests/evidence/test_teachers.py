@@ -1,6 +1,7 @@
 """Models that score pools."""
 
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def test_a_model_like_the_embedded_one_is_trained_once(tmp_path, monkeypatch):
 
     def run(command, check):
         commands.append([str(word) for word in command])
-        command[command.index("-o") + 1].mkdir()
+        Path(command[command.index("-o") + 1]).mkdir()
 
     monkeypatch.setattr(subprocess, "run", run)
     teacher = Teacher(tiny_steps=7)
