@@ -63,8 +63,8 @@ class Bench(Protocol):
         ...
 
     @property
-    def clean(self) -> npt.NDArray[np.bool_]:
-        """Whether each row is known to be a clean pair, or a copy of one."""
+    def clean(self) -> npt.NDArray[np.bool_] | npt.NDArray[np.float64]:
+        """Whether each row is a clean pair, or a copy of one; NaN where that is not known."""
         ...
 
     @property

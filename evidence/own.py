@@ -48,9 +48,9 @@ class OwnBench:
     truth: npt.NDArray[np.bool_] | None = None
 
     @cached_property
-    def clean(self) -> npt.NDArray[np.bool_]:
-        """Whether each row is known to be clean."""
-        return np.zeros(len(self.scored), np.bool_) if self.truth is None else self.truth
+    def clean(self) -> npt.NDArray[np.bool_] | npt.NDArray[np.float64]:
+        """Whether each row is clean; NaN where that is not known."""
+        return np.full(len(self.scored), np.nan) if self.truth is None else self.truth
 
     @cached_property
     def trainer(self) -> Trainer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,7 +125,9 @@ def _entries(accuracy: Mapping[str, Seeds], clean: Mapping[str, Seeds], name: st
         return ["", "", ""]
     ours = accuracy[name]
     difference = "" if name == BASELINE else str(paired(ours, accuracy[BASELINE]))
-    return [f"{_mean(ours):.3f} ({len(ours)})", difference, f"{_mean(clean[name]):.0%}"]
+    share = _mean(clean[name])
+    pure = "" if math.isnan(share) else f"{share:.0%}"
+    return [f"{_mean(ours):.3f} ({len(ours)})", difference, pure]
 
 
 def _mean(seeds: Seeds | None) -> float:
