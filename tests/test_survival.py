@@ -92,9 +92,9 @@ def test_run_killed_while_writing_its_first_file_starts_again(pool, tmp_path):
 
 
 def test_killed_runs_resume():
-    """A few kills; `make torture` does hundreds."""
+    """A few kills; `make torture` does hundreds, and kills nodes of a cluster too."""
     script = str(ROOT / "scripts" / "torture.py")
-    command = [sys.executable, script, "--kills", "3", "--pairs", "80"]
+    command = [sys.executable, script, "--kills", "3", "--nodes", "0", "--pairs", "80"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = re.findall(r"^(\w+): 3 kills, \d+ runs that ended, all as", done.stdout, re.MULTILINE)
