@@ -16,6 +16,8 @@ from clipdre.words import one_line
 
 # Seconds to wait for a node, and for the head of a cluster.
 ANSWER, CONNECT = 60.0, 5.0
+# Addresses that name no cluster.
+ANY = ("auto", "local")
 INSTALL = "pip install 'clipdre[ray]' on every node"
 
 
@@ -31,16 +33,23 @@ def load_ray() -> Any:
 
 
 def join(address: str | None) -> None:
-    """Connect this process to a cluster, unless it is connected already."""
+    """Connect this process to a cluster, unless it is connected already.
+
+    Raises
+    ------
+    UsageError, ModelError
+        If there is no cluster at the address, or this process is connected to another one.
+    """
     ray = load_ray()
+    place = address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
+        _check_same(ray.get_runtime_context().gcs_address, address)
         return
     _silence(ray)
-    place = address or os.environ.get("RAY_ADDRESS")
     if place and "://" in place:
         cure = "start the command on a node of the cluster, with the HOST:PORT of its head"
         raise UsageError(f"`address` {place} is of Ray's client", cure)
-    if place and place not in ("auto", "local"):
+    if place and place not in ANY:
         _check_reachable(place)
     try:
         with _handlers_kept():
@@ -48,6 +57,18 @@ def join(address: str | None) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         problem = f"cannot join the Ray cluster at {place or 'this machine'} ({one_line(error)})"
         raise ModelError(problem, "check `address` and the versions of Ray and Python") from error
+
+
+def _check_same(connected: str, address: str | None) -> None:
+    """Refuse an address of another cluster; one host may have several names, a port has one."""
+    if address is None or address in ANY:
+        return
+    _check_reachable(address)
+    if connected.rpartition(":")[2] != address.rpartition(":")[2]:
+        raise UsageError(
+            f"this process is connected to the Ray cluster at {connected}, not to {address}",
+            "call ray.shutdown() first, or leave `address` out",
+        )
 
 
 def _silence(ray: Any) -> None:

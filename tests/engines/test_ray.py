@@ -146,6 +146,17 @@ class TestNodes:
             engines.connect(cluster.address, *arguments, ("cpu",))
 
 
+def test_an_address_of_another_cluster_is_not_taken_for_the_one_that_is_joined(engine):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(
+            UsageError, match=rf"is connected to the Ray cluster at \S+, not to {place}"
+        ):
+            engines.connect(place, None, "auto", ("cpu",))
+    with pytest.raises(ModelError, match=f"no Ray cluster at {place}"):
+        engines.connect(place, None, "auto", ("cpu",))
+
+
 def test_a_node_killed_in_mid_run_loses_nothing(tmp_path):
     with cluster_of(2) as cluster:
         engine = engines.connect(cluster.address, None, "cpu", ("cpu",))
