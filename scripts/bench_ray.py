@@ -1,6 +1,6 @@
 """What Ray costs: memory of the driver over the number of shards, and time against processes.
 
-python scripts/bench_ray.py                                  # 10,000 shards, twenty minutes
+python scripts/bench_ray.py                                  # 10,000 shards
 python scripts/bench_ray.py --shards 1000 --only doctor --pairs 1000 --repeats 3
 
 The cluster is two nodes of one CPU each on this machine; the other side is `--device cpu,cpu`, or

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,28 +49,21 @@ Address = Annotated[
         rich_help_panel="Run",
     ),
 ]
-CpusPerWorker = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="CPUs of each Ray worker.  (default: those of the smallest node, shared among its "
-        "GPUs)",
-        metavar="N",
-        show_default=False,
-        rich_help_panel="Run",
-    ),
-]
-OneCpu = Annotated[
-    int | None,
-    typer.Option(
+
+
+def _cpus(default: str) -> Any:
+    return typer.Option(
         "--cpus-per-worker",
         min=1,
-        help="CPUs of each Ray worker.  (default: 1)",
+        help=f"CPUs of each Ray worker.  (default: {default})",
         metavar="N",
         show_default=False,
         rich_help_panel="Run",
-    ),
-]
+    )
+
+
+CpusPerWorker = Annotated[int | None, _cpus("those of the smallest node, shared among its GPUs")]
+OneCpu = Annotated[int | None, _cpus("1")]
 
 
 def score_folder(place: str) -> Path:
